@@ -1,0 +1,72 @@
+"""What happened: the request log and how far each journal segment has been read. Rows hold copied names and ids and
+no foreign keys, so that history survives the deletion of what it speaks of."""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class RequestLog(models.Model):
+    """One finished request. Written by the journal's ingester only."""
+
+    request_id = models.UUIDField(unique=True, editable=False)
+    client_request_id = models.CharField(max_length=128, blank=True)
+    created_at = models.DateTimeField()
+    api_key_id = models.CharField(max_length=40, blank=True)
+    api_key_name = models.CharField(max_length=200, blank=True)
+    project = models.CharField(max_length=200, blank=True)
+    endpoint = models.CharField(max_length=60)
+    dialect = models.CharField(max_length=30, blank=True)
+    requested_model = models.CharField(max_length=200, blank=True)
+    alias = models.CharField(max_length=200, blank=True)
+    mode = models.CharField(max_length=60, blank=True)
+    model_id = models.CharField(max_length=200, blank=True)
+    provider_id = models.CharField(max_length=200, blank=True)
+    routing_reason = models.CharField(max_length=80, blank=True)
+    status = models.PositiveSmallIntegerField()
+    error_class = models.CharField(max_length=40, blank=True)
+    error_code = models.CharField(max_length=60, blank=True)
+    stream = models.BooleanField(default=False)
+    input_tokens = models.PositiveBigIntegerField(default=0)
+    cached_input_tokens = models.PositiveBigIntegerField(default=0)
+    cache_write_tokens = models.PositiveBigIntegerField(default=0)
+    output_tokens = models.PositiveBigIntegerField(default=0)
+    reasoning_tokens = models.PositiveBigIntegerField(default=0)
+    total_tokens = models.PositiveBigIntegerField(default=0)
+    usage_estimated = models.BooleanField(default=False)
+    estimated_cost_usd = models.DecimalField(max_digits=20, decimal_places=9, null=True)
+    cost_usd = models.DecimalField(max_digits=20, decimal_places=9, null=True)
+    latency_ms = models.PositiveIntegerField(default=0)
+    time_to_first_chunk_ms = models.PositiveIntegerField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    client_disconnected = models.BooleanField(default=False)
+    tags = models.JSONField(default=list, blank=True)
+    detail = models.JSONField(default=dict, blank=True, help_text="The attempts, one by one.")
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name = "request"
+        verbose_name_plural = "request log"
+        indexes = [
+            models.Index(fields=["-created_at"], name="requestlog_created"),
+            models.Index(fields=["client_request_id"], name="requestlog_client_id"),
+            models.Index(fields=["api_key_id", "-id"], name="requestlog_key"),
+            models.Index(fields=["model_id", "-id"], name="requestlog_model"),
+            models.Index(fields=["provider_id", "-id"], name="requestlog_provider"),
+            models.Index(fields=["status", "-id"], name="requestlog_status"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.request_id)
+
+
+class JournalSegment(models.Model):
+    """How many bytes of a journal file are in the database. Advanced in the transaction that inserts their rows."""
+
+    name = models.CharField(max_length=200, primary_key=True)
+    offset = models.PositiveBigIntegerField(default=0)
+    unreadable = models.PositiveIntegerField(default=0, help_text="Lines that failed their checksum and were set aside.")
+    updated_at = models.DateTimeField(auto_now=True)
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,119 @@
+"""Reads TOKENHUB_* variables. A bad value never stops the import: the default stands in and the problem is kept for
+`manage.py check`, which explains it. `NAME_FILE` names a file that holds the value, for secrets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One documented setting; `default` is the text shown to people."""
+
+    name: str
+    default: str
+    help: str
+
+
+class Environment:
+    def __init__(self, source: dict[str, str] | None = None) -> None:
+        self._source = dict(os.environ) if source is None else source
+        self.variables: dict[str, Variable] = {}
+        self.problems: list[tuple[str, str]] = []
+        self.given: set[str] = set()
+
+    def read(self, name: str, default: T, parse: Callable[[str], T], help_text: str, *, shown: str | None = None) -> T:
+        """The variable's value, or `default` when it is unset, empty or does not parse."""
+        self.variables[name] = Variable(name, str(default) if shown is None else shown, help_text)
+        raw = self._raw(name)
+        if raw is None or raw == "":
+            return default
+        try:
+            value = parse(raw)
+        except (ValueError, InvalidOperation) as problem:
+            self.problems.append((name, f"{problem}. Using the default ({self.variables[name].default or 'empty'})"))
+            return default
+        self.given.add(name)
+        return value
+
+    def _raw(self, name: str) -> str | None:
+        file_name = self._source.get(f"{name}_FILE")
+        if not file_name:
+            return self._source.get(name)
+        if self._source.get(name):
+            self.problems.append((name, f"both {name} and {name}_FILE are set; the file is used"))
+        try:
+            return Path(file_name).read_text(encoding="utf-8").strip("\r\n")
+        except (OSError, UnicodeDecodeError) as problem:
+            self.problems.append((name, f"the file {file_name} named by {name}_FILE cannot be read ({problem})"))
+            return None
+
+
+def boolean(raw: str) -> bool:
+    match raw.strip().lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "0" | "false" | "no" | "off":
+            return False
+    raise ValueError(f"{raw!r} is neither true nor false")
+
+
+def whole(minimum: int = 0, maximum: int | None = None) -> Callable[[str], int]:
+    def parse(raw: str) -> int:
+        try:
+            value = int(raw)
+        except ValueError:
+            raise ValueError(f"{raw!r} is not a whole number") from None
+        if value < minimum or (maximum is not None and value > maximum):
+            limit = f"from {minimum} to {maximum}" if maximum is not None else f"of at least {minimum}"
+            raise ValueError(f"{value} is out of range: a number {limit} is needed")
+        return value
+
+    return parse
+
+
+def seconds(raw: str) -> float:
+    try:
+        value = float(raw)
+    except ValueError:
+        raise ValueError(f"{raw!r} is not a number of seconds") from None
+    if not 0 < value <= 86_400:
+        raise ValueError(f"{raw} is out of range: more than 0 and at most 86400 seconds")
+    return value
+
+
+def dollars(raw: str) -> Decimal:
+    try:
+        value = Decimal(raw)
+    except InvalidOperation:
+        raise ValueError(f"{raw!r} is not an amount in dollars") from None
+    if not value.is_finite() or value < 0:
+        raise ValueError(f"{raw!r} is not an amount in dollars")
+    return value
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def parse(raw: str) -> str:
+        if raw not in choices:
+            raise ValueError(f"{raw!r} is not one of {', '.join(choices)}")
+        return raw
+
+    return parse
+
+
+def words(raw: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in raw.split(",") if part.strip())
+
+
+def address(raw: str) -> str:
+    host, colon, port = raw.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"{raw!r} is not HOST:PORT")
+    return raw

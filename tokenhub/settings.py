@@ -1,0 +1,269 @@
+"""Every setting, from the environment, with a working default. Nothing here opens a file beyond the data folder's
+Django secret, and nothing imports an app."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from tokenhub.env import Environment, address, boolean, dollars, one_of, seconds, whole, words
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+ENV = Environment()
+VERSION = "0.1.0"
+
+# -- where it runs -----------------------------------------------------------------------------------------------
+TOKENHUB_ENV = ENV.read("TOKENHUB_ENV", "production", one_of("production", "development"), "development or production")
+DEVELOPMENT = TOKENHUB_ENV == "development"
+DEBUG = False
+TOKENHUB_LISTEN_ADDR = ENV.read("TOKENHUB_LISTEN_ADDR", "127.0.0.1:8080", address, "where the server listens")
+TOKENHUB_WORKERS = ENV.read("TOKENHUB_WORKERS", 1, whole(1, 256), "worker processes")
+TOKENHUB_DATA_DIR = ENV.read(
+    "TOKENHUB_DATA_DIR", BASE_DIR / "data", lambda raw: Path(raw).expanduser().resolve(), "database, journal, secrets",
+    shown="./data",
+)
+TOKENHUB_PUBLIC_URL = ENV.read("TOKENHUB_PUBLIC_URL", "", str, "the address people use, when a proxy stands in front")
+TOKENHUB_TRUSTED_PROXIES = ENV.read(
+    "TOKENHUB_TRUSTED_PROXIES", (), words, "addresses whose forwarded headers are believed", shown=""
+)
+TOKENHUB_TIME_ZONE = ENV.read("TOKENHUB_TIME_ZONE", "UTC", str, "for budgets' calendar and for pages")
+
+
+def _is_loopback(listen: str) -> bool:
+    host = listen.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+_LOCAL_ONLY = _is_loopback(TOKENHUB_LISTEN_ADDR) and not TOKENHUB_TRUSTED_PROXIES
+TOKENHUB_PUBLIC_MODELS = ENV.read(
+    "TOKENHUB_PUBLIC_MODELS", _LOCAL_ONLY, boolean, "list models without a key", shown="true on loopback only"
+)
+TOKENHUB_PUBLIC_METRICS = ENV.read(
+    "TOKENHUB_PUBLIC_METRICS", _LOCAL_ONLY, boolean, "serve metrics without a token", shown="true on loopback only"
+)
+TOKENHUB_METRICS_TOKEN = ENV.read("TOKENHUB_METRICS_TOKEN", "", str, "bearer token for /metrics")
+
+# -- the data plane ----------------------------------------------------------------------------------------------
+TOKENHUB_DEFAULT_MODE = ENV.read("TOKENHUB_DEFAULT_MODE", "normal", str, "routing mode when none is asked for")
+TOKENHUB_DEFAULT_MAX_BUDGET_USD = ENV.read(
+    "TOKENHUB_DEFAULT_MAX_BUDGET_USD", Decimal("0.05"), dollars, "cost ceiling of one routed request"
+)
+TOKENHUB_DEFAULT_MAX_LATENCY_MS = ENV.read(
+    "TOKENHUB_DEFAULT_MAX_LATENCY_MS", 20_000, whole(0, 300_000), "predicted latency ceiling of one routed request"
+)
+TOKENHUB_PROVIDER_TIMEOUT_SECS = ENV.read(
+    "TOKENHUB_PROVIDER_TIMEOUT_SECS", 30.0, seconds, "to the first byte of a stream", shown="30"
+)
+TOKENHUB_REQUEST_TIMEOUT_SECS = ENV.read(
+    "TOKENHUB_REQUEST_TIMEOUT_SECS", 600.0, seconds, "a whole non-stream call", shown="600"
+)
+TOKENHUB_STREAM_IDLE_TIMEOUT_SECS = ENV.read(
+    "TOKENHUB_STREAM_IDLE_TIMEOUT_SECS", 60.0, seconds, "between two events of a stream", shown="60"
+)
+TOKENHUB_BODY_TIMEOUT_SECS = ENV.read(
+    "TOKENHUB_BODY_TIMEOUT_SECS", 30.0, seconds, "for a client to deliver its request's body", shown="30"
+)
+TOKENHUB_MAX_BODY_BYTES = ENV.read("TOKENHUB_MAX_BODY_BYTES", 10_485_760, whole(1024), "largest request body")
+TOKENHUB_RATE_LIMIT_RPS = ENV.read(
+    "TOKENHUB_RATE_LIMIT_RPS", 60, whole(0), "requests per second and address; 0 turns the limit off"
+)
+TOKENHUB_RATE_LIMIT_BURST = ENV.read("TOKENHUB_RATE_LIMIT_BURST", 120, whole(1), "burst per address")
+TOKENHUB_CORS_ORIGINS = ENV.read("TOKENHUB_CORS_ORIGINS", (), words, "exact origins allowed on /v1", shown="")
+TOKENHUB_UPSTREAM_TRANSPORT = ENV.read(
+    "TOKENHUB_UPSTREAM_TRANSPORT", "auto", one_of("auto", "direct", "pyreqwest", "httpx"), "HTTP client towards providers"
+)
+TOKENHUB_SANDBOX = ENV.read(
+    "TOKENHUB_SANDBOX", DEVELOPMENT, boolean, "offer the built-in sandbox models", shown="true in development"
+)
+
+# -- vault -------------------------------------------------------------------------------------------------------
+TOKENHUB_VAULT_PASSWORD = ENV.read("TOKENHUB_VAULT_PASSWORD", "", str, "opens the vault at start")
+
+# -- logs --------------------------------------------------------------------------------------------------------
+TOKENHUB_LOG_LEVEL = ENV.read(
+    "TOKENHUB_LOG_LEVEL", "info", one_of("debug", "info", "warning", "error"), "least severe line that is logged"
+)
+TOKENHUB_LOG_FORMAT = ENV.read(
+    "TOKENHUB_LOG_FORMAT", "console" if sys.stderr.isatty() else "json", one_of("console", "json"), "shape of a log line",
+    shown="console on a terminal, else json",
+)
+
+
+# -- Django ------------------------------------------------------------------------------------------------------
+def _sqlite_url() -> str:
+    return f"sqlite:///{TOKENHUB_DATA_DIR / 'tokenhub.sqlite3'}"
+
+
+def _database(raw: str) -> dict[str, Any]:
+    parts = urlsplit(raw)
+    match parts.scheme:
+        case "sqlite":
+            if len(parts.path) < 2:
+                raise ValueError("a SQLite address is sqlite:///relative/path or sqlite:////absolute/path")
+            return {
+                "ENGINE": "django.db.backends.sqlite3",
+                "NAME": unquote(parts.path[1:]),
+                "OPTIONS": {
+                    "timeout": 20,
+                    "transaction_mode": "IMMEDIATE",
+                    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY",
+                },
+            }
+        case "postgres" | "postgresql":
+            return {
+                "ENGINE": "django.db.backends.postgresql",
+                "NAME": unquote(parts.path.lstrip("/")) or "tokenhub",
+                "USER": unquote(parts.username or ""),
+                "PASSWORD": unquote(parts.password or ""),
+                "HOST": parts.hostname or "",
+                "PORT": str(parts.port or ""),
+                "CONN_MAX_AGE": 60,
+                "CONN_HEALTH_CHECKS": True,
+            }
+    raise ValueError("the scheme is neither sqlite nor postgres")
+
+
+DATABASES = {
+    "default": ENV.read(
+        "TOKENHUB_DATABASE_URL", _database(_sqlite_url()), _database, "postgres://USER:PASSWORD@HOST/NAME",
+        shown="SQLite in the data folder",
+    )
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+
+def _data_dir() -> Path:
+    """The data folder, made with mode 0700. A folder that cannot be made is reported by `check` and by `serve`."""
+    try:
+        TOKENHUB_DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as problem:
+        ENV.problems.append(("TOKENHUB_DATA_DIR", f"{TOKENHUB_DATA_DIR} cannot be made ({problem})"))
+    return TOKENHUB_DATA_DIR
+
+
+def _secret_key() -> str:
+    """Django's secret, made once and kept in the data folder with mode 0600."""
+    path = _data_dir() / "django_secret"
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        pass
+    fresh = secrets.token_urlsafe(50)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text(encoding="ascii").strip()
+    except OSError as problem:
+        ENV.problems.append(("TOKENHUB_DATA_DIR", f"the Django secret cannot be kept there ({problem})"))
+        return fresh
+    with os.fdopen(descriptor, "w") as file:
+        file.write(fresh)
+    return fresh
+
+
+SECRET_KEY = ENV.read("TOKENHUB_SECRET_KEY", "", str, "Django's secret", shown="made in the data folder") or _secret_key()
+
+INSTALLED_APPS = [
+    # `runserver` speaks ASGI through daphne; elsewhere its Twisted would cost half a second and 25 MB for nothing
+    *(["daphne"] if "runserver" in sys.argv[1:2] else []),
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "channels",
+    "django_prometheus",
+    "telemetry",
+    "vault",
+    "keys",
+    "providers",
+    "routing",
+    "orchestration",
+    "tokenhub",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "tokenhub.urls"
+ASGI_APPLICATION = "tokenhub.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = TOKENHUB_TIME_ZONE
+USE_TZ = True
+
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_ROOT = TOKENHUB_DATA_DIR / "static"
+WHITENOISE_USE_FINDERS = True  # nothing to collect before the first page; a deployment may still collect
+WHITENOISE_AUTOREFRESH = False
+
+_public = urlsplit(TOKENHUB_PUBLIC_URL)
+_SECURE = _public.scheme == "https"
+ALLOWED_HOSTS = [_public.hostname] if _public.hostname else []
+ALLOWED_HOSTS += ["127.0.0.1", "localhost", "[::1]", TOKENHUB_LISTEN_ADDR.rpartition(":")[0]]
+CSRF_TRUSTED_ORIGINS = [f"{_public.scheme}://{_public.netloc}"] if _public.netloc else []
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _SECURE
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TOKENHUB_TRUSTED_PROXIES and _SECURE else None
+SILENCED_SYSTEM_CHECKS = [
+    "security.W004",  # HSTS belongs to the proxy that ends TLS
+    "security.W008",  # so does the redirect to https
+    "security.W012",  # secure cookies follow TOKENHUB_PUBLIC_URL: on plain http they would lock everybody out
+    "security.W016",  # the same, for the CSRF cookie
+]
+
+REST_FRAMEWORK = {
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"()": "telemetry.logs.Formatter", "shape": TOKENHUB_LOG_FORMAT}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["stderr"], "level": TOKENHUB_LOG_LEVEL.upper()},
+    "loggers": {"httpx": {"level": "WARNING"}, "httpcore": {"level": "WARNING"}},
+}
