@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+NO_WORDS: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tokenhub.env import Environment, address, boolean, dollars, one_of, seconds, whole, words
+from tokenhub.env import NO_WORDS, Environment, address, boolean, dollars, one_of, seconds, whole, words
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 ENV = Environment()
@@ -25,12 +25,15 @@ DEBUG = False
 TOKENHUB_LISTEN_ADDR = ENV.read("TOKENHUB_LISTEN_ADDR", "127.0.0.1:8080", address, "where the server listens")
 TOKENHUB_WORKERS = ENV.read("TOKENHUB_WORKERS", 1, whole(1, 256), "worker processes")
 TOKENHUB_DATA_DIR = ENV.read(
-    "TOKENHUB_DATA_DIR", BASE_DIR / "data", lambda raw: Path(raw).expanduser().resolve(), "database, journal, secrets",
+    "TOKENHUB_DATA_DIR",
+    BASE_DIR / "data",
+    lambda raw: Path(raw).expanduser().resolve(),
+    "database, journal, secrets",
     shown="./data",
 )
 TOKENHUB_PUBLIC_URL = ENV.read("TOKENHUB_PUBLIC_URL", "", str, "the address people use, when a proxy stands in front")
 TOKENHUB_TRUSTED_PROXIES = ENV.read(
-    "TOKENHUB_TRUSTED_PROXIES", (), words, "addresses whose forwarded headers are believed", shown=""
+    "TOKENHUB_TRUSTED_PROXIES", NO_WORDS, words, "addresses whose forwarded headers are believed", shown=""
 )
 TOKENHUB_TIME_ZONE = ENV.read("TOKENHUB_TIME_ZONE", "UTC", str, "for budgets' calendar and for pages")
 
@@ -79,9 +82,9 @@ TOKENHUB_RATE_LIMIT_RPS = ENV.read(
     "TOKENHUB_RATE_LIMIT_RPS", 60, whole(0), "requests per second and address; 0 turns the limit off"
 )
 TOKENHUB_RATE_LIMIT_BURST = ENV.read("TOKENHUB_RATE_LIMIT_BURST", 120, whole(1), "burst per address")
-TOKENHUB_CORS_ORIGINS = ENV.read("TOKENHUB_CORS_ORIGINS", (), words, "exact origins allowed on /v1", shown="")
+TOKENHUB_CORS_ORIGINS = ENV.read("TOKENHUB_CORS_ORIGINS", NO_WORDS, words, "exact origins allowed on /v1", shown="")
 TOKENHUB_UPSTREAM_TRANSPORT = ENV.read(
-    "TOKENHUB_UPSTREAM_TRANSPORT", "auto", one_of("auto", "direct", "pyreqwest", "httpx"), "HTTP client towards providers"
+    "TOKENHUB_UPSTREAM_TRANSPORT", "direct", one_of("direct", "httpx"), "HTTP client towards providers"
 )
 TOKENHUB_SANDBOX = ENV.read(
     "TOKENHUB_SANDBOX", DEVELOPMENT, boolean, "offer the built-in sandbox models", shown="true in development"
@@ -95,7 +98,10 @@ TOKENHUB_LOG_LEVEL = ENV.read(
     "TOKENHUB_LOG_LEVEL", "info", one_of("debug", "info", "warning", "error"), "least severe line that is logged"
 )
 TOKENHUB_LOG_FORMAT = ENV.read(
-    "TOKENHUB_LOG_FORMAT", "console" if sys.stderr.isatty() else "json", one_of("console", "json"), "shape of a log line",
+    "TOKENHUB_LOG_FORMAT",
+    "console" if sys.stderr.isatty() else "json",
+    one_of("console", "json"),
+    "shape of a log line",
     shown="console on a terminal, else json",
 )
 
@@ -136,7 +142,10 @@ def _database(raw: str) -> dict[str, Any]:
 
 DATABASES = {
     "default": ENV.read(
-        "TOKENHUB_DATABASE_URL", _database(_sqlite_url()), _database, "postgres://USER:PASSWORD@HOST/NAME",
+        "TOKENHUB_DATABASE_URL",
+        _database(_sqlite_url()),
+        _database,
+        "postgres://USER:PASSWORD@HOST/NAME",
         shown="SQLite in the data folder",
     )
 }
@@ -172,7 +181,9 @@ def _secret_key() -> str:
     return fresh
 
 
-SECRET_KEY = ENV.read("TOKENHUB_SECRET_KEY", "", str, "Django's secret", shown="made in the data folder") or _secret_key()
+SECRET_KEY = (
+    ENV.read("TOKENHUB_SECRET_KEY", "", str, "Django's secret", shown="made in the data folder") or _secret_key()
+)
 
 INSTALLED_APPS = [
     # `runserver` speaks ASGI through daphne; elsewhere its Twisted would cost half a second and 25 MB for nothing
@@ -246,7 +257,7 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TOKENHUB_TRUSTED_PROXIES and _SECURE else None
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _SECURE and TOKENHUB_TRUSTED_PROXIES else None
 SILENCED_SYSTEM_CHECKS = [
     "security.W004",  # HSTS belongs to the proxy that ends TLS
     "security.W008",  # so does the redirect to https

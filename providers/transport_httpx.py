@@ -1,0 +1,92 @@
+"""The fall-back transport: httpx, slower by far, but it honours the environment's proxies."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator
+
+import httpx
+
+from providers.client import FailureKind, Headers, UpstreamFailure, Url, is_refused_address
+from providers.transport_direct import CONNECT_TIMEOUT_SECONDS
+
+
+def _failure(problem: httpx.HTTPError) -> UpstreamFailure:
+    match problem:
+        case httpx.ConnectTimeout() | httpx.TimeoutException():
+            return UpstreamFailure(FailureKind.TIMEOUT, "the provider did not answer in time")
+        case httpx.ConnectError():
+            return UpstreamFailure(FailureKind.CONNECT, "the provider cannot be reached")
+        case httpx.RemoteProtocolError() | httpx.DecodingError():
+            return UpstreamFailure(FailureKind.PROTOCOL, "the provider's answer cannot be read")
+    return UpstreamFailure(FailureKind.RESET, "the provider closed the connection")
+
+
+class HttpxExchange:
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self.headers = {name.lower(): value for name, value in response.headers.raw}
+        self._response = response
+        self._chunks: AsyncIterator[bytes] = response.aiter_bytes()
+        self._closing: asyncio.Task[None] | None = None
+
+    async def chunk(self) -> bytes:
+        try:
+            async for data in self._chunks:
+                if data:
+                    return data
+        except httpx.HTTPError as problem:
+            raise _failure(problem) from None
+        return b""
+
+    async def read(self, limit: int) -> bytes:
+        parts, size = [], 0
+        while data := await self.chunk():
+            size += len(data)
+            if size > limit:
+                raise UpstreamFailure(FailureKind.TOO_LARGE, f"the provider's answer is larger than {limit} bytes")
+            parts.append(data)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        self._closing = asyncio.ensure_future(self._response.aclose())
+
+
+class HttpxTransport:
+    def __init__(self) -> None:
+        self._client = httpx.AsyncClient(
+            follow_redirects=False,
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_SECONDS),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=50.0),
+        )
+
+    async def send(self, method: bytes, url: Url, headers: Headers, body: bytes) -> HttpxExchange:
+        await self._check(url)
+        request = self._client.build_request(
+            method.decode(),
+            f"{url.scheme}://{url.host_header.decode()}{url.target.decode()}",
+            headers=[(b"accept-encoding", b"identity"), *headers],
+            content=body,
+        )
+        try:
+            return HttpxExchange(await self._client.send(request, stream=True))
+        except httpx.HTTPError as problem:
+            raise _failure(problem) from None
+
+    async def _check(self, url: Url) -> None:
+        try:
+            addresses = [str(ipaddress.ip_address(url.host))]
+        except ValueError:
+            try:
+                found = await asyncio.get_running_loop().getaddrinfo(url.host, url.port, type=1)
+            except (OSError, UnicodeError):
+                return  # a proxy may know the name; without one, connecting tells
+            addresses = [str(address[0]) for *_, address in found]
+        if any(is_refused_address(address) for address in addresses):
+            raise UpstreamFailure(
+                FailureKind.REFUSED_ADDRESS, "the provider's host name leads to a link-local or metadata address"
+            )
+
+    async def close(self) -> None:
+        await self._client.aclose()
