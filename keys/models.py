@@ -18,7 +18,16 @@ class ClientKeyQuerySet(models.QuerySet["ClientKey"]):
     def servable(self) -> ClientKeyQuerySet:
         """Keys that a request may name, disabled and expired ones too: they get an error of their own."""
         return self.only(
-            "id", "name", "owner", "tags", "project", "digest", "scopes", "allowed_models", "allow_fallback", "enabled",
+            "id",
+            "name",
+            "owner",
+            "tags",
+            "project",
+            "digest",
+            "scopes",
+            "allowed_models",
+            "allow_fallback",
+            "enabled",
             "expires_at",
         )
 

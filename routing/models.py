@@ -31,7 +31,9 @@ class Model(models.Model):
 
     id = models.CharField(primary_key=True, max_length=200, validators=[validate_id])
     provider = models.ForeignKey(Provider, on_delete=models.CASCADE, related_name="models")
-    upstream_model = models.CharField(max_length=200, blank=True, help_text="What the provider calls it. Empty: the id.")
+    upstream_model = models.CharField(
+        max_length=200, blank=True, help_text="What the provider calls it. Empty: the id."
+    )
     enabled = models.BooleanField(default=True)
     weight = models.PositiveSmallIntegerField(
         default=5, validators=[MaxValueValidator(10)], help_text="Capability, from 0 to 10."

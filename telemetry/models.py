@@ -65,7 +65,9 @@ class JournalSegment(models.Model):
 
     name = models.CharField(max_length=200, primary_key=True)
     offset = models.PositiveBigIntegerField(default=0)
-    unreadable = models.PositiveIntegerField(default=0, help_text="Lines that failed their checksum and were set aside.")
+    unreadable = models.PositiveIntegerField(
+        default=0, help_text="Lines that failed their checksum and were set aside."
+    )
     updated_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:

@@ -1,0 +1,157 @@
+"""Moves journal lines into the request log, in batches, exactly once: rows and the segment's new offset are one
+transaction. One ingester per journal folder at a time, elected by a file lock that dies with its holder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from django.db import close_old_connections, connection, transaction
+from django.db.utils import DatabaseError
+
+from telemetry.journal import Entry, Segment, segments
+from telemetry.logs import EventLogger
+from telemetry.models import JournalSegment, RequestLog
+
+log = EventLogger(__name__)
+BATCH_BYTES = 524_288
+POLL_SECONDS = 0.5
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+COLUMNS = (
+    "request_id", "client_request_id", "created_at", "api_key_id", "api_key_name", "project", "endpoint", "dialect",
+    "requested_model", "alias", "mode", "model_id", "provider_id", "routing_reason", "status", "error_class",
+    "error_code", "stream", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens",
+    "reasoning_tokens", "total_tokens", "usage_estimated", "estimated_cost_usd", "cost_usd", "latency_ms",
+    "time_to_first_chunk_ms", "attempts", "client_disconnected", "tags", "detail",
+)  # fmt: skip
+
+
+def _dollars(nano: int | None, as_text: bool) -> Decimal | str | None:
+    if nano is None:
+        return None
+    amount = Decimal(nano).scaleb(-9)
+    return f"{amount:f}" if as_text else amount
+
+
+def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
+    """The entry as a row of COLUMNS, in the types of the database at hand."""
+    identity, at = UUID(entry.id), _EPOCH + timedelta(microseconds=entry.at)
+    detail = json.dumps({"attempts": msgspec.to_builtins(entry.attempt_list)}) if entry.attempt_list else "{}"
+    return (
+        identity.hex if is_sqlite else identity,
+        entry.client_id,
+        at.strftime("%Y-%m-%d %H:%M:%S.%f") if is_sqlite else at,
+        entry.key_id, entry.key_name, entry.project, entry.endpoint, entry.dialect, entry.requested_model[:200],
+        entry.alias, entry.mode, entry.model, entry.provider, entry.reason, entry.status, entry.error_class,
+        entry.error_code, entry.stream, entry.input_tokens, entry.cached_input_tokens, entry.cache_write_tokens,
+        entry.output_tokens, entry.reasoning_tokens, entry.input_tokens + entry.output_tokens, entry.usage_estimated,
+        _dollars(entry.estimated_cost_nano, is_sqlite), _dollars(entry.cost_nano, is_sqlite), entry.latency_ms,
+        entry.first_chunk_ms, len(entry.attempt_list), entry.disconnected, json.dumps(entry.tags), detail,
+    )  # fmt: skip
+
+
+def insert(entries: Sequence[Entry]) -> None:
+    """One statement for all; a request id that is there already is left as it is."""
+    is_sqlite = connection.vendor == "sqlite"
+    table = connection.ops.quote_name(RequestLog._meta.db_table)  # noqa: SLF001  Django's documented interface
+    sql = (
+        f"INSERT INTO {table} ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))}) "  # noqa: S608
+        "ON CONFLICT (request_id) DO NOTHING"
+    )
+    with connection.cursor() as cursor:
+        cursor.executemany(sql, [row_of(entry, is_sqlite=is_sqlite) for entry in entries])
+
+
+def ingest_segment(segment: Segment) -> int:
+    """Everything in it so far; the file too, when nobody writes it any more. The number of rows."""
+    abandoned = segment.is_abandoned()  # asked before the read: what was written before is seen
+    total = 0
+    while True:
+        with transaction.atomic():
+            state, _ = JournalSegment.objects.select_for_update().get_or_create(name=segment.name)
+            entries, unreadable, offset = segment.read(state.offset, BATCH_BYTES)
+            if offset == state.offset:
+                break
+            if entries:
+                insert(entries)
+            if unreadable:
+                log.error("journal_lines_unreadable", segment=segment.name, lines=unreadable)
+            state.offset = offset
+            state.unreadable += unreadable
+            state.save()
+            total += len(entries)
+    if abandoned:
+        if state.unreadable:  # kept for a person to look at, out of the ingester's way
+            segment.path.rename(segment.path.with_suffix(".unreadable"))
+        else:
+            segment.path.unlink(missing_ok=True)
+        JournalSegment.objects.filter(name=segment.name).delete()
+    return total
+
+
+def ingest_all(folder: Path) -> int:
+    """One pass over every segment. Raises DatabaseError; what was committed stays."""
+    total = 0
+    for segment in segments(folder):
+        try:
+            total += ingest_segment(segment)
+        except FileNotFoundError:  # another ingester finished it
+            continue
+    return total
+
+
+class Lease:
+    """Being the folder's only ingester, for as long as this object is held."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = (folder / "ingest.lock").open("wb")
+
+    def take(self) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def release(self) -> None:
+        self._file.close()
+
+
+class Ingester:
+    """A thread that ingests while this process holds the lease. Every worker has one; one of them works."""
+
+    def __init__(self, folder: Path, *, wait: Callable[[float], bool] | None = None) -> None:
+        self._folder = folder
+        self._stop = threading.Event()
+        self._wait = wait or self._stop.wait
+        self._thread = threading.Thread(target=self._run, name="ingester", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        lease = Lease(self._folder)
+        while not self._wait(POLL_SECONDS):
+            if not lease.take():
+                continue
+            try:
+                ingest_all(self._folder)
+            except (DatabaseError, OSError) as problem:
+                log.warning("ingest_failed", error=type(problem).__name__, reason=str(problem)[:200])
+            finally:
+                close_old_connections()
+        lease.release()

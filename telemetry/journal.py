@@ -1,0 +1,235 @@
+"""The journal: one line per finished request, appended with one write() before the answer's last byte leaves. It
+survives a kill of the process at any moment; an fdatasync every 20 ms bounds what a power cut can take. Pure of Django.
+
+A line is `<crc32 of the JSON, 8 hex> <JSON>\\n`. Each process writes segments of its own and holds a lock on the one
+it writes; a segment whose lock is free belongs to nobody any more, and is deleted once it was ingested."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from time import time_ns
+from zlib import crc32
+
+import msgspec
+
+from telemetry.logs import EventLogger
+
+log = EventLogger(__name__)
+SEGMENT_BYTES = 67_108_864
+SYNC_SECONDS = 0.02
+MAX_UNWRITTEN = 10_000
+SUFFIX = ".journal"
+
+
+class Attempt(msgspec.Struct, omit_defaults=True):
+    """One call of one target."""
+
+    model: str
+    provider: str
+    error_class: str = ""
+    status: int = 0
+    latency_ms: int = 0
+    message: str = ""
+
+
+class Entry(msgspec.Struct, omit_defaults=True):
+    """One finished request. Short of `attempt_list`, the fields of the request log; costs in nano-dollars, `at` in
+    microseconds since 1970."""
+
+    id: str
+    at: int
+    endpoint: str
+    status: int
+    client_id: str = ""
+    key_id: str = ""
+    key_name: str = ""
+    project: str = ""
+    dialect: str = ""
+    requested_model: str = ""
+    alias: str = ""
+    mode: str = ""
+    model: str = ""
+    provider: str = ""
+    reason: str = ""
+    error_class: str = ""
+    error_code: str = ""
+    stream: bool = False
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    usage_estimated: bool = False
+    estimated_cost_nano: int | None = None
+    cost_nano: int | None = None
+    latency_ms: int = 0
+    first_chunk_ms: int | None = None
+    disconnected: bool = False
+    tags: list[str] = []
+    attempt_list: list[Attempt] = []
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Entry).decode
+
+
+def encode_line(entry: Entry) -> bytes:
+    payload = _encode(entry)
+    return b"%08x %b\n" % (crc32(payload), payload)
+
+
+def decode_line(line: bytes) -> Entry | None:
+    """The entry of one line without its line feed; None if the line is torn or was changed."""
+    try:
+        if line[8:9] != b" " or int(line[:8], 16) != crc32(payload := line[9:]):
+            return None
+        return _decode(payload)
+    except (ValueError, msgspec.MsgspecError):
+        return None
+
+
+class Journal:
+    """The writer of one process. `append` is called on the event loop's thread only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._descriptor = -1
+        self._size = 0
+        self._dirty = False
+        self._torn = False
+        self._unwritten: deque[bytes] = deque()
+        self._stop = threading.Event()
+        self._syncer: threading.Thread | None = None
+        self.lines = 0
+
+    def open(self) -> None:
+        """Must be called after the process forked. Raises OSError when the folder cannot be written."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._open_segment()
+        self._syncer = threading.Thread(target=self._sync_until_stopped, name="journal-sync", daemon=True)
+        self._syncer.start()
+
+    @property
+    def is_failing(self) -> bool:
+        """Lines are waiting in memory because the disk takes none."""
+        return bool(self._unwritten)
+
+    @property
+    def is_full(self) -> bool:
+        """No further request may be answered: its record could be lost."""
+        return len(self._unwritten) >= MAX_UNWRITTEN
+
+    def append(self, entry: Entry) -> None:
+        """Writes the line, or keeps it for the next call when the disk takes none."""
+        self.lines += 1
+        line = encode_line(entry)
+        if not self._unwritten and not self._torn and self._write(line):
+            return
+        self._unwritten.append(line)
+        self.flush()
+
+    def flush(self) -> bool:
+        """Tries again what could not be written. True when nothing is left over."""
+        while self._unwritten:
+            line = self._unwritten[0]
+            if not self._write(b"\n" + line if self._torn else line):
+                return False
+            self._unwritten.popleft()
+        return True
+
+    def _write(self, line: bytes) -> bool:
+        try:
+            written = os.write(self._descriptor, line)
+        except OSError as problem:
+            log.error("journal_write_failed", error=str(problem), waiting=len(self._unwritten) + 1)
+            return False
+        self._dirty = True
+        self._size += written
+        self._torn = written != len(line)  # the disk filled up in mid-line; the reader drops the torn one
+        if self._torn:
+            return False
+        if self._size >= SEGMENT_BYTES:
+            self._rotate()
+        return True
+
+    def _rotate(self) -> None:
+        old = self._descriptor
+        try:
+            self._open_segment()
+        except OSError as problem:
+            log.error("journal_rotate_failed", error=str(problem))
+            self._size = 0  # go on with the old segment for another while
+            return
+        os.fdatasync(old)
+        os.close(old)
+
+    def _open_segment(self) -> None:
+        name = f"{socket.gethostname()}-{os.getpid()}-{time_ns()}-{secrets.token_hex(3)}{SUFFIX}"
+        descriptor = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        self._descriptor, self._size, self._torn = descriptor, 0, False
+
+    def _sync_until_stopped(self) -> None:
+        while not self._stop.wait(SYNC_SECONDS):
+            if self._dirty:
+                self._dirty = False
+                try:
+                    os.fdatasync(self._descriptor)
+                except OSError as problem:
+                    log.error("journal_sync_failed", error=str(problem))
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._syncer is not None:
+            self._syncer.join()
+        if self._descriptor >= 0:
+            self.flush()
+            os.fdatasync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class Segment:
+    """A journal file as its reader sees it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+
+    def read(self, offset: int, limit: int) -> tuple[list[Entry], int, int]:
+        """Whole lines from `offset`, about `limit` bytes of them: (entries, unreadable lines, offset after them)."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(limit)
+            if data and b"\n" not in data:
+                data += file.readline()
+        end = data.rfind(b"\n") + 1
+        entries, unreadable = [], 0
+        for line in data[:end].split(b"\n")[:-1]:
+            if entry := decode_line(line):
+                entries.append(entry)
+            elif line:
+                unreadable += 1
+        return entries, unreadable, offset + end
+
+    def is_abandoned(self) -> bool:
+        """Whether its writer is gone or has moved on."""
+        with self.path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+
+def segments(folder: Path) -> Iterator[Segment]:
+    """Every segment of the folder, oldest first."""
+    for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda one: one.name.rsplit("-", 2)[-2:]):
+        yield Segment(path)
