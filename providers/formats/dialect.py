@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a call consumed. `input_tokens` holds the cached and the cache-written ones, `output_tokens` the reasoning."""
+    """What a call consumed. `input_tokens` holds cached and cache-written ones, `output_tokens` the reasoning."""
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
