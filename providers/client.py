@@ -8,7 +8,7 @@ per process. Nothing here knows dialects, providers' rows or retries.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -59,6 +59,10 @@ class Url:
         shown = f"[{host}]" if ":" in host else host
         header = shown if port == default_port else f"{shown}:{port}"
         return cls(parts.scheme, host, port, target.encode("ascii"), header.encode("ascii"))
+
+    def with_query(self, query: bytes) -> Url:
+        """`query` begins with its question mark; bytes that have no place in a request line are left out."""
+        return replace(self, target=self.target + bytes(byte for byte in query if 0x20 < byte < 0x7F))
 
 
 class Exchange(Protocol):

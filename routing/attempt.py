@@ -1,0 +1,178 @@
+"""One call of one target: send, and read up to the point from which the client can be answered. What goes wrong
+comes out as AttemptFailed, classified; the engine decides what follows."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from time import monotonic, time
+
+from providers.formats.registry import relay, translate_answer
+
+from providers.client import Exchange, FailureKind, Headers, Transport, UpstreamFailure
+from providers.formats.dialect import Answer, Dialect, Relay, WireError
+from providers.formats.errors import UnreadableAnswer
+from providers.outcomes import ErrorClass, classify_failure, classify_status, retry_after_seconds
+from routing.call import Call
+from routing.snapshot import Endpoint, Target
+
+MAX_ANSWER_BYTES = 67_108_864
+MAX_ERROR_BYTES = 1_048_576
+_JSON = (b"content-type", b"application/json")
+
+
+class AttemptFailed(Exception):
+    """`status` is 0 when there was no answer; `retry_after` in seconds. `message` holds no credential."""
+
+    def __init__(
+        self,
+        error: ErrorClass,
+        message: str,
+        *,
+        kind: FailureKind | None = None,
+        status: int = 0,
+        wire: WireError | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.error = error
+        self.message = message
+        self.kind = kind
+        self.status = status
+        self.wire = wire
+        self.retry_after = retry_after
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """What the client gets: a whole `answer`, or `first` bytes and a `relay` with the `exchange` that feeds it."""
+
+    target: Target
+    upstream_headers: dict[bytes, bytes]
+    dropped: tuple[str, ...]
+    started_at: float
+    answer: Answer | None = None
+    first: bytes = b""
+    relay: Relay | None = None
+    exchange: Exchange | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds."""
+
+    first_chunk: float
+    whole_answer: float
+
+
+async def attempt(call: Call, target: Target, endpoint: Endpoint, door: Transport, timeouts: Timeouts) -> Delivery:
+    """Raises AttemptFailed, InvalidRequest when the request cannot be said in the target's dialect, VaultLocked."""
+    dialect = call.upstream_dialect(target.provider)
+    rendered = call.rendered(target, dialect)
+    same = dialect is call.dialect
+    secret = ""
+    headers = [_JSON]
+    if target.provider.credential is not None:
+        secret = target.provider.credential.reveal()
+        name, value = target.provider.defaults.credential_header(secret)
+        headers.append((name.encode("ascii"), value.encode("latin-1", "replace")))
+    _add(headers, target.provider.headers, call.headers if same else [], list(rendered.headers))
+    url = endpoint.urls[dialect.name]
+    if same and call.query:
+        url = url.with_query(call.query)
+    started_at = monotonic()
+    limit = timeouts.first_chunk if call.envelope.stream else timeouts.whole_answer
+    if call.policy.deadline_ms is not None:
+        limit = min(limit, call.policy.deadline_ms / 1000 - (started_at - call.started_at))
+    exchange: Exchange | None = None
+    delivery = Delivery(target, {}, rendered.dropped, started_at)
+    try:
+        async with asyncio.timeout(max(limit, 0.0)):
+            exchange = await door.send(b"POST", url, headers, rendered.body)
+            if not 200 <= exchange.status < 300:
+                raise await _refusal(exchange, dialect, secret)
+            delivery.upstream_headers = exchange.headers
+            if call.envelope.stream:
+                await _open_stream(delivery, exchange, relay(dialect, call.dialect, show_usage=_shows_usage(call)))
+                kept, exchange = exchange, None
+                delivery.exchange = kept
+            else:
+                body = await exchange.read(MAX_ANSWER_BYTES)
+                delivery.answer = translate_answer(dialect, call.dialect, body)
+    except UpstreamFailure as failure:
+        raise AttemptFailed(classify_failure(failure.kind), failure.message, kind=failure.kind) from None
+    except UnreadableAnswer as problem:
+        message = f"The provider's answer cannot be read: {problem}"
+        raise AttemptFailed(ErrorClass.TRANSIENT, message, kind=FailureKind.PROTOCOL) from None
+    except TimeoutError:
+        message = f"The provider did not answer within {limit:.3g} seconds."
+        raise AttemptFailed(ErrorClass.TIMEOUT, message, kind=FailureKind.TIMEOUT) from None
+    finally:
+        if exchange is not None:
+            exchange.close()
+    return delivery
+
+
+def _shows_usage(call: Call) -> bool:
+    return call.envelope.include_usage or call.dialect.name != "openai-chat"
+
+
+def _add(headers: Headers, defaults: Headers, passed: Headers, further: Headers) -> None:
+    """The client's own value of a default (`anthropic-version`) wins; never two lines of one name."""
+    names = {name for name, _ in headers}
+    for group in (further, passed, defaults):
+        for name, value in group:
+            if name not in names:
+                names.add(name)
+                headers.append((name, value))
+
+
+async def _open_stream(delivery: Delivery, exchange: Exchange, stream: Relay) -> None:
+    """Reads until there is something for the client, so that a failure before that can still go elsewhere."""
+    while True:
+        data = await exchange.chunk()
+        delivery.first += stream.feed(data) if data else stream.close()
+        if stream.error is not None and not delivery.first:
+            raise _event_failure(stream.error)
+        if delivery.first or stream.error is not None:
+            delivery.relay = stream
+            return
+        if not data:
+            raise UpstreamFailure(FailureKind.RESET, "The provider ended its stream before it said anything.")
+
+
+def _event_failure(wire: WireError) -> AttemptFailed:
+    """An error event as the first thing in a stream."""
+    status = int(wire.code) if wire.code.isdigit() else 0
+    if status >= 400:
+        error = classify_status(status, code=wire.code, message=wire.message)
+    elif wire.type == "rate_limit_error":
+        error = ErrorClass.RATE_LIMITED
+    elif wire.type == "invalid_request_error":
+        error = classify_status(400, code=wire.code, message=wire.message)
+    else:
+        error = ErrorClass.TRANSIENT
+    return AttemptFailed(
+        error, wire.message or "The provider reported an error in its stream.", status=status, wire=wire
+    )
+
+
+async def _refusal(exchange: Exchange, dialect: Dialect, secret: str) -> AttemptFailed:
+    """From an answer that is not 2xx. The provider's words are kept, short of the credential."""
+    try:
+        wire = dialect.read_error(await exchange.read(MAX_ERROR_BYTES))
+    except UpstreamFailure:
+        wire = WireError("")
+    status = exchange.status
+    if secret and secret in wire.message:
+        wire = WireError(wire.message.replace(secret, "***"), wire.type, wire.code, wire.param)
+    error = classify_status(status, code=wire.code, message=wire.message)
+    if error is ErrorClass.AUTH:  # providers quote parts of the credential here
+        wire = WireError("", wire.type, wire.code, wire.param)
+        message = f"The provider refused TokenHub's credential (HTTP {status})."
+    else:
+        message = wire.message or f"The provider answered with HTTP {status}."
+    return AttemptFailed(
+        error, message, status=status, wire=wire, retry_after=retry_after_seconds(exchange.headers, now=time())
+    )

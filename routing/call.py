@@ -1,0 +1,100 @@
+"""One client request on its way through the attempts: what each target is sent. No Django, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from providers.formats.canonical import ChatRequest
+from providers.formats.envelope import Envelope
+from providers.formats.registry import DIALECTS
+
+from keys.auth import KeyRecord
+from providers.client import Headers
+from providers.formats.dialect import Dialect, Rendered
+from providers.formats.errors import InvalidRequest
+from routing.eligibility import Needs
+from routing.policy import Policy
+from routing.snapshot import ProviderRecord, Snapshot, Target
+from telemetry.journal import Attempt
+
+MAX_OUTPUT_TOKENS_DEFAULT = 4096
+
+# never forwarded: ours, the client's identity, and what belongs to one hop
+_KEPT_BACK = frozenset(
+    {
+        b"authorization", b"x-api-key", b"cookie", b"host", b"content-length", b"content-type", b"accept-encoding",
+        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade", b"expect", b"content-encoding", b"forwarded", b"via",
+        b"x-real-ip", b"idempotency-key", b"openai-organization", b"openai-project", b"x-request-id", b"origin",
+        b"referer", b"api-key", b"x-goog-api-key", b"priority", b"http2-settings",
+    }
+)  # fmt: skip
+_KEPT_BACK_PREFIXES = (b"x-tokenhub-", b"x-forwarded-", b"sec-", b"access-control-", b"cf-")
+_KEPT_BACK_QUERY = (b"key", b"api_key", b"api-key", b"access_token")
+
+
+def forwardable_headers(headers: Mapping[bytes, bytes]) -> Headers:
+    return [
+        (name, value)
+        for name, value in headers.items()
+        if name not in _KEPT_BACK and not name.startswith(_KEPT_BACK_PREFIXES)
+    ]
+
+
+def forwardable_query(query: bytes) -> bytes:
+    """With its question mark; empty when nothing is left."""
+    if not query:
+        return b""
+    parts = [part for part in query.split(b"&") if part.partition(b"=")[0].lower() not in _KEPT_BACK_QUERY]
+    kept = b"&".join(part for part in parts if part)
+    return b"?" + kept if kept else b""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """`hint`: the target that the client named, None where the router decides. `headers` and `query` go along where
+    the upstream speaks the client's dialect. `is_strict`: a parameter that would be dropped is an error."""
+
+    snapshot: Snapshot
+    key: KeyRecord
+    dialect: Dialect
+    envelope: Envelope
+    policy: Policy
+    hint: Target | None
+    needs: Needs
+    started_at: float
+    headers: Headers = field(default_factory=list)
+    query: bytes = b""
+    is_strict: bool = False
+    attempts: list[Attempt] = field(default_factory=list)
+    _parsed: ChatRequest | None = None
+
+    @property
+    def allow_fallback(self) -> bool:
+        return self.policy.allow_fallback and self.key.allow_fallback
+
+    def upstream_dialect(self, provider: ProviderRecord) -> Dialect:
+        """The client's own where the provider speaks it."""
+        urls = provider.endpoints[0].urls
+        if self.dialect.name in urls:
+            return self.dialect
+        return DIALECTS[next(iter(urls))]
+
+    def rendered(self, target: Target, dialect: Dialect) -> Rendered:
+        """The body for the target. Raises InvalidRequest when it cannot be said in its dialect."""
+        if dialect is self.dialect:
+            return Rendered(self.envelope.with_model(target.upstream_model, ask_usage=dialect.name == "openai-chat"))
+        if self._parsed is None:
+            self._parsed = self.dialect.parse_request(self.envelope.body)
+        rendered = dialect.render_request(
+            self._parsed,
+            upstream_model=target.upstream_model,
+            max_output_tokens_default=min(target.max_output_tokens or MAX_OUTPUT_TOKENS_DEFAULT, 32_000),
+        )
+        if rendered.dropped and self.is_strict:
+            name = rendered.dropped[0]
+            raise InvalidRequest(
+                f"{target.model_id} has no counterpart of {name!r}.", name, code="unsupported_parameter"
+            )
+        return rendered

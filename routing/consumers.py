@@ -1,0 +1,302 @@
+"""The chat endpoints of /v1. Channels consumers that do their own dispatch: a bounded body, no loop per request, and
+cancellation when the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic, time
+from typing import Any, ClassVar
+
+from channels.generic.http import AsyncHttpConsumer
+from django.db.utils import DatabaseError
+from providers.formats.envelope import Envelope
+from providers.formats.registry import DIALECTS
+
+from keys.auth import AuthError, authenticate
+from providers.client import UpstreamFailure
+from providers.formats.dialect import Dialect
+from providers.formats.errors import InvalidRequest, UnreadableAnswer
+from providers.outcomes import classify_failure
+from routing.attempt import Delivery
+from routing.call import Call, forwardable_headers, forwardable_query
+from routing.eligibility import expected_cost, needs_of
+from routing.errors import ApiError
+from routing.policy import Policy, choose, from_headers
+from routing.pricing import dollars
+from routing.runtime import runtime
+from routing.visit import ClientLeft, ResponseHeaders, Visit, client_error, estimate
+from telemetry.logs import EventLogger
+
+log = EventLogger(__name__)
+CLIENT_LEFT_STATUS = 499
+DRAIN_SECONDS = 0.5
+_EVENT_STREAM: ResponseHeaders = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_PREFLIGHT: ResponseHeaders = [
+    (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),
+    (b"access-control-allow-headers", b"*, authorization"),
+    (b"access-control-max-age", b"600"),
+]
+
+
+class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type information
+    """What every /v1 endpoint shares: runtime, address limit, errors in the client's dialect, one journal entry."""
+
+    path: ClassVar[str] = ""
+    methods: ClassVar[tuple[str, ...]] = ("POST",)
+    dialect: ClassVar[Dialect] = DIALECTS["openai-chat"]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        held = runtime()
+        if not held.ready:
+            try:
+                await held.start()
+            except (DatabaseError, OSError) as problem:
+                await _not_ready(send, self.dialect, type(problem).__name__)
+                return
+        visit = Visit(scope, receive, send, held, self.path, self.dialect)
+        held.metrics.in_flight += 1
+        try:
+            await self._guarded(visit)
+        except asyncio.CancelledError:
+            visit.account(CLIENT_LEFT_STATUS if visit.client_left else 503)
+            if not visit.client_left:
+                raise
+        except ClientLeft:
+            visit.account(CLIENT_LEFT_STATUS)
+        except Exception:
+            log.exception("request_failed", request_id=visit.request_id, endpoint=self.path)
+            await visit.fail(ApiError("internal_error", "TokenHub failed to answer this request. The log says why."))
+        finally:
+            held.metrics.in_flight -= 1
+            visit.close()
+
+    async def _guarded(self, visit: Visit) -> None:
+        """Every refusal becomes the error of the contract here."""
+        try:
+            method = visit.scope["method"]
+            if method == "OPTIONS" and b"origin" in visit.headers:
+                await visit.respond(204, b"", visit.base_headers() + _PREFLIGHT)
+                return
+            if wait := visit.runtime.addresses.take(visit.address, visit.started_at):
+                visit.runtime.metrics.rate_limited += 1
+                raise ApiError(
+                    "rate_limit_exceeded",
+                    "Too many requests from this address.",
+                    hint="Wait as Retry-After says.",
+                    retry_after_seconds=wait,
+                )
+            if method not in self.methods:
+                raise ApiError("method_not_allowed", f"{self.path} takes {' and '.join(self.methods)}, not {method}.")
+            await self.answer(visit)
+        except ApiError as error:
+            await visit.fail(error)
+        except AuthError as problem:
+            visit.key = problem.record
+            await visit.fail(ApiError(problem.code, problem.message, hint=problem.hint))
+        except InvalidRequest as problem:
+            await visit.fail(ApiError(problem.code, problem.message, param=problem.param))
+
+    async def answer(self, visit: Visit) -> None:
+        raise NotImplementedError
+
+    def require_key(self, visit: Visit, scope: str) -> None:
+        """Raises AuthError, ApiError."""
+        key = visit.key = authenticate(visit.runtime.snapshot.keys, visit.headers, now=time())
+        if not key.has_scope(scope):
+            raise ApiError(
+                "scope_not_allowed",
+                f"This client key lacks the scope {scope!r}.",
+                hint="Use another key, or ask the operator for the scope.",
+            )
+
+
+class Chat(Endpoint):
+    """A chat completion in one dialect, whole or streamed."""
+
+    async def answer(self, visit: Visit) -> None:
+        self.require_key(visit, "chat")
+        if visit.runtime.journal.is_full:
+            raise ApiError(
+                "accounting_unavailable",
+                "No request can be recorded at the moment: the disk takes no journal.",
+                hint="Try again later; the operator must make room.",
+                retry_after_seconds=5,
+            )
+        body = await visit.body()
+        visit.watch_client()
+        envelope, policy = self.read(visit, body)
+        call = prepare(visit, envelope, policy)
+        delivery = await visit.runtime.engine.deliver(call)
+        visit.target, visit.reason = delivery.target, delivery.reason
+        visit.estimated_cost_nano = expected_cost(delivery.target, call.needs)
+        if delivery.relay is None:
+            await self._whole(visit, call, delivery)
+        else:
+            await self._streamed(visit, call, delivery)
+
+    def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
+        return Envelope.read(body), from_headers(visit.runtime.default_policy, visit.headers)
+
+    def shape(self, visit: Visit, body: bytes, cost: int | None) -> bytes:
+        """The last say over a whole answer's body."""
+        return body
+
+    async def _whole(self, visit: Visit, call: Call, delivery: Delivery) -> None:
+        answer = delivery.answer
+        assert answer is not None  # noqa: S101  a delivery has an answer or a relay
+        usage = answer.usage or estimate(
+            None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
+        )
+        cost = visit.account(200, usage=usage, estimated=answer.usage is None)
+        headers = visit.base_headers() + delivery_headers(visit, delivery)
+        headers.append((b"content-type", b"application/json"))
+        if cost is not None:
+            headers.append((b"x-tokenhub-cost-usd", dollars(cost).encode("ascii")))
+        await visit.respond(200, self.shape(visit, answer.body, cost), headers)
+
+    async def _streamed(self, visit: Visit, call: Call, delivery: Delivery) -> None:
+        """Passes on what arrives. The request is journalled before the bytes that hold the stream's end go out."""
+        stream, exchange = delivery.relay, delivery.exchange
+        assert stream is not None  # noqa: S101
+        assert exchange is not None  # noqa: S101
+        idle = visit.runtime.stream_idle_timeout
+        try:
+            visit.first_chunk_ms = int((monotonic() - visit.started_at) * 1000)
+            data = delivery.first
+            ended = blocked_on_client = False
+            error: ApiError | None = None
+            headers = visit.base_headers() + delivery_headers(visit, delivery) + _EVENT_STREAM
+            if not stream.finished:
+                await visit.start(200, headers)
+            try:
+                loop = asyncio.get_running_loop()
+                async with asyncio.timeout(idle) as patience:
+                    while not stream.finished and stream.error is None and not ended:
+                        if data:
+                            blocked_on_client = True
+                            await visit.send(data, more=True)
+                            blocked_on_client, data = False, b""
+                        patience.reschedule(loop.time() + idle)
+                        chunk = await exchange.chunk()
+                        if chunk:
+                            data = stream.feed(chunk)
+                        else:
+                            ended, data = True, stream.close()
+            except TimeoutError:
+                if blocked_on_client:
+                    visit.client_left = True
+                    raise asyncio.CancelledError from None
+                error = _broken("upstream_timeout", f"The provider was silent for {idle:g} seconds.", "timeout")
+            except UpstreamFailure as failure:
+                error = _broken("upstream_error", failure.message, classify_failure(failure.kind).value)
+            except UnreadableAnswer as problem:
+                error = _broken("upstream_error", f"The provider's stream cannot be read: {problem}", "transient")
+            if error is None and stream.error is not None:
+                error = _broken("upstream_error", stream.error.message or "The provider broke off.", "transient")
+            elif error is None and not stream.finished:
+                error = _broken("upstream_error", "The provider ended its stream in mid-answer.", "transient")
+            usage = stream.usage
+            estimated = usage is None or error is not None
+            if estimated:
+                usage = estimate(usage, input_tokens=call.needs.input_tokens, produced_bytes=stream.produced_bytes)
+            visit.account(200 if error is None else error.status, usage=usage, estimated=estimated, error=error)
+            if error is not None:
+                shown = client_error(error, visit.client_id or visit.request_id)
+                data += self.dialect.render_stream_error(shown)
+            if not visit.started:
+                await visit.start(200, headers)
+            await visit.send(data, more=False)
+            if error is None and not ended:
+                await _drain(exchange)
+        except asyncio.CancelledError:
+            usage = estimate(stream.usage, input_tokens=call.needs.input_tokens, produced_bytes=stream.produced_bytes)
+            visit.account(200 if visit.client_left else 503, usage=usage, estimated=True)
+            raise
+        finally:
+            exchange.close()
+
+
+class ChatCompletions(Chat):
+    path = "/v1/chat/completions"
+    dialect = DIALECTS["openai-chat"]
+
+
+class Messages(Chat):
+    path = "/v1/messages"
+    dialect = DIALECTS["anthropic-messages"]
+
+
+def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
+    """Who is to answer what, before anybody is asked. Raises ApiError."""
+    key = visit.key
+    assert key is not None  # noqa: S101  the endpoint asked for one
+    snapshot = visit.runtime.snapshot
+    visit.stream = envelope.stream
+    visit.requested_model = envelope.model[:200]
+    hint, policy = choose(snapshot, envelope.model, policy, key)
+    visit.mode = policy.mode if hint is None else ""
+    needs = needs_of(envelope)
+    return Call(
+        snapshot=snapshot,
+        key=key,
+        dialect=visit.dialect,
+        envelope=envelope,
+        policy=policy,
+        hint=hint,
+        needs=needs,
+        started_at=visit.started_at,
+        headers=forwardable_headers(visit.headers),
+        query=forwardable_query(visit.scope["query_string"]),
+        is_strict=visit.headers.get(b"x-tokenhub-strict", b"").lower() == b"true",
+        attempts=visit.attempts,
+    )
+
+
+def delivery_headers(visit: Visit, delivery: Delivery) -> ResponseHeaders:
+    target = delivery.target
+    headers = [
+        (b"x-tokenhub-model", target.model_id.encode("ascii")),
+        (b"x-tokenhub-provider", target.provider.id.encode("ascii")),
+        (b"x-tokenhub-reason", delivery.reason.encode("ascii")),
+        (b"x-tokenhub-attempts", str(len(visit.attempts)).encode("ascii")),
+    ]
+    if visit.estimated_cost_nano is not None:
+        headers.append((b"x-tokenhub-estimated-cost-usd", dollars(visit.estimated_cost_nano).encode("ascii")))
+    if delivery.dropped:
+        headers.append((b"x-tokenhub-warning", b"dropped=" + ",".join(delivery.dropped).encode("ascii", "replace")))
+    for name in (b"x-request-id", b"request-id"):
+        if value := delivery.upstream_headers.get(name):
+            headers.append((b"x-tokenhub-upstream-request-id", value))
+            break
+    return headers
+
+
+async def _drain(exchange: Any) -> None:
+    """Lets the upstream say that it is done, so that its connection can be used again."""
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while await exchange.chunk():
+                pass
+    except (TimeoutError, UpstreamFailure):
+        pass
+
+
+def _broken(code: str, message: str, error_class: str) -> ApiError:
+    return ApiError(code, message, error_class=error_class)
+
+
+async def _not_ready(send: Any, dialect: Dialect, why: str) -> None:
+    log.error("not_ready", error=why)
+    error = ApiError("overloaded", "TokenHub is not ready yet: its database or data folder cannot be used.")
+    body = dialect.render_error(client_error(error, ""))
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"retry-after", b"2"),
+        (b"x-tokenhub-error-code", b"overloaded"),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,171 @@
+"""`POST /v1/chat`: TokenHub's own form. The request and its routing policy come in one body; the answer comes with what
+was chosen, why, and what it cost. Inside it is an OpenAI chat completion."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+from providers.formats.envelope import Envelope
+
+from providers.formats.errors import InvalidRequest
+from routing.consumers import Chat
+from routing.errors import ApiError
+from routing.policy import Policy, from_headers, with_limits, with_mode
+from routing.pricing import NANO
+from routing.visit import Visit
+from telemetry.journal import Attempt
+
+_encode = msgspec.json.Encoder().encode
+NOT_IN_PARAMETERS = frozenset({"model", "messages", "stream"})
+LIMIT_NAMES = ("policy.max_budget_usd", "policy.max_latency_ms", "policy.min_weight")
+
+
+class _Inner(msgspec.Struct):
+    messages: Raw
+    model_hint: str | None = None
+    estimated_input_tokens: Annotated[int, Meta(ge=0)] | None = None
+    parameters: dict[str, Raw] | None = None
+    stream: bool = False
+    meta: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | str | None = None
+
+
+class _Capabilities(msgspec.Struct):
+    planning: bool = False
+
+
+class _Policy(msgspec.Struct):
+    mode: str | None = None
+    max_budget_usd: float | None = None
+    max_latency_ms: float | None = None
+    min_weight: float | None = None
+
+
+class _OutputFormat(msgspec.Struct):
+    type: Literal["json", "markdown", "text", "xml"] | None = None
+    schema: dict[str, Any] | str | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    strip_think: bool = False
+
+
+class _Body(msgspec.Struct):
+    request: _Inner
+    capabilities: _Capabilities | UnsetType | None = UNSET
+    policy: _Policy | UnsetType | None = UNSET
+    output_format: _OutputFormat | UnsetType | None = UNSET
+
+
+_decode = msgspec.json.Decoder(_Body).decode
+
+
+class _AttemptShown(msgspec.Struct):
+    model: str
+    provider: str
+    error_class: str | None
+    latency_ms: int
+
+
+class _Answer(msgspec.Struct):
+    negotiated_model: str
+    estimated_cost_usd: float | None
+    routing_reason: str
+    response: Raw
+    cost_usd: float | None
+    request_id: str
+    attempts: list[_AttemptShown]
+
+
+class TokenHubChat(Chat):
+    path = "/v1/chat"
+
+    def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
+        parsed = _parse(body)
+        policy = from_headers(visit.runtime.default_policy, visit.headers)
+        if parsed.policy:
+            if parsed.policy.mode is not None:
+                policy = with_mode(policy, parsed.policy.mode, param="policy.mode")
+            policy = with_limits(
+                policy,
+                max_budget_usd=parsed.policy.max_budget_usd,
+                max_latency_ms=parsed.policy.max_latency_ms,
+                min_weight=parsed.policy.min_weight,
+                names=LIMIT_NAMES,
+            )
+        if parsed.capabilities and parsed.capabilities.planning and not (parsed.policy and parsed.policy.mode):
+            policy = with_mode(policy, "planning", param="capabilities.planning")
+        return Envelope.read(_chat_body(parsed)), policy
+
+    def shape(self, visit: Visit, body: bytes, cost: int | None) -> bytes:
+        target = visit.target
+        assert target is not None  # noqa: S101  there is an answer, so somebody gave it
+        estimated = visit.estimated_cost_nano
+        return _encode(
+            _Answer(
+                negotiated_model=target.model_id,
+                estimated_cost_usd=None if estimated is None else estimated / NANO,
+                routing_reason=visit.reason,
+                response=Raw(body),
+                cost_usd=None if cost is None else cost / NANO,
+                request_id=visit.request_id,
+                attempts=[_shown(one) for one in visit.attempts],
+            )
+        )
+
+
+def _shown(one: Attempt) -> _AttemptShown:
+    return _AttemptShown(one.model, one.provider, one.error_class or None, one.latency_ms)
+
+
+def _parse(body: bytes) -> _Body:
+    try:
+        return _decode(body)
+    except msgspec.ValidationError as problem:
+        text, _, path = str(problem).partition(" - at ")
+        param = path.strip("`").removeprefix("$").removeprefix(".") or None
+        raise InvalidRequest(f"{param or 'The body'}: {text}", param) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise InvalidRequest(f"The body is not JSON: {problem}", code="invalid_json") from None
+
+
+def _chat_body(parsed: _Body) -> bytes:
+    """The OpenAI chat completion that is asked for."""
+    inner = parsed.request
+    further = {name: value for name, value in (inner.parameters or {}).items() if name not in NOT_IN_PARAMETERS}
+    fields: dict[str, Any] = {"model": inner.model_hint or "", "messages": inner.messages, **further}
+    if inner.stream:
+        fields["stream"] = True
+    schema, output = inner.output_schema, parsed.output_format
+    if output:
+        if output.type in {"xml", "markdown"} or output.strip_think:
+            what = "strip_think" if output.strip_think else f"the type {output.type!r}"
+            raise ApiError(
+                "unsupported_parameter",
+                f"output_format does not take {what} yet.",
+                param="output_format",
+                hint="Ask for it in a message, or use the types json and text.",
+            )
+        if output.type == "json":
+            fields["response_format"] = {"type": "json_object"}
+        if output.max_tokens is not None:
+            fields["max_tokens"] = output.max_tokens
+        schema = output.schema if output.schema is not None else schema
+    if schema is not None:
+        fields["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "output", "schema": _schema(schema)},
+        }
+    return _encode(fields)
+
+
+def _schema(schema: dict[str, Any] | str) -> dict[str, Any]:
+    if isinstance(schema, str):
+        try:
+            parsed = msgspec.json.decode(schema)
+        except (msgspec.DecodeError, RecursionError):
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise InvalidRequest("The output schema is no JSON object.", "output_format.schema")
+        return parsed
+    return schema

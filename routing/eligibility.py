@@ -1,0 +1,111 @@
+"""Which targets may answer a request, and why the others may not. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from providers.formats.envelope import Envelope
+
+from keys.auth import KeyRecord
+from providers.formats.dialect import Usage
+from routing.policy import Policy
+from routing.pricing import cost_nano
+from routing.snapshot import Target
+
+HEADROOM = 1.15
+BYTES_PER_TOKEN = 4
+TOKENS_PER_IMAGE = 1_500
+EXPECTED_OUTPUT_TOKENS = 512
+_BINARY = re.compile(rb"[A-Za-z0-9+/=]{512,}")
+
+
+class Needs(NamedTuple):
+    """What a request takes, as far as it can be told without a tokenizer."""
+
+    input_tokens: int
+    output_tokens: int
+    abilities: frozenset[str]
+
+
+NO_ABILITIES: Final[frozenset[str]] = frozenset()
+
+
+def needs_of(envelope: Envelope) -> Needs:
+    size, extra = envelope.messages_size, 0
+    wanted = set()
+    if envelope.has_images or envelope.has_documents:
+        binary = _BINARY.findall(envelope.body)
+        size -= sum(map(len, binary))
+        extra = TOKENS_PER_IMAGE * max(len(binary), 1)
+        if envelope.has_images:
+            wanted.add("vision")
+        if envelope.has_documents:
+            wanted.add("documents")
+    if envelope.has_tools:
+        wanted.add("tools")
+    if envelope.has_json_schema:
+        wanted.add("structured_output")
+    output = EXPECTED_OUTPUT_TOKENS
+    if envelope.max_output_tokens is not None:
+        output = min(output, envelope.max_output_tokens)
+    return Needs(
+        input_tokens=max(size, 0) // BYTES_PER_TOKEN + extra + 1,
+        output_tokens=output * max(envelope.n, 1),
+        abilities=frozenset(wanted) if wanted else NO_ABILITIES,
+    )
+
+
+def expected_cost(target: Target, needs: Needs) -> int | None:
+    """In nano-dollars; None without a price."""
+    if target.prices is None:
+        return None
+    return cost_nano(target.prices, Usage(input_tokens=needs.input_tokens, output_tokens=needs.output_tokens))
+
+
+def exclusion(
+    target: Target,
+    *,
+    needs: Needs,
+    policy: Policy,
+    key: KeyRecord,
+    resting: str,
+    latency_ms: float,
+    vault_open: bool,
+) -> str:
+    """Why the router may not pick the target; empty when it may. `resting`: what its health says."""
+    if not key.may_use(target.model_id):
+        return "model_not_allowed"
+    if target.weight < policy.min_weight:
+        return "below_min_weight"
+    if needs.input_tokens * HEADROOM > target.max_context_tokens:
+        return "context_too_small"
+    if needs.abilities and not needs.abilities <= target.abilities:
+        return "lacks_" + min(needs.abilities - target.abilities)
+    if unusable := unusable_because(target, vault_open=vault_open):
+        return unusable
+    if resting:
+        return resting
+    if policy.max_budget_nano is not None:
+        cost = expected_cost(target, needs)
+        if cost is None:
+            if policy.budget_is_own:
+                return "no_price"
+        elif cost > policy.max_budget_nano:
+            return "over_budget"
+    if policy.max_latency_ms is not None and latency_ms > policy.max_latency_ms:
+        return "over_latency"
+    return ""
+
+
+def unusable_because(target: Target, *, vault_open: bool) -> str:
+    """Why nobody can call the target at the moment; empty when one can."""
+    provider = target.provider
+    if not provider.endpoints or not provider.endpoints[0].urls:
+        return "no_dialect"
+    if provider.needs_credential:
+        if provider.credential is None:
+            return "no_credential"
+        if not vault_open:
+            return "vault_locked"
+    return ""

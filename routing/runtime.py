@@ -1,0 +1,165 @@
+"""What one process of the data plane holds: snapshot, engine, journal, counters. Made on the first request or at
+start-up, whichever comes first, because not every ASGI server says when it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import threading
+from pathlib import Path
+from random import Random
+from time import monotonic
+
+from django.conf import settings
+from django.db import close_old_connections
+from django.db.utils import DatabaseError
+from vault.keyring import KEYRING
+
+from keys.limits import AddressLimiter
+from providers.client import Transport, build_transport
+from providers.sandbox import SandboxTransport
+from routing.attempt import Timeouts
+from routing.changes import CHANGED
+from routing.engine import Engine
+from routing.health import Health
+from routing.policy import Policy
+from routing.pricing import NANO
+from routing.snapshot import Snapshot
+from routing.snapshot_build import build_snapshot, config_version
+from telemetry.ingest import Ingester
+from telemetry.journal import Journal
+from telemetry.logs import EventLogger
+from telemetry.metrics import Metrics
+
+log = EventLogger(__name__)
+POLL_SECONDS = 0.5
+REFUSALS_LOGGED_PER_SECOND = 10
+
+
+class Runtime:
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()
+        self.health = Health()
+        self.metrics = Metrics()
+        self.journal = Journal(journal_folder())
+        self.default_policy = Policy(
+            mode=settings.TOKENHUB_DEFAULT_MODE,
+            max_budget_nano=int(settings.TOKENHUB_DEFAULT_MAX_BUDGET_USD * NANO) or None,
+            max_latency_ms=settings.TOKENHUB_DEFAULT_MAX_LATENCY_MS or None,
+        )
+        self.addresses = AddressLimiter(rate=settings.TOKENHUB_RATE_LIMIT_RPS, burst=settings.TOKENHUB_RATE_LIMIT_BURST)
+        self.refusals = AddressLimiter(rate=REFUSALS_LOGGED_PER_SECOND, burst=REFUSALS_LOGGED_PER_SECOND)
+        self.max_body_bytes: int = settings.TOKENHUB_MAX_BODY_BYTES
+        self.body_timeout: float = settings.TOKENHUB_BODY_TIMEOUT_SECS
+        self.stream_idle_timeout: float = settings.TOKENHUB_STREAM_IDLE_TIMEOUT_SECS
+        self.cors_origins = frozenset(origin.encode("latin-1") for origin in settings.TOKENHUB_CORS_ORIGINS)
+        self.trusted_proxies = _networks(settings.TOKENHUB_TRUSTED_PROXIES)
+        self.ready = False
+        self.starting = asyncio.Lock()
+        self._stop = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="snapshot-poller", daemon=True)
+        self._ingester = Ingester(journal_folder())
+        self._transports: list[Transport] = []
+
+    async def start(self) -> None:
+        """Raises DatabaseError or OSError when there is nothing to serve from."""
+        async with self.starting:
+            if self.ready:
+                return
+            await asyncio.to_thread(self._load)
+            self.journal.open()
+            default, sandbox = build_transport(settings.TOKENHUB_UPSTREAM_TRANSPORT), SandboxTransport()
+            self._transports = [default, sandbox]
+            self.engine = Engine(
+                doors={"": default, "sandbox": sandbox},
+                health=self.health,
+                timeouts=Timeouts(settings.TOKENHUB_PROVIDER_TIMEOUT_SECS, settings.TOKENHUB_REQUEST_TIMEOUT_SECS),
+                rng=Random(),  # noqa: S311  jitter, no secret
+                vault_is_open=lambda: KEYRING.is_open,
+            )
+            self._poller.start()
+            self._ingester.start()
+            self.ready = True
+
+    async def stop(self) -> None:
+        """Lets nothing be lost: the journal is written out. The rows follow from it, now or after the next start."""
+        if not self.ready:
+            return
+        self.ready = False
+        self._stop.set()
+        CHANGED.set()
+        for transport in self._transports:
+            await transport.close()
+        self.journal.close()
+        await asyncio.to_thread(self._ingester.stop)
+
+    # -- the configuration ----------------------------------------------------------------------------------------
+    def _load(self) -> None:
+        try:
+            fresh = build_snapshot()
+        finally:
+            close_old_connections()
+        old, self.snapshot = self.snapshot, fresh
+        self.metrics.snapshot_version = fresh.version
+        for target in old.targets.values():
+            now = fresh.targets.get(target.model_id)
+            before = target.provider.credential
+            after = now.provider.credential if now else None
+            if before is not None and after is not None and before.sealed != after.sealed:
+                self.health.credential_changed(target.provider.id)
+
+    def _poll(self) -> None:
+        """Follows the version in the database; at once after a change made in this process."""
+        while not self._stop.is_set():
+            CHANGED.wait(POLL_SECONDS)
+            CHANGED.clear()
+            if self._stop.is_set():
+                return
+            try:
+                if config_version() != self.snapshot.version:
+                    self._load()
+            except DatabaseError as problem:
+                log.warning("snapshot_not_refreshed", error=type(problem).__name__)
+            except Exception:  # the thread must outlive a defect: it is how revoked keys are learnt
+                log.exception("snapshot_not_refreshed")
+            finally:
+                close_old_connections()
+
+    def is_trusted_proxy(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self.trusted_proxies)
+
+    def count_refusal(self, address: str) -> bool:
+        """Whether a refused key is still worth a row in the log; the rest is counted."""
+        if self.refusals.take(address, monotonic()) == 0.0:
+            return True
+        self.metrics.unlogged_refusals += 1
+        return False
+
+
+def journal_folder() -> Path:
+    return Path(settings.TOKENHUB_DATA_DIR) / "journal"
+
+
+def _networks(entries: tuple[str, ...]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    result = []
+    for entry in entries:
+        try:
+            result.append(ipaddress.ip_network(entry, strict=False))
+        except ValueError:
+            log.error("trusted_proxy_unreadable", entry=entry)
+    return result
+
+
+_RUNTIME: Runtime | None = None
+
+
+def runtime() -> Runtime:
+    """This process's. Called on the event loop only."""
+    global _RUNTIME
+    if _RUNTIME is None:
+        _RUNTIME = Runtime()
+    return _RUNTIME

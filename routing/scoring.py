@@ -1,0 +1,57 @@
+"""How the modes weigh a target. Pure: figures in, scores out; lower is better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Weights of the four parts of a score; they add up to 1."""
+
+    cost: float
+    latency: float
+    failure: float
+    capability: float
+
+
+PROFILES: Final = MappingProxyType(
+    {
+        "cheap": Profile(0.7, 0.1, 0.1, 0.1),
+        "normal": Profile(0.25, 0.25, 0.25, 0.25),
+        "high_confidence": Profile(0.05, 0.1, 0.15, 0.7),
+        "planning": Profile(0.1, 0.1, 0.2, 0.6),
+        "adversarial": Profile(0.1, 0.1, 0.2, 0.6),
+    }
+)
+
+
+class Figures(NamedTuple):
+    """What is known of one candidate. `cost`: nano-dollars expected for this request, None when it has no price;
+    `failure`: share of failed calls, 0 to 1; `weight`: 0 to 10."""
+
+    cost: int | None
+    latency_ms: float
+    failure: float
+    weight: int
+
+
+def scores(candidates: Sequence[Figures], profile: Profile) -> list[float]:
+    """Cost and latency count relative to the dearest and slowest candidate. No price counts as the dearest."""
+    if not candidates:
+        return []
+    dearest = max((one.cost or 0 for one in candidates), default=0) or 1
+    slowest = max(one.latency_ms for one in candidates) or 1.0
+    result = []
+    for cost, latency_ms, failure, weight in candidates:
+        relative_cost = 1.0 if cost is None else cost / dearest
+        result.append(
+            profile.cost * relative_cost
+            + profile.latency * (latency_ms / slowest)
+            + profile.failure * failure
+            - profile.capability * (weight / 10)
+        )
+    return result

@@ -1,0 +1,117 @@
+"""Database to Snapshot. Synchronous Django; runs in the poller's thread and never on the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.conf import settings
+from django.db import transaction
+from providers.formats.registry import DIALECTS
+from vault.keyring import SealedCredential
+from vault.services import sealed_credentials
+
+from keys.auth import KeyRecord
+from keys.models import ClientKey
+from providers.client import Url
+from providers.models import CredentialStore, Provider, ProviderType
+from providers.types import TYPES, api_root
+from routing.models import ConfigVersion, Model
+from routing.pricing import Prices
+from routing.snapshot import Endpoint, ProviderRecord, Snapshot, Target
+from telemetry.logs import EventLogger
+
+log = EventLogger(__name__)
+SANDBOX_URL = Url.parse("http://sandbox.invalid/")  # never resolved: the sandbox has no network
+
+
+def config_version() -> int:
+    return ConfigVersion.objects.filter(pk=1).values_list("version", flat=True).first() or 0
+
+
+@transaction.atomic
+def build_snapshot() -> Snapshot:
+    """One consistent reading of everything; a row that cannot be used is left out and logged, the rest still serves."""
+    version = config_version()
+    credentials = sealed_credentials()
+    providers: dict[str, ProviderRecord] = {}
+    for row in Provider.objects.filter(enabled=True):
+        if row.type == ProviderType.SANDBOX and not settings.TOKENHUB_SANDBOX:
+            continue
+        try:
+            providers[row.id] = _provider(row, credentials.get(row.secret_name))
+        except (ValueError, KeyError) as problem:
+            log.error("provider_unusable", provider=row.id, reason=str(problem))
+    targets = {
+        row.id: _target(row, providers[row.provider_id])
+        for row in Model.objects.filter(enabled=True)
+        if row.provider_id in providers
+    }
+    return Snapshot(
+        version=version,
+        targets=targets,
+        routable=_routable(list(targets.values())),
+        keys={row.digest: _key(row) for row in ClientKey.objects.servable()},
+        provider_count=len(providers),
+    )
+
+
+def _routable(targets: Sequence[Target]) -> tuple[Target, ...]:
+    """Sandbox models leave the stage as soon as there is a real one."""
+    real = tuple(target for target in targets if target.provider.type != ProviderType.SANDBOX)
+    return real or tuple(targets)
+
+
+def _provider(row: Provider, credential: SealedCredential | None) -> ProviderRecord:
+    defaults = TYPES[row.type]
+    dialects = tuple(row.dialects) or defaults.dialects
+    bases = [row.base_url or defaults.base_url, *row.endpoints]
+    usable = [name for name in dialects if name in DIALECTS]
+    if row.type == ProviderType.SANDBOX:
+        endpoints = (Endpoint("sandbox", dict.fromkeys(usable, SANDBOX_URL)),)
+    else:
+        endpoints = tuple(
+            Endpoint(base, {name: Url.parse(api_root(base) + DIALECTS[name].path) for name in usable}) for base in bases
+        )
+    return ProviderRecord(
+        id=row.id,
+        type=row.type,
+        defaults=defaults,
+        dialects=dialects,
+        endpoints=endpoints,
+        headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in defaults.extra_headers.items()],
+        needs_credential=row.cred_store == CredentialStore.VAULT,
+        credential=credential if row.cred_store == CredentialStore.VAULT else None,
+    )
+
+
+def _target(row: Model, provider: ProviderRecord) -> Target:
+    return Target(
+        model_id=row.id,
+        upstream_model=row.upstream_model or row.id,
+        provider=provider,
+        weight=row.weight,
+        max_context_tokens=row.max_context_tokens,
+        max_output_tokens=row.max_output_tokens,
+        abilities=frozenset(row.abilities),
+        prices=Prices.from_dollars(
+            input_per_1k=row.input_per_1k,
+            output_per_1k=row.output_per_1k,
+            cached_input_per_1k=row.cached_input_per_1k,
+            cache_write_per_1k=row.cache_write_per_1k,
+            reasoning_per_1k=row.reasoning_per_1k,
+        ),
+    )
+
+
+def _key(row: ClientKey) -> KeyRecord:
+    return KeyRecord(
+        id=str(row.id),
+        name=row.name,
+        project=row.project,
+        tags=tuple(str(tag) for tag in row.tags),
+        scopes=frozenset(row.scopes),
+        allowed_models=frozenset(row.allowed_models),
+        allow_fallback=row.allow_fallback,
+        enabled=row.enabled,
+        expires_at=row.expires_at.timestamp() if row.expires_at else None,
+    )

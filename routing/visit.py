@@ -1,0 +1,286 @@
+"""One HTTP request of the data plane, from scope to journal: reads a bounded body, notices when the client leaves,
+answers once, and leaves one journal entry. Knows ASGI; knows no dialect beyond rendering an error in it."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic, time_ns
+from typing import TYPE_CHECKING, Any
+
+from keys.auth import KeyRecord
+from providers.formats.dialect import ClientError, Dialect, Usage
+from routing.errors import ApiError
+from routing.identity import client_request_id, new_request_id
+from routing.pricing import cost_nano
+from routing.snapshot import Target
+from telemetry.journal import Attempt, Entry
+
+if TYPE_CHECKING:
+    from routing.runtime import Runtime
+
+WATCH_AFTER_SECONDS = 0.03
+BYTES_PER_TOKEN = 4
+_JSON = (b"content-type", b"application/json")
+ResponseHeaders = list[tuple[bytes, bytes]]
+
+
+class ClientLeft(Exception):
+    """The client's connection ended before its body was whole."""
+
+
+class Visit:
+    __slots__ = (
+        "_accounted", "_receive", "_send", "_task", "_timer", "_watcher", "address", "alias", "attempts", "client_id",
+        "client_left", "dialect", "endpoint", "estimated_cost_nano", "first_chunk_ms", "headers", "key", "mode",
+        "reason", "request_id", "requested_model", "runtime", "scope", "started", "started_at", "stream", "target",
+    )  # fmt: skip
+
+    def __init__(self, scope: Any, receive: Any, send: Any, runtime: Runtime, endpoint: str, dialect: Dialect) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        self.runtime = runtime
+        self.endpoint = endpoint
+        self.dialect = dialect
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = new_request_id()
+        self.client_id = client_request_id(self.headers.get(b"x-request-id"))
+        self.started_at = monotonic()
+        self.address = self._address()
+        self.key: KeyRecord | None = None
+        self.target: Target | None = None
+        self.attempts: list[Attempt] = []
+        self.requested_model = self.alias = self.mode = self.reason = ""
+        self.stream = self.started = self.client_left = self._accounted = False
+        self.estimated_cost_nano: int | None = None
+        self.first_chunk_ms: int | None = None
+        self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    def _address(self) -> str:
+        """The client's, which a trusted proxy may tell."""
+        client = self.scope.get("client")
+        address = str(client[0]) if client else ""
+        if self.runtime.trusted_proxies and self.runtime.is_trusted_proxy(address):
+            for hop in reversed(self.headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
+                if hop.strip() and not self.runtime.is_trusted_proxy(hop.strip()):
+                    return hop.strip()[:64]
+        return address
+
+    # -- the client's body and leaving ---------------------------------------------------------------------------
+    async def body(self) -> bytes:
+        """Raises ApiError past the size or the time allowed, ClientLeft."""
+        limit = self.runtime.max_body_bytes
+        declared = self.headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        try:
+            async with asyncio.timeout(self.runtime.body_timeout):
+                message = await self._receive()
+                body: bytes = message.get("body", b"")
+                if message["type"] != "http.disconnect" and not message.get("more_body", False):
+                    if len(body) > limit:
+                        raise _too_large(limit)
+                    return body
+                parts, size = [body], len(body)
+                while message["type"] != "http.disconnect":
+                    if size > limit:
+                        raise _too_large(limit)
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+                    message = await self._receive()
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+        except TimeoutError:
+            raise ApiError(
+                "request_timeout",
+                f"The request's body did not arrive within {self.runtime.body_timeout:g} seconds.",
+                hint="Send it again; large bodies need a faster connection.",
+            ) from None
+        self.client_left = True
+        raise ClientLeft
+
+    def watch_client(self) -> None:
+        """From now on the request is cancelled when its client leaves. Starts late: most requests end before."""
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start_watcher)
+
+    def _start_watcher(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._wait_for_leave())
+
+    async def _wait_for_leave(self) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                break
+        if not self._accounted and self._task is not None:
+            self.client_left = True
+            self._task.cancel()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    # -- answering -----------------------------------------------------------------------------------------------
+    def base_headers(self) -> ResponseHeaders:
+        headers = [
+            (b"x-request-id", (self.client_id or self.request_id).encode("ascii")),
+            (b"x-tokenhub-request-id", self.request_id.encode("ascii")),
+        ]
+        origin = self.headers.get(b"origin")
+        if origin is not None and origin in self.runtime.cors_origins:
+            headers += [
+                (b"access-control-allow-origin", origin),
+                (b"vary", b"Origin"),
+                (b"access-control-expose-headers", b"*"),
+            ]
+        return headers
+
+    async def start(self, status: int, headers: ResponseHeaders) -> None:
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def send(self, body: bytes, *, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def respond(self, status: int, body: bytes, headers: ResponseHeaders) -> None:
+        headers.append((b"content-length", str(len(body)).encode("ascii")))
+        await self.start(status, headers)
+        await self.send(b"" if self.scope["method"] == "HEAD" else body, more=False)
+
+    async def respond_json(self, status: int, body: bytes, headers: ResponseHeaders | None = None) -> None:
+        await self.respond(status, body, [*self.base_headers(), _JSON, *(headers or [])])
+
+    async def fail(self, error: ApiError) -> None:
+        """The error in the client's dialect: as an answer, or as the event that ends a stream which has begun."""
+        self.account(error.status, error=error)
+        shown = client_error(error, self.client_id or self.request_id)
+        if self.started:
+            await self.send(self.dialect.render_stream_error(shown), more=False)
+            return
+        headers = [(b"x-tokenhub-error-code", error.code.encode("ascii"))]
+        if error.retry_after_seconds is not None:
+            headers.append((b"retry-after", str(max(1, -int(-error.retry_after_seconds // 1))).encode("ascii")))
+        if error.code in {"request_too_large", "request_timeout"}:  # the rest of the body is still on its way
+            headers.append((b"connection", b"close"))
+        if self.attempts:
+            headers.append((b"x-tokenhub-attempts", str(len(self.attempts)).encode("ascii")))
+        await self.respond_json(error.status, self.dialect.render_error(shown), headers)
+
+    # -- the record ----------------------------------------------------------------------------------------------
+    def account(
+        self,
+        status: int,
+        *,
+        usage: Usage | None = None,
+        estimated: bool = False,
+        error: ApiError | None = None,
+    ) -> int | None:
+        """Journals the request, once; must be called before its last byte leaves. The cost in nano-dollars."""
+        if self._accounted:
+            return None
+        self._accounted = True
+        runtime, metrics, key, target = self.runtime, self.runtime.metrics, self.key, self.target
+        if error is not None and error.status == 401 and not runtime.count_refusal(self.address):
+            return None
+        latency_ms = (monotonic() - self.started_at) * 1000
+        cost = None
+        if usage is None:
+            usage = _NOTHING
+        elif target is not None and target.prices is not None:
+            cost = cost_nano(target.prices, usage)
+        model = provider = ""
+        if target is not None:
+            model, provider = target.model_id, target.provider.id
+        elif self.attempts:
+            model, provider = self.attempts[-1].model, self.attempts[-1].provider
+        runtime.journal.append(
+            Entry(
+                id=self.request_id,
+                at=time_ns() // 1000,
+                endpoint=self.endpoint,
+                status=status,
+                client_id=self.client_id,
+                key_id=key.id if key is not None else "",
+                key_name=key.name if key is not None else "",
+                project=key.project if key is not None else "",
+                dialect=self.dialect.name,
+                requested_model=self.requested_model,
+                alias=self.alias,
+                mode=self.mode,
+                model=model,
+                provider=provider,
+                reason=self.reason,
+                error_class=error.error_class if error is not None else "",
+                error_code=error.code if error is not None else "",
+                stream=self.stream,
+                input_tokens=usage.input_tokens,
+                cached_input_tokens=usage.cached_input_tokens,
+                cache_write_tokens=usage.cache_write_tokens,
+                output_tokens=usage.output_tokens,
+                reasoning_tokens=usage.reasoning_tokens,
+                usage_estimated=estimated,
+                estimated_cost_nano=self.estimated_cost_nano,
+                cost_nano=cost,
+                latency_ms=int(latency_ms),
+                first_chunk_ms=self.first_chunk_ms,
+                disconnected=self.client_left,
+                tags=list(key.tags) if key is not None else [],
+                attempt_list=self.attempts,
+            )
+        )
+        metrics.requests[self.mode, model, provider, str(status)] += 1
+        if error is not None:
+            metrics.errors[self.endpoint, error.code] += 1
+        if self.client_left:
+            metrics.disconnects += 1
+        for one in self.attempts:
+            if one.error_class:
+                metrics.attempts_failed[one.model, one.provider, one.error_class] += 1
+        if target is not None:
+            pair = (model, provider)
+            metrics.latency[pair].observe(latency_ms)
+            if self.first_chunk_ms is not None:
+                metrics.first_chunk[pair].observe(self.first_chunk_ms)
+            if cost:
+                metrics.cost_nano[pair] += cost
+            metrics.tokens[model, provider, "input"] += usage.input_tokens
+            metrics.tokens[model, provider, "output"] += usage.output_tokens
+        return cost
+
+
+_NOTHING = Usage()
+
+
+def client_error(error: ApiError, request_id: str) -> ClientError:
+    return ClientError(
+        status=error.status,
+        code=error.code,
+        message=error.message,
+        type=error.type,
+        param=error.param,
+        hint=error.hint,
+        request_id=request_id,
+    )
+
+
+def estimate(seen: Usage | None, *, input_tokens: int, produced_bytes: int) -> Usage:
+    """Usage of an answer whose provider gave none, or not all of it: what it said so far, and the rest by size."""
+    seen = seen or _NOTHING
+    return Usage(
+        input_tokens=seen.input_tokens or input_tokens,
+        cached_input_tokens=seen.cached_input_tokens,
+        cache_write_tokens=seen.cache_write_tokens,
+        output_tokens=max(seen.output_tokens, -(-produced_bytes // BYTES_PER_TOKEN)),
+        reasoning_tokens=seen.reasoning_tokens,
+    )
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        "request_too_large",
+        f"The request's body is larger than {limit} bytes.",
+        hint="Send less, or raise TOKENHUB_MAX_BODY_BYTES.",
+    )

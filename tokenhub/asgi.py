@@ -1,0 +1,65 @@
+"""The entry of every ASGI server. The path decides once: the data plane's own go straight to their consumer, all others
+to Channels and Django."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tokenhub.settings")
+
+from django.core.asgi import get_asgi_application
+
+_django = get_asgi_application()
+
+from channels.routing import ProtocolTypeRouter  # noqa: E402  apps first
+
+from routing.consumers import ChatCompletions, Messages  # noqa: E402
+from routing.consumers_chat import TokenHubChat  # noqa: E402
+from routing.consumers_models import Models, NotFound  # noqa: E402
+from routing.runtime import runtime  # noqa: E402
+from tokenhub import health  # noqa: E402
+
+_models = Models.as_asgi()
+_not_found = NotFound.as_asgi()
+ROUTES: dict[str, Any] = {
+    "/v1/chat/completions": ChatCompletions.as_asgi(),
+    "/v1/messages": Messages.as_asgi(),
+    "/v1/chat": TokenHubChat.as_asgi(),
+    "/v1/models": _models,
+    "/healthz": health.healthz,
+    "/readyz": health.readyz,
+    "/metrics": health.metrics,
+}
+_everything_else = ProtocolTypeRouter({"http": _django})
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+        return
+    path: str = scope["path"]
+    route = ROUTES.get(path)
+    if route is None:
+        if path.startswith("/v1/"):
+            route = _models if path.startswith("/v1/models/") else ROUTES.get(path.rstrip("/"), _not_found)
+        else:
+            route = _everything_else
+    await route(scope, receive, send)
+
+
+async def _lifespan(receive: Any, send: Any) -> None:
+    """Where the server tells when it starts and stops, the first request finds everything ready."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            try:
+                await runtime().start()
+            except Exception as problem:
+                await send({"type": "lifespan.startup.failed", "message": f"{type(problem).__name__}: {problem}"})
+                return
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await runtime().stop()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
