@@ -1,0 +1,46 @@
+"""Fills a data folder's database from a description on standard input. Run as a process of its own, beside the server
+that reads it: `{"providers": [...], "models": [...], "keys": [...], "delete_keys": [...]}`, rows by field name."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tokenhub.settings")
+
+import django  # noqa: E402
+
+django.setup()
+
+from keys.models import ClientKey  # noqa: E402
+from providers.models import Provider  # noqa: E402
+from routing.models import Model  # noqa: E402
+from vault import services as vault  # noqa: E402
+
+
+def main() -> None:
+    wanted = json.load(sys.stdin)
+    for row in wanted.get("providers", []):
+        credential = row.pop("credential", None)
+        row.setdefault("cred_store", "vault" if credential else "none")
+        provider, _ = Provider.objects.update_or_create(id=row.pop("id"), defaults=row)
+        if credential:
+            vault.open_from_environment()
+            vault.put_secret(name=provider.secret_name, value=credential)
+    for row in wanted.get("models", []):
+        Model.objects.update_or_create(id=row.pop("id"), defaults=row)
+    for row in wanted.get("keys", []):
+        key = row.pop("key")
+        row.setdefault("name", "test")
+        defaults = {"key_prefix": key[:16], **row}
+        ClientKey.objects.update_or_create(digest=sha256(key.encode()).hexdigest(), defaults=defaults)
+    for key in wanted.get("delete_keys", []):
+        ClientKey.objects.filter(digest=sha256(key.encode()).hexdigest()).get().delete()
+
+
+if __name__ == "__main__":
+    main()

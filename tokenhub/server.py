@@ -1,0 +1,88 @@
+"""The production server: gunicorn over uvicorn workers, set from the settings. The master loads the code, opens the
+vault, and forks; it answers the vault's control socket and no request."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.conf import settings
+from django.db import connections
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from uvicorn_worker import UvicornWorker
+from vault.control import ControlServer
+
+GRACE_SECONDS = 30
+KEEP_ALIVE_SECONDS = 75
+
+
+class PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no type information
+    """Leaves all lines to the root logger, which has TokenHub's format."""
+
+    def setup(self, cfg: Any) -> None:
+        self.cfg = cfg
+        self._access_log_enabled = False
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.NOTSET)
+
+    def access(self, *_: Any, **__: Any) -> None:
+        """The journal is the access log."""
+
+
+class PlainWorker(UvicornWorker):
+    CONFIG_KWARGS = {
+        "loop": "uvloop",
+        "http": "httptools",
+        "lifespan": "on",
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,  # forwarded headers are judged by TOKENHUB_TRUSTED_PROXIES alone
+        "timeout_graceful_shutdown": GRACE_SECONDS,
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in ("uvicorn.error", "uvicorn.access"):
+            logging.getLogger(name).propagate = True
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no type information
+    def __init__(self, *, listen: str, workers: int) -> None:
+        self._listen = listen
+        self._workers = workers
+        self._control = ControlServer(settings.TOKENHUB_DATA_DIR / "vault.sock")
+        super().__init__()
+
+    def load_config(self) -> None:
+        options = {
+            "bind": self._listen,
+            "workers": self._workers,
+            "worker_class": PlainWorker,
+            "logger_class": PlainLogger,
+            "preload_app": True,
+            "graceful_timeout": GRACE_SECONDS,
+            "timeout": 60,
+            "keepalive": KEEP_ALIVE_SECONDS,
+            "backlog": 2048,
+            "when_ready": self._when_ready,
+            "on_exit": self._on_exit,
+            "proc_name": "tokenhub",
+            "control_socket_disable": True,
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        from tokenhub.asgi import application
+
+        connections.close_all()  # a connection must not be shared with the workers
+        return application
+
+    def _when_ready(self, arbiter: Arbiter) -> None:
+        self._control.start()
+
+    def _on_exit(self, arbiter: Arbiter) -> None:
+        self._control.stop()
