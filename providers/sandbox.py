@@ -145,6 +145,9 @@ class SandboxTransport:
             return await self._answer(body)
         except Rejected as error:
             return _exchange(error.status, b"application/json", iter([(error.body, 0.0)]))
+        except RecursionError:
+            error = Rejected(400, "The body is nested too deeply.")
+            return _exchange(error.status, b"application/json", iter([(error.body, 0.0)]))
 
     async def close(self) -> None:
         return None

@@ -29,7 +29,7 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "tokenhub_" + "ab" * 32
-VAULT_PASSWORD = "a test's vault password"  # noqa: S105
+VAULT_PASSWORD = "a test's vault password"
 START_SECONDS = 30.0
 
 
