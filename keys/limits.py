@@ -19,7 +19,7 @@ class AddressLimiter:
             return 0.0
         tokens, at = self._buckets.get(address, (self.burst, now))
         tokens = min(self.burst, tokens + (now - at) * self.rate)
-        if tokens < 1.0:
+        if tokens < 1.0 - 1e-9:  # a float clock is never exact
             self._buckets[address] = (tokens, now)
             return (1.0 - tokens) / self.rate
         if len(self._buckets) >= self.MAX_ADDRESSES and address not in self._buckets:
