@@ -49,7 +49,6 @@ class Models(Endpoint):
                 if is_anthropic
                 else {"object": "list", "data": rows}
             )  # fmt: skip
-        visit.account(200)
         await visit.respond_json(200, _encode(result))
 
 

@@ -156,6 +156,7 @@ def _data_dir() -> Path:
     """The data folder, made with mode 0700. A folder that cannot be made is reported by `check` and by `serve`."""
     try:
         TOKENHUB_DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (TOKENHUB_DATA_DIR / "static").mkdir(mode=0o700, exist_ok=True)
     except OSError as problem:
         ENV.problems.append(("TOKENHUB_DATA_DIR", f"{TOKENHUB_DATA_DIR} cannot be made ({problem})"))
     return TOKENHUB_DATA_DIR

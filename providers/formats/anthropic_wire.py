@@ -1,0 +1,175 @@
+"""Anthropic messages as they pass through: what is read from answers and streams that go on unchanged, and the
+dialect's errors. Nothing is translated here."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from providers.formats.dialect import Answer, ClientError, Usage, WireError
+from providers.formats.errors import UnreadableAnswer
+from providers.formats.openai_chat_wire import UNREADABLE, read_error, wire_error
+from providers.formats.sse import Frame, Framer
+
+_encode = msgspec.json.Encoder().encode
+_any = msgspec.json.Decoder().decode
+TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "invalid_request_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    502: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class _OutputDetails(msgspec.Struct):
+    thinking_tokens: int | None = None
+
+
+class WireUsage(msgspec.Struct):
+    input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    output_tokens: int | None = None
+    output_tokens_details: _OutputDetails | None = None
+
+    def over(self, earlier: Usage | None) -> Usage:
+        """Together with what an earlier event said: a later one repeats counts or leaves them out."""
+        seen = earlier or Usage()
+        before = seen.input_tokens - seen.cached_input_tokens - seen.cache_write_tokens
+        fresh = before if self.input_tokens is None else max(self.input_tokens, 0)
+        cached = (
+            seen.cached_input_tokens if self.cache_read_input_tokens is None else max(self.cache_read_input_tokens, 0)
+        )
+        written = (
+            seen.cache_write_tokens
+            if self.cache_creation_input_tokens is None
+            else max(self.cache_creation_input_tokens, 0)
+        )
+        details = self.output_tokens_details
+        return Usage(
+            input_tokens=fresh + cached + written,
+            cached_input_tokens=cached,
+            cache_write_tokens=written,
+            output_tokens=seen.output_tokens if self.output_tokens is None else max(self.output_tokens, 0),
+            reasoning_tokens=max((details.thinking_tokens if details else None) or seen.reasoning_tokens, 0),
+        )
+
+
+class _Block(msgspec.Struct):
+    text: str | None = None
+    thinking: str | None = None
+    input: Any = None
+
+    def size(self) -> int:
+        total = len(self.text or "") + len(self.thinking or "")
+        return total + (len(_encode(self.input)) if self.input else 0)
+
+
+class _Answered(msgspec.Struct):
+    content: list[_Block]
+    usage: WireUsage | None = None
+
+
+class _Delta(msgspec.Struct):
+    text: str | None = None
+    thinking: str | None = None
+    partial_json: str | None = None
+
+
+class _Message(msgspec.Struct):
+    usage: WireUsage | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    message: _Message | None = None
+    delta: _Delta | None = None
+    usage: WireUsage | None = None
+
+
+_answered = msgspec.json.Decoder(_Answered).decode
+_event = msgspec.json.Decoder(_Event).decode
+
+
+def inspect_response(body: bytes) -> Answer:
+    """Raises UnreadableAnswer."""
+    try:
+        answer = _answered(body)
+    except UNREADABLE:
+        raise UnreadableAnswer("it is no message") from None
+    usage = answer.usage.over(None) if answer.usage else None
+    return Answer(body, usage, sum(block.size() for block in answer.content))
+
+
+class Observer:
+    """A Relay that passes the stream's bytes on."""
+
+    __slots__ = ("_framer", "error", "finished", "produced_bytes", "usage")
+
+    def __init__(self) -> None:
+        self._framer = Framer()
+        self.usage: Usage | None = None
+        self.produced_bytes = 0
+        self.finished = False
+        self.error: WireError | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        return b"".join([frame.raw for frame in self._framer.feed(data) if self._look_at(frame)])
+
+    def close(self) -> bytes:
+        return b"".join([frame.raw for frame in self._framer.close() if self._look_at(frame)])
+
+    def _look_at(self, frame: Frame) -> bool:
+        if self.finished or self.error is not None:
+            return False
+        if not frame.data:
+            return True
+        try:
+            event = _event(frame.data)
+        except UNREADABLE:
+            raise UnreadableAnswer("an event of its stream is none of a message") from None
+        match event.type:
+            case "content_block_delta":
+                if (delta := event.delta) is not None:
+                    self.produced_bytes += (
+                        len(delta.text or "") + len(delta.thinking or "") + len(delta.partial_json or "")
+                    )
+            case "message_start":
+                if event.message is not None and event.message.usage is not None:
+                    self.usage = event.message.usage.over(self.usage)
+            case "message_delta":
+                if event.usage is not None:
+                    self.usage = event.usage.over(self.usage)
+            case "message_stop":
+                self.finished = True
+            case "error":
+                self.error = wire_error(_any(frame.data))
+                return False
+        return True
+
+
+def _shape(error: ClientError) -> bytes:
+    message = f"{error.message} {error.hint}".rstrip()
+    kind = TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
+    return _encode(
+        {"type": "error", "error": {"type": kind, "message": message}, "request_id": error.request_id or None}
+    )
+
+
+def render_error(error: ClientError) -> bytes:
+    return _shape(error)
+
+
+def render_stream_error(error: ClientError) -> bytes:
+    return b"event: error\ndata: " + _shape(error) + b"\n\n"
+
+
+__all__ = ["Observer", "WireUsage", "inspect_response", "read_error", "render_error", "render_stream_error"]

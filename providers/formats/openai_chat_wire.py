@@ -1,0 +1,207 @@
+"""OpenAI chat completions as they pass through: what is read from answers and streams that go on unchanged, and the
+dialect's errors. Nothing is translated here."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from providers.formats.dialect import Answer, ClientError, Usage, WireError
+from providers.formats.errors import UnreadableAnswer
+from providers.formats.sse import Frame, Framer
+
+DONE: Final = b"[DONE]"
+DONE_EVENT: Final = b"data: [DONE]\n\n"
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_encode = msgspec.json.Encoder().encode
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class WireUsage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+    def read(self) -> Usage:
+        """Negative counts are read as zero: nobody is paid for answering."""
+        prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
+        return Usage(
+            input_tokens=max(self.prompt_tokens or 0, 0),
+            cached_input_tokens=max((prompt.cached_tokens if prompt else 0) or 0, 0),
+            cache_write_tokens=max((prompt.cache_write_tokens if prompt else 0) or 0, 0),
+            output_tokens=max(self.completion_tokens or 0, 0),
+            reasoning_tokens=max((completion.reasoning_tokens if completion else 0) or 0, 0),
+        )
+
+
+class _Function(msgspec.Struct):
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    function: _Function | None = None
+
+
+class _Said(msgspec.Struct):
+    """A message or a delta of one."""
+
+    content: str | list[Any] | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+    def size(self) -> int:
+        """Bytes produced, or about that: characters where a text is not ASCII."""
+        total = len(self.reasoning_content or "") + len(self.refusal or "")
+        if isinstance(self.content, str):
+            total += len(self.content)
+        elif self.content:
+            total += len(_encode(self.content))
+        for call in self.tool_calls or ():
+            total += len(call.function.arguments or "") if call.function else 0
+        return total
+
+
+class _Choice(msgspec.Struct):
+    message: _Said | None = None
+    delta: _Said | None = None
+    finish_reason: str | None = None
+
+
+class _Answered(msgspec.Struct):
+    choices: list[_Choice]
+    usage: WireUsage | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: WireUsage | None = None
+    error: Raw | None = None
+
+
+_answered = msgspec.json.Decoder(_Answered).decode
+_chunk = msgspec.json.Decoder(_Chunk).decode
+_any = msgspec.json.Decoder().decode
+
+
+def inspect_response(body: bytes) -> Answer:
+    """Raises UnreadableAnswer."""
+    try:
+        answer = _answered(body)
+    except UNREADABLE:
+        raise UnreadableAnswer("it is no chat completion") from None
+    size = sum(choice.message.size() for choice in answer.choices if choice.message)
+    return Answer(body, answer.usage.read() if answer.usage else None, size)
+
+
+class Observer:
+    """A Relay that passes the stream's bytes on, short of a usage chunk that the client did not ask for."""
+
+    __slots__ = ("_finish_seen", "_framer", "_show_usage", "error", "finished", "produced_bytes", "usage")
+
+    def __init__(self, *, show_usage: bool) -> None:
+        self._framer = Framer()
+        self._show_usage = show_usage
+        self._finish_seen = False
+        self.usage: Usage | None = None
+        self.produced_bytes = 0
+        self.finished = False
+        self.error: WireError | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        frames = self._framer.feed(data)
+        if len(frames) == 1:
+            return frames[0].raw if self._look_at(frames[0]) else b""
+        return b"".join([frame.raw for frame in frames if self._look_at(frame)])
+
+    def close(self) -> bytes:
+        rest = b"".join([frame.raw for frame in self._framer.close() if self._look_at(frame)])
+        if self._finish_seen and not self.finished and self.error is None:
+            self.finished = True  # the provider forgot to say so; its answer is whole
+            rest += DONE_EVENT
+        return rest
+
+    def _look_at(self, frame: Frame) -> bool:
+        """Whether the event goes to the client."""
+        if self.finished or self.error is not None:
+            return False
+        data = frame.data
+        if not data:
+            return True
+        if data == DONE:
+            self.finished = True
+            return True
+        try:
+            chunk = _chunk(data)
+        except UNREADABLE:
+            raise UnreadableAnswer("an event of its stream is no chunk of a chat completion") from None
+        if chunk.error is not None and bytes(chunk.error) != b"null":
+            self.error = wire_error(_any(data))
+            return False
+        if chunk.usage is not None:
+            self.usage = chunk.usage.read()
+        if not chunk.choices:
+            return self._show_usage or chunk.usage is None
+        for choice in chunk.choices:
+            if choice.delta is not None:
+                self.produced_bytes += choice.delta.size()
+            if choice.finish_reason:
+                self._finish_seen = True
+        return True
+
+
+# -- errors --------------------------------------------------------------------------------------------------------
+def read_error(body: bytes) -> WireError:
+    """Any bytes are taken. What is not JSON gives an empty message: an HTML page is no message."""
+    try:
+        return wire_error(_any(body))
+    except UNREADABLE:
+        return WireError("")
+
+
+def wire_error(value: Any) -> WireError:
+    """OpenAI's shape and its cousins: vLLM's integer codes, `{"error": "text"}`, `{"message": …}`, `{"detail": …}`."""
+    if isinstance(value, list) and value:
+        value = value[0]
+    if not isinstance(value, dict):
+        return WireError("")
+    error = value.get("error", value)
+    if isinstance(error, str):
+        return WireError(error)
+    if not isinstance(error, dict):
+        return WireError("")
+    message = error.get("message", error.get("detail", ""))
+    if not isinstance(message, str):
+        message = _encode(message).decode("utf-8", "replace")[:500]
+    return WireError(message, *(_word(error.get(name)) for name in ("type", "code", "param")))
+
+
+def _word(value: Any) -> str:
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+def _shape(error: ClientError) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "message": error.message, "type": error.type, "param": error.param, "code": error.code,
+        "hint": error.hint or None, "request_id": error.request_id,
+    }  # fmt: skip
+    return {"error": shown}
+
+
+def render_error(error: ClientError) -> bytes:
+    return _encode(_shape(error))
+
+
+def render_stream_error(error: ClientError) -> bytes:
+    return b"data: " + _encode(_shape(error)) + b"\n\n"
