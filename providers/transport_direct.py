@@ -122,8 +122,7 @@ class Connection(asyncio.Protocol):
 
     # -- asyncio -------------------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream socket has one
-        self.transport = transport
+        self.transport = transport  # type: ignore[assignment]  # a stream socket has one; uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
         if self.idle_since:  # bytes nobody asked for: the connection is out of step
