@@ -146,8 +146,8 @@ class SandboxTransport:
         except Rejected as error:
             return _exchange(error.status, b"application/json", iter([(error.body, 0.0)]))
         except RecursionError:
-            error = Rejected(400, "The body is nested too deeply.")
-            return _exchange(error.status, b"application/json", iter([(error.body, 0.0)]))
+            refused = Rejected(400, "The body is nested too deeply.")
+            return _exchange(refused.status, b"application/json", iter([(refused.body, 0.0)]))
 
     async def close(self) -> None:
         return None

@@ -7,11 +7,10 @@ import asyncio
 from dataclasses import dataclass
 from time import monotonic, time
 
-from providers.formats.registry import relay, translate_answer
-
 from providers.client import Exchange, FailureKind, Headers, Transport, UpstreamFailure
 from providers.formats.dialect import Answer, Dialect, Relay, WireError
 from providers.formats.errors import UnreadableAnswer
+from providers.formats.registry import relay, translate_answer
 from providers.outcomes import ErrorClass, classify_failure, classify_status, retry_after_seconds
 from routing.call import Call
 from routing.snapshot import Endpoint, Target
@@ -94,12 +93,13 @@ async def attempt(call: Call, target: Target, endpoint: Endpoint, door: Transpor
                 raise await _refusal(exchange, dialect, secret)
             delivery.upstream_headers = exchange.headers
             if call.envelope.stream:
-                await _open_stream(delivery, exchange, relay(dialect, call.dialect, show_usage=_shows_usage(call)))
+                stream = relay(dialect, call.dialect, show_usage=_shows_usage(call), now=time())
+                await _open_stream(delivery, exchange, stream)
                 kept, exchange = exchange, None
                 delivery.exchange = kept
             else:
                 body = await exchange.read(MAX_ANSWER_BYTES)
-                delivery.answer = translate_answer(dialect, call.dialect, body)
+                delivery.answer = translate_answer(dialect, call.dialect, body, now=time())
     except UpstreamFailure as failure:
         raise AttemptFailed(classify_failure(failure.kind), failure.message, kind=failure.kind) from None
     except UnreadableAnswer as problem:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from providers.formats.canonical import ChatRequest
-from providers.formats.envelope import Envelope
-from providers.formats.registry import DIALECTS
-
 from keys.auth import KeyRecord
 from providers.client import Headers
+from providers.formats.canonical import ChatRequest
 from providers.formats.dialect import Dialect, Rendered
+from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
+from providers.formats.registry import DIALECTS
 from routing.eligibility import Needs
 from routing.policy import Policy
 from routing.snapshot import ProviderRecord, Snapshot, Target

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 from channels.generic.http import AsyncHttpConsumer
 from django.db.utils import DatabaseError
-from providers.formats.envelope import Envelope
-from providers.formats.registry import DIALECTS
 
 from keys.auth import AuthError, authenticate
 from providers.client import UpstreamFailure
 from providers.formats.dialect import Dialect
+from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
+from providers.formats.registry import DIALECTS
 from providers.outcomes import classify_failure
 from routing.attempt import Delivery
 from routing.call import Call, forwardable_headers, forwardable_query

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
-from providers.formats.envelope import Envelope
 
+from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
+from providers.formats.reading import read_body
 from routing.consumers import Chat
 from routing.errors import ApiError
 from routing.policy import Policy, from_headers, with_limits, with_mode
@@ -81,7 +82,7 @@ class TokenHubChat(Chat):
     path = "/v1/chat"
 
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
-        parsed = _parse(body)
+        parsed = read_body(_decode, body)
         policy = from_headers(visit.runtime.default_policy, visit.headers)
         if parsed.policy:
             if parsed.policy.mode is not None:
@@ -116,17 +117,6 @@ class TokenHubChat(Chat):
 
 def _shown(one: Attempt) -> _AttemptShown:
     return _AttemptShown(one.model, one.provider, one.error_class or None, one.latency_ms)
-
-
-def _parse(body: bytes) -> _Body:
-    try:
-        return _decode(body)
-    except msgspec.ValidationError as problem:
-        text, _, path = str(problem).partition(" - at ")
-        param = path.strip("`").removeprefix("$").removeprefix(".") or None
-        raise InvalidRequest(f"{param or 'The body'}: {text}", param) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InvalidRequest(f"The body is not JSON: {problem}", code="invalid_json") from None
 
 
 def _chat_body(parsed: _Body) -> bytes:

@@ -13,7 +13,6 @@ from time import monotonic
 from django.conf import settings
 from django.db import close_old_connections
 from django.db.utils import DatabaseError
-from vault.keyring import KEYRING
 
 from keys.limits import AddressLimiter
 from providers.client import Transport, build_transport
@@ -30,6 +29,7 @@ from telemetry.ingest import Ingester
 from telemetry.journal import Journal
 from telemetry.logs import EventLogger
 from telemetry.metrics import Metrics
+from vault.keyring import KEYRING
 
 log = EventLogger(__name__)
 POLL_SECONDS = 0.5

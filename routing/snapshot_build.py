@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 from django.conf import settings
 from django.db import transaction
-from providers.formats.registry import DIALECTS
-from vault.keyring import SealedCredential
-from vault.services import sealed_credentials
 
 from keys.auth import KeyRecord
 from keys.models import ClientKey
 from providers.client import Url
+from providers.formats.registry import DIALECTS
 from providers.models import CredentialStore, Provider, ProviderType
 from providers.types import TYPES, api_root
 from routing.models import ConfigVersion, Model
 from routing.pricing import Prices
 from routing.snapshot import Endpoint, ProviderRecord, Snapshot, Target
 from telemetry.logs import EventLogger
+from vault.keyring import SealedCredential
+from vault.services import sealed_credentials
 
 log = EventLogger(__name__)
 SANDBOX_URL = Url.parse("http://sandbox.invalid/")  # never resolved: the sandbox has no network
@@ -67,17 +67,17 @@ def _provider(row: Provider, credential: SealedCredential | None) -> ProviderRec
     bases = [row.base_url or defaults.base_url, *row.endpoints]
     usable = [name for name in dialects if name in DIALECTS]
     if row.type == ProviderType.SANDBOX:
-        endpoints = (Endpoint("sandbox", dict.fromkeys(usable, SANDBOX_URL)),)
+        endpoints = [Endpoint("sandbox", dict.fromkeys(usable, SANDBOX_URL))]
     else:
-        endpoints = tuple(
+        endpoints = [
             Endpoint(base, {name: Url.parse(api_root(base) + DIALECTS[name].path) for name in usable}) for base in bases
-        )
+        ]
     return ProviderRecord(
         id=row.id,
         type=row.type,
         defaults=defaults,
         dialects=dialects,
-        endpoints=endpoints,
+        endpoints=tuple(endpoints),
         headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in defaults.extra_headers.items()],
         needs_credential=row.cred_store == CredentialStore.VAULT,
         credential=credential if row.cred_store == CredentialStore.VAULT else None,

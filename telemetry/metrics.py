@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -56,7 +56,7 @@ class Metrics:
         """For a Prometheus registry. Reads copies: the event loop goes on counting meanwhile."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        def counter(name: str, text: str, labels: list[str], values: dict[tuple[str, ...], float]) -> Metric:
+        def counter(name: str, text: str, labels: list[str], values: Mapping[Any, float]) -> Metric:
             family = CounterMetricFamily(name, text, labels=labels)
             for key, value in values.items():
                 family.add_metric(list(key), value)
@@ -72,20 +72,20 @@ class Metrics:
             return GaugeMetricFamily(name, text, value=value)
 
         yield counter(
-            "tokenhub_requests", "Finished requests.", ["mode", "model", "provider", "status"], {**self.requests.copy()}
+            "tokenhub_requests", "Finished requests.", ["mode", "model", "provider", "status"], self.requests.copy()
         )
         yield counter(
-            "tokenhub_request_errors", "Requests that ended in an error.", ["endpoint", "code"], {**self.errors.copy()}
+            "tokenhub_request_errors", "Requests that ended in an error.", ["endpoint", "code"], self.errors.copy()
         )
         yield counter(
             "tokenhub_attempt_errors", "Failed calls of a provider.", ["model", "provider", "error_class"],
-            {**self.attempts_failed.copy()},
+            self.attempts_failed.copy(),
         )  # fmt: skip
         yield counter(
             "tokenhub_cost_usd", "Settled cost in dollars.", ["model", "provider"],
             {key: nano / 1e9 for key, nano in self.cost_nano.copy().items()},
         )  # fmt: skip
-        yield counter("tokenhub_tokens", "Tokens by kind.", ["model", "provider", "kind"], {**self.tokens.copy()})
+        yield counter("tokenhub_tokens", "Tokens by kind.", ["model", "provider", "kind"], self.tokens.copy())
         yield histogram("tokenhub_request_latency_ms", "Whole requests, in milliseconds.", self.latency.copy())
         yield histogram(
             "tokenhub_time_to_first_chunk_ms", "Streams' first bytes, in milliseconds.", self.first_chunk.copy()
@@ -106,5 +106,5 @@ def render(metrics: Metrics) -> bytes:
     from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(metrics)  # type: ignore[arg-type]  # a collector is whatever has collect()
+    registry.register(metrics)
     return generate_latest(registry) + generate_latest(REGISTRY)

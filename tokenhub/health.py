@@ -11,12 +11,12 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import DatabaseError
-from vault.keyring import KEYRING
 
 from keys.auth import AuthError, authenticate
 from routing.runtime import Runtime, runtime
 from telemetry.logs import EventLogger
 from telemetry.metrics import render
+from vault.keyring import KEYRING
 
 log = EventLogger(__name__)
 

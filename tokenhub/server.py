@@ -12,6 +12,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
+
 from vault.control import ControlServer
 
 GRACE_SECONDS = 30
@@ -31,7 +32,7 @@ class PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no type informa
         """The journal is the access log."""
 
 
-class PlainWorker(UvicornWorker):
+class PlainWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type information
     CONFIG_KWARGS = {
         "loop": "uvloop",
         "http": "httptools",

@@ -1,0 +1,171 @@
+"""Wire types of Anthropic messages, as far as they are translated. Other keys are left alone here. After the types of
+the `anthropic` package."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw
+
+
+class _Source(msgspec.Struct, tag_field="type"):
+    pass
+
+
+class Base64Source(_Source, tag="base64"):
+    media_type: str
+    data: str
+
+
+class UrlSource(_Source, tag="url"):
+    url: str
+
+
+class TextSource(_Source, tag="text"):
+    data: str
+    media_type: str = "text/plain"
+
+
+class FileSource(_Source, tag="file"):
+    file_id: str
+
+
+class ContentSource(_Source, tag="content"):
+    content: Any
+
+
+class _Block(msgspec.Struct, tag_field="type"):
+    pass
+
+
+class TextBlock(_Block, tag="text"):
+    text: str
+    cache_control: Raw | None = None
+
+
+class ImageBlock(_Block, tag="image"):
+    source: Base64Source | UrlSource | FileSource
+    cache_control: Raw | None = None
+
+
+class DocumentBlock(_Block, tag="document"):
+    source: Base64Source | UrlSource | TextSource | FileSource | ContentSource
+    title: str | None = None
+    cache_control: Raw | None = None
+
+
+class SearchResultBlock(_Block, tag="search_result"):
+    content: list[TextBlock]
+    title: str = ""
+    source: str = ""
+
+
+class ThinkingBlock(_Block, tag="thinking"):
+    thinking: str = ""
+    signature: str = ""
+
+
+class RedactedThinkingBlock(_Block, tag="redacted_thinking"):
+    data: str
+
+
+class ToolUseBlock(_Block, tag="tool_use"):
+    id: str
+    name: str
+    input: Raw
+    cache_control: Raw | None = None
+
+
+class ToolResultBlock(_Block, tag="tool_result"):
+    tool_use_id: str
+    content: str | list[TextBlock | ImageBlock | DocumentBlock | SearchResultBlock] | None = None
+    is_error: bool | None = None
+    cache_control: Raw | None = None
+
+
+Block = (
+    TextBlock
+    | ImageBlock
+    | DocumentBlock
+    | SearchResultBlock
+    | ThinkingBlock
+    | RedactedThinkingBlock
+    | ToolUseBlock
+    | ToolResultBlock
+)
+
+
+class Message(msgspec.Struct):
+    role: Literal["user", "assistant", "system"]
+    content: str | list[Block]
+
+
+class Tool(msgspec.Struct):
+    """`type` is set for the tools that Anthropic itself runs."""
+
+    name: str = ""
+    type: str | None = None
+    description: str | None = None
+    input_schema: Raw | None = None
+    strict: bool | None = None
+    cache_control: Raw | None = None
+
+
+class ToolChoice(msgspec.Struct):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str = ""
+    disable_parallel_tool_use: bool | None = None
+
+
+class Metadata(msgspec.Struct):
+    user_id: str | None = None
+
+
+class OutputFormat(msgspec.Struct):
+    type: str
+    schema: Raw | None = None
+
+
+class OutputConfig(msgspec.Struct):
+    effort: str | None = None
+    format: OutputFormat | None = None
+
+
+class Request(msgspec.Struct):
+    messages: list[Message]
+    max_tokens: int
+    model: str | None = None
+    system: str | list[TextBlock] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop_sequences: list[str] | None = None
+    stream: bool | None = None
+    metadata: Metadata | None = None
+    output_config: OutputConfig | None = None
+
+
+# -- answers -----------------------------------------------------------------------------------------------------
+class Delta(msgspec.Struct):
+    """Of a block, or of the message."""
+
+    type: str = ""
+    text: str = ""
+    thinking: str = ""
+    signature: str = ""
+    partial_json: str = ""
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+
+
+class StartedBlock(msgspec.Struct):
+    type: str
+    text: str = ""
+    thinking: str = ""
+    signature: str = ""
+    data: str = ""
+    id: str = ""
+    name: str = ""
+    input: Raw | None = None

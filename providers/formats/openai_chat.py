@@ -1,0 +1,461 @@
+"""OpenAI chat completions to and from the canonical form: requests and whole answers. The wire types stand in
+openai_chat_types, streams in openai_chat_stream. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from providers.formats import openai_chat_types as wire
+from providers.formats.canonical import (
+    ChatRequest,
+    ChatResponse,
+    Document,
+    Image,
+    Message,
+    OutputSchema,
+    Part,
+    Refusal,
+    StopReason,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from providers.formats.dialect import Rendered, Usage
+from providers.formats.errors import InvalidRequest, UnreadableAnswer
+from providers.formats.openai_chat_wire import WireUsage
+from providers.formats.reading import further_fields, read_answer, read_body
+
+_encode = msgspec.json.Encoder().encode
+_request = msgspec.json.Decoder(wire.Request).decode
+_KNOWN = frozenset(wire.Request.__struct_fields__) | {"stream_options"}
+_DATA_URL = re.compile(r"data:([^;,]*)(?:;[^,;]*)*;base64,", re.IGNORECASE)
+# these refuse max_tokens; many compatible servers know nothing else
+_WANTS_COMPLETION_TOKENS = re.compile(r"(?:^|/)(?:gpt-[5-9]|o\d)")
+MAX_USER_LENGTH = 64
+THINKING: Final = "messages.thinking"
+
+STOP_REASONS: Final = {
+    "stop": StopReason.END,
+    "length": StopReason.LENGTH,
+    "tool_calls": StopReason.TOOL_CALLS,
+    "function_call": StopReason.TOOL_CALLS,
+    "content_filter": StopReason.REFUSAL,
+}
+FINISH_REASONS: Final = {
+    StopReason.END: "stop",
+    StopReason.STOP_SEQUENCE: "stop",
+    StopReason.LENGTH: "length",
+    StopReason.TOOL_CALLS: "tool_calls",
+    StopReason.REFUSAL: "content_filter",
+    StopReason.PAUSE: "stop",
+    StopReason.CONTEXT: "length",
+}
+
+
+# -- a client's request --------------------------------------------------------------------------------------------
+def parse_request(body: bytes) -> ChatRequest:
+    """Raises InvalidRequest."""
+    read = read_body(_request, body)
+    others = further_fields(body, _KNOWN)
+    if others.get("n") == 1:
+        del others["n"]
+    if others.get("service_tier") == "auto":
+        del others["service_tier"]
+    request = ChatRequest(
+        messages=[_message(one, number) for number, one in enumerate(read.messages)],
+        parallel_tool_calls=read.parallel_tool_calls,
+        max_output_tokens=read.max_tokens if read.max_completion_tokens is None else read.max_completion_tokens,
+        temperature=read.temperature,
+        top_p=read.top_p,
+        stop=[read.stop] if isinstance(read.stop, str) else list(read.stop or ()),
+        stream=bool(read.stream),
+        user=read.user or "",
+        others=others,
+    )
+    _read_tools(read, request)
+    _read_response_format(read.response_format, request)
+    return request
+
+
+def _read_tools(read: wire.Request, request: ChatRequest) -> None:
+    for tool in read.tools or ():
+        if tool.function is None:
+            request.dropped.append(f"tools.{tool.type}")
+            continue
+        request.tools.append(_tool(tool.function, tool.cache_control))
+    request.tools += [_tool(one, None) for one in read.functions or ()]
+    choice = read.function_call if read.tool_choice is None else read.tool_choice
+    match choice:
+        case None:
+            pass
+        case "auto" | "none" | "required":
+            request.tool_choice = ToolChoice(choice)
+        case wire.NamedTool(function=wire.NamedFunction(name=name)) | wire.NamedFunction(name=name):
+            request.tool_choice = ToolChoice("named", name)
+        case str():
+            raise InvalidRequest("tool_choice must be auto, none, required or a named function.", "tool_choice")
+        case _:
+            request.dropped.append("tool_choice")
+
+
+def _tool(function: wire.FunctionTool, cache_control: Raw | None) -> Tool:
+    return Tool(function.name, function.description or "", function.parameters, function.strict, cache_control)
+
+
+def _read_response_format(wanted: wire.ResponseFormat | None, request: ChatRequest) -> None:
+    if wanted is None or wanted.type == "text":
+        return
+    schema = wanted.json_schema
+    if wanted.type == "json_schema" and schema is not None and schema.schema is not None:
+        request.output_schema = OutputSchema(schema.schema, schema.name, schema.strict)
+    else:
+        request.others["response_format"] = {"type": wanted.type}
+
+
+def _message(read: wire.Message, number: int) -> Message:
+    match read:
+        case wire.SystemMessage() | wire.DeveloperMessage():
+            return Message("system", tuple(_parts(read.content, number)), read.name or "")
+        case wire.UserMessage():
+            return Message("user", tuple(_parts(read.content, number)), read.name or "")
+        case wire.AssistantMessage():
+            return Message("assistant", tuple(_said(read, number)), read.name or "")
+        case wire.ToolMessage():
+            parts = [one for one in _parts(read.content, number) if isinstance(one, Text | Image | Document)]
+            return Message("user", (ToolResult(read.tool_call_id, tuple(parts)),))
+        case wire.FunctionMessage():
+            return Message("user", (ToolResult(f"call_{read.name}", (Text(read.content or ""),)),))
+
+
+def _said(read: wire.AssistantMessage, number: int) -> list[Part]:
+    parts: list[Part] = [*_thinking(read.thinking_blocks, read.reasoning_content)]
+    parts += _parts(read.content, number)
+    if read.refusal:
+        parts.append(Refusal(read.refusal))
+    for place, call in enumerate(read.tool_calls or ()):
+        function = call.function
+        if function is None or not function.name:
+            param = f"messages[{number}].tool_calls[{place}].function"
+            raise InvalidRequest(f"{param} is missing: a tool call names its function.", param)
+        parts.append(ToolCall(call.id or f"call_{number}_{place}", function.name, function.arguments or ""))
+    if read.function_call is not None and read.function_call.name:
+        name = read.function_call.name
+        parts.append(ToolCall(f"call_{name}", name, read.function_call.arguments or ""))
+    return parts
+
+
+def _thinking(blocks: Sequence[wire.ThinkingBlock] | None, text: str | None) -> Iterable[Thinking]:
+    """Blocks tell all that the text tells, and carry its signature."""
+    if blocks:
+        for block in blocks:
+            if block.type == "thinking":
+                yield Thinking(block.thinking or "", block.signature or "")
+            else:
+                yield Thinking(redacted=block.data or "")
+    elif text:
+        yield Thinking(text)
+
+
+def _parts(content: str | list[wire.Part] | None, number: int) -> Iterable[Part]:
+    if content is None:
+        return
+    if isinstance(content, str):
+        yield Text(content)
+        return
+    for place, part in enumerate(content):
+        param = f"messages[{number}].content[{place}]"
+        match part:
+            case wire.TextPart():
+                yield Text(part.text, part.cache_control)
+            case wire.ImagePart():
+                data_url, detail = _DATA_URL.match(part.image_url.url), part.image_url.detail or ""
+                if data_url is None:
+                    yield Image(url=part.image_url.url, detail=detail, cache_control=part.cache_control)
+                else:
+                    data = part.image_url.url[data_url.end() :]
+                    yield Image("", data, data_url[1], detail, part.cache_control)
+            case wire.FilePart():
+                yield _document(part, param)
+            case wire.RefusalPart():
+                yield Refusal(part.refusal)
+            case wire.AudioPart():
+                raise InvalidRequest(
+                    f"{param}: the model's provider takes no audio.", param, code="unsupported_parameter"
+                )
+
+
+def _document(part: wire.FilePart, param: str) -> Document:
+    data = part.file.file_data
+    if not data:
+        raise InvalidRequest(
+            f"{param}: a file that another provider stores cannot be passed on; send it as file_data.",
+            f"{param}.file",
+            code="unsupported_parameter",
+        )
+    data_url = _DATA_URL.match(data)
+    media_type = data_url[1] if data_url else "application/pdf"
+    content = data[data_url.end() :] if data_url else data
+    return Document("", content, media_type or "application/pdf", part.file.filename or "", part.cache_control)
+
+
+# -- a request for an upstream ---------------------------------------------------------------------------------------
+def render_request(request: ChatRequest, *, upstream_model: str, max_output_tokens_default: int) -> Rendered:
+    """Raises InvalidRequest."""
+    dropped = [*request.dropped, *request.others]
+    messages: list[dict[str, Any]] = []
+    for number, message in enumerate(request.messages):
+        messages += _rendered_message(message, f"messages[{number}]", dropped)
+    body: dict[str, Any] = {"model": upstream_model, "messages": messages}
+    if request.tools:
+        body["tools"] = [_rendered_tool(tool) for tool in request.tools]
+        if request.tool_choice is not None:
+            body["tool_choice"] = _rendered_choice(request.tool_choice)
+        if request.parallel_tool_calls is not None:
+            body["parallel_tool_calls"] = request.parallel_tool_calls
+    if request.max_output_tokens is not None:
+        name = "max_completion_tokens" if _WANTS_COMPLETION_TOKENS.search(upstream_model) else "max_tokens"
+        body[name] = request.max_output_tokens
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.top_p is not None:
+        body["top_p"] = request.top_p
+    if request.stop:
+        body["stop"] = request.stop
+    if request.user:
+        long = len(request.user) > MAX_USER_LENGTH
+        body["user"] = sha256(request.user.encode("utf-8", "replace")).hexdigest() if long else request.user
+    if (wanted := request.output_schema) is not None:
+        shape: dict[str, Any] = {"name": wanted.name, "schema": wanted.schema}
+        if wanted.strict is not None:
+            shape["strict"] = wanted.strict
+        body["response_format"] = {"type": "json_schema", "json_schema": shape}
+    if request.stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    return Rendered(_encode(body), tuple(dict.fromkeys(dropped)))
+
+
+def _rendered_tool(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    if tool.schema is not None:
+        function["parameters"] = tool.schema
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}
+
+
+def _rendered_choice(choice: ToolChoice) -> Any:
+    if choice.mode == "named":
+        return {"type": "function", "function": {"name": choice.name}}
+    return choice.mode
+
+
+def _rendered_message(message: Message, param: str, dropped: list[str]) -> list[dict[str, Any]]:
+    """One message may become several: each tool result is a message of its own here."""
+    if message.role == "assistant":
+        return [_rendered_assistant(message, dropped)]
+    results: list[dict[str, Any]] = []
+    rest: list[Part] = []
+    for part in message.parts:
+        if isinstance(part, ToolResult):
+            texts = [one for one in part.parts if isinstance(one, Text)]
+            media = [one for one in part.parts if not isinstance(one, Text)]
+            results.append(
+                {"role": "tool", "tool_call_id": part.call_id, "content": _result_text(texts, media, part.is_error)}
+            )
+            if media:
+                rest += [Text(f"What the tool call {part.call_id} returned:"), *media]
+        else:
+            rest.append(part)
+    if rest or not results:
+        content = _content(rest, param)
+        shown: dict[str, Any] = {"role": message.role, "content": content}
+        if message.name:
+            shown["name"] = message.name
+        results.append(shown)
+    return results
+
+
+def _result_text(texts: Sequence[Text], media: Sequence[Part], is_error: bool) -> Any:
+    """Here a result is text alone, and says in words that it is an error."""
+    said = [one.text for one in texts]
+    if media and not said:
+        said = ["The result follows in the next message."]
+    if is_error and not (said and said[0].lstrip().lower().startswith("error")):
+        said = ["Error: " + said[0], *said[1:]] if said else ["Error"]
+    return said[0] if len(said) == 1 else [{"type": "text", "text": text} for text in said] if said else ""
+
+
+def _rendered_assistant(message: Message, dropped: list[str]) -> dict[str, Any]:
+    texts, calls, refusals = [], [], []
+    for part in message.parts:
+        match part:
+            case Text():
+                texts.append(part)
+            case ToolCall():
+                function = {"name": part.name, "arguments": part.arguments or "{}"}
+                calls.append({"id": part.id, "type": "function", "function": function})
+            case Refusal():
+                refusals.append(part.text)
+            case Thinking():
+                dropped.append(THINKING)
+    shown: dict[str, Any] = {"role": "assistant", "content": _content(texts, "") if texts else None}
+    if message.name:
+        shown["name"] = message.name
+    if calls:
+        shown["tool_calls"] = calls
+    if refusals:
+        shown["refusal"] = "".join(refusals)
+    elif not texts and not calls:
+        shown["content"] = ""
+    return shown
+
+
+def _content(parts: Sequence[Part], param: str) -> Any:
+    if not parts:
+        return ""
+    if len(parts) == 1 and isinstance(parts[0], Text):
+        return parts[0].text
+    return [_rendered_part(part, param) for part in parts]
+
+
+def _rendered_part(part: Part, param: str) -> dict[str, Any]:
+    match part:
+        case Text():
+            return {"type": "text", "text": part.text}
+        case Image():
+            url: dict[str, Any] = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
+            if part.detail:
+                url["detail"] = part.detail
+            return {"type": "image_url", "image_url": url}
+        case Document(media_type="text/plain", data=text) if text:
+            return {"type": "text", "text": f"{part.name}\n\n{text}" if part.name else text}
+        case Document(data=data) if data:
+            name = part.name or "document.pdf"
+            return {"type": "file", "file": {"filename": name, "file_data": f"data:{part.media_type};base64,{data}"}}
+    raise InvalidRequest(
+        f"{param}: the model's provider takes no document by URL; send its content in base64.",
+        param,
+        code="unsupported_parameter",
+    )
+
+
+# -- answers -------------------------------------------------------------------------------------------------------
+class _Response(msgspec.Struct):
+    choices: list[wire.Choice]
+    id: str | None = None
+    model: str | None = None
+    created: float | None = None
+    usage: WireUsage | None = None
+
+
+_response = msgspec.json.Decoder(_Response).decode
+
+
+def parse_response(body: bytes) -> ChatResponse:
+    """The first choice. Raises UnreadableAnswer."""
+    read = read_answer(_response, body, "it is no chat completion")
+    if not read.choices or (said := read.choices[0].message) is None:
+        raise UnreadableAnswer("it is a chat completion without a message")
+    identity = read.id or ""
+    parts: list[Part] = [*_thinking(said.thinking_blocks, said.reasoning_content or said.reasoning)]
+    parts += [one for one in _parts(said.content, 0) if not isinstance(one, Text) or one.text]
+    if said.refusal:
+        parts.append(Refusal(said.refusal))
+    calls = [*(said.tool_calls or ())]
+    if said.function_call is not None:
+        calls.append(wire.ToolCall(said.function_call))
+    for place, call in enumerate(calls):
+        if call.function is not None:
+            identity_of_call = call.id or f"call_{identity}_{place}"
+            parts.append(ToolCall(identity_of_call, call.function.name or "", call.function.arguments or ""))
+    return ChatResponse(
+        id=identity,
+        model=read.model or "",
+        parts=tuple(parts),
+        stop_reason=stop_reason(read.choices[0].finish_reason, has_calls=bool(calls), refused=bool(said.refusal)),
+        usage=read.usage.read() if read.usage is not None else None,
+        created=int(read.created or 0),
+    )
+
+
+def stop_reason(finish_reason: str | None, *, has_calls: bool, refused: bool) -> StopReason:
+    """A forced call ends with `stop`, here as in OpenAI's own answers; it is a call all the same."""
+    reason = STOP_REASONS.get(finish_reason or "stop", StopReason.END)
+    if reason is StopReason.END and has_calls:
+        return StopReason.TOOL_CALLS
+    return StopReason.REFUSAL if reason is StopReason.END and refused else reason
+
+
+def render_response(response: ChatResponse) -> bytes:
+    texts, reasoning, blocks, calls, refusals = [], [], [], [], []
+    for part in response.parts:
+        match part:
+            case Text():
+                texts.append(part.text)
+            case Refusal():
+                refusals.append(part.text)
+            case Thinking():
+                reasoning.append(part.text)
+                if part.signature or part.redacted:
+                    blocks.append(thinking_block(part))
+            case ToolCall():
+                function = {"name": part.name, "arguments": part.arguments or "{}"}
+                calls.append({"id": part.id, "type": "function", "function": function})
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "".join(texts) if texts else None,
+        "refusal": "".join(refusals) or None,
+    }
+    if any(reasoning):
+        message["reasoning_content"] = "".join(reasoning)
+    if blocks:
+        message["thinking_blocks"] = blocks
+    if calls:
+        message["tool_calls"] = calls
+    choice = {
+        "index": 0, "message": message, "logprobs": None, "finish_reason": FINISH_REASONS[response.stop_reason]
+    }  # fmt: skip
+    body: dict[str, Any] = {
+        "id": chat_id(response.id),
+        "object": "chat.completion",
+        "created": response.created,
+        "model": response.model,
+        "choices": [choice],
+    }
+    if response.usage is not None:
+        body["usage"] = rendered_usage(response.usage)
+    return _encode(body)
+
+
+def thinking_block(part: Thinking) -> dict[str, str]:
+    if part.redacted:
+        return {"type": "redacted_thinking", "data": part.redacted}
+    return {"type": "thinking", "thinking": part.text, "signature": part.signature}
+
+
+def chat_id(identity: str) -> str:
+    return identity if identity.startswith("chatcmpl-") else f"chatcmpl-{identity}"
+
+
+def rendered_usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_input_tokens, "cache_write_tokens": usage.cache_write_tokens
+        },
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }  # fmt: skip

@@ -1,0 +1,220 @@
+"""OpenAI chat completion streams to and from the canonical events. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from providers.formats import openai_chat_types as wire
+from providers.formats.canonical import (
+    Ended,
+    Failed,
+    Finished,
+    PartEnded,
+    RefusalDelta,
+    Started,
+    StopReason,
+    StreamEvent,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolDelta,
+    ToolStarted,
+    UsageSeen,
+)
+from providers.formats.dialect import Usage
+from providers.formats.openai_chat import (
+    FINISH_REASONS,
+    chat_id,
+    rendered_usage,
+    stop_reason,
+    thinking_block,
+)
+from providers.formats.openai_chat_wire import DONE, DONE_EVENT, WireUsage, wire_error
+from providers.formats.reading import read_answer
+from providers.formats.sse import Framer
+
+_encode = msgspec.json.Encoder().encode
+_any = msgspec.json.Decoder().decode
+
+
+class _Chunk(msgspec.Struct):
+    id: str | None = None
+    model: str | None = None
+    created: float | None = None
+    choices: list[wire.Choice] | None = None
+    usage: WireUsage | None = None
+    error: Raw | None = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+class Parser:
+    """Of the first choice. Tool calls are told apart by index, and by id where a server repeats an index."""
+
+    def __init__(self) -> None:
+        self._framer = Framer()
+        self._started = self._ended = self._refused = False
+        self._finish: str | None = None
+        self._identity = ""
+        self._calls: dict[int, tuple[int, str]] = {}
+        self._count = 0
+
+    def feed(self, data: bytes) -> list[StreamEvent]:
+        """Raises UnreadableAnswer."""
+        events: list[StreamEvent] = []
+        for frame in self._framer.feed(data):
+            self._read(frame.data, events)
+        return events
+
+    def close(self) -> list[StreamEvent]:
+        """Raises UnreadableAnswer."""
+        events: list[StreamEvent] = []
+        for frame in self._framer.close():
+            self._read(frame.data, events)
+        if self._finish is not None and not self._ended:
+            self._end(events)
+        return events
+
+    def _end(self, events: list[StreamEvent]) -> None:
+        self._ended = True
+        events.append(Finished(stop_reason(self._finish, has_calls=self._count > 0, refused=self._refused)))
+        events.append(Ended())
+
+    def _read(self, data: bytes, events: list[StreamEvent]) -> None:
+        if self._ended or not data:
+            return
+        if data == DONE:
+            self._end(events)
+            return
+        chunk = read_answer(_chunk, data, "an event of its stream is no chunk of a chat completion")
+        if chunk.error is not None and bytes(chunk.error) != b"null":
+            self._ended = True
+            events.append(Failed(wire_error(_any(data))))
+            return
+        if not self._started:
+            self._started = True
+            self._identity = chunk.id or ""
+            events.append(Started(self._identity, chunk.model or "", int(chunk.created or 0)))
+        for choice in chunk.choices or ():
+            if not choice.index:
+                self._read_delta(choice.delta, events)
+                self._finish = choice.finish_reason or self._finish
+        if chunk.usage is not None:
+            events.append(UsageSeen(chunk.usage.read()))
+
+    def _read_delta(self, delta: wire.Said | None, events: list[StreamEvent]) -> None:
+        if delta is None:
+            return
+        if reasoning := delta.reasoning_content or delta.reasoning:
+            events.append(ThinkingDelta(reasoning))
+        events += [
+            ThinkingDelta(signature=block.signature or "", redacted=block.data or "")
+            for block in delta.thinking_blocks or ()
+            if block.signature or block.data
+        ]
+        if isinstance(delta.content, str) and delta.content:
+            events.append(TextDelta(delta.content))
+        elif isinstance(delta.content, list):
+            events += [TextDelta(part.text) for part in delta.content if isinstance(part, wire.TextPart) and part.text]
+        if delta.refusal:
+            self._refused = True
+            events.append(RefusalDelta(delta.refusal))
+        for call in delta.tool_calls or ():
+            self._read_call(call, events)
+        if delta.function_call is not None:
+            self._read_call(wire.ToolCall(delta.function_call, index=0), events)
+
+    def _read_call(self, call: wire.ToolCall, events: list[StreamEvent]) -> None:
+        place = call.index if call.index is not None else max(self._count - 1, 0) if not call.id else self._count
+        known = self._calls.get(place)
+        if known is None or (call.id and known[1] and call.id != known[1]):
+            identity = call.id or f"call_{self._identity}_{self._count}"
+            name = call.function.name if call.function is not None and call.function.name else ""
+            known = self._calls[place] = (self._count, identity if call.id else "")
+            events.append(ToolStarted(self._count, identity, name))
+            self._count += 1
+        if call.function is not None and call.function.arguments:
+            events.append(ToolDelta(known[0], call.function.arguments))
+
+
+class Renderer:
+    def __init__(self, *, show_usage: bool) -> None:
+        self._show_usage = show_usage
+        self._head: dict[str, Any] = {}
+        self._usage: Usage | None = None
+        self._reason = StopReason.END
+        self._thinking: list[str] = []
+        self._signature = ""
+
+    def render(self, events: list[StreamEvent]) -> bytes:
+        return b"".join([self._one(event) for event in events])
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return self._event([choice], None)
+
+    def _event(self, choices: list[Any], usage: Any) -> bytes:
+        shown = {**self._head, "choices": choices}
+        if self._show_usage:
+            shown["usage"] = usage
+        return b"data: " + _encode(shown) + b"\n\n"
+
+    def _one(self, event: StreamEvent) -> bytes:
+        match event:
+            case Started():
+                self._head = {
+                    "id": chat_id(event.id),
+                    "object": "chat.completion.chunk",
+                    "created": event.created,
+                    "model": event.model,
+                }
+                self._usage = event.usage
+                return self._chunk({"role": "assistant", "content": "", "refusal": None})
+            case TextDelta():
+                return self._chunk({"content": event.text})
+            case RefusalDelta():
+                return self._chunk({"refusal": event.text})
+            case ThinkingDelta():
+                return self._thought(event)
+            case ToolStarted():
+                function = {"name": event.name, "arguments": ""}
+                call = {"index": event.index, "id": event.id, "type": "function", "function": function}
+                return self._chunk({"tool_calls": [call]})
+            case ToolDelta():
+                return self._chunk({"tool_calls": [{"index": event.index, "function": {"arguments": event.arguments}}]})
+            case PartEnded():
+                return self._end_of_thought()
+            case Finished():
+                self._reason = event.reason
+            case UsageSeen():
+                self._usage = event.usage
+            case Ended():
+                return self._end()
+            case Failed():
+                pass
+        return b""
+
+    def _thought(self, event: ThinkingDelta) -> bytes:
+        """The text goes out as it comes; with a signature, the whole block follows at its end."""
+        if event.redacted:
+            return self._chunk({"thinking_blocks": [thinking_block(Thinking(redacted=event.redacted))]})
+        self._signature += event.signature
+        if not event.text:
+            return b""
+        self._thinking.append(event.text)
+        return self._chunk({"reasoning_content": event.text})
+
+    def _end_of_thought(self) -> bytes:
+        text, signature = "".join(self._thinking), self._signature
+        self._thinking, self._signature = [], ""
+        return self._chunk({"thinking_blocks": [thinking_block(Thinking(text, signature))]}) if signature else b""
+
+    def _end(self) -> bytes:
+        out = self._end_of_thought() + self._chunk({}, FINISH_REASONS[self._reason])
+        if self._show_usage and self._usage is not None:
+            out += self._event([], rendered_usage(self._usage))
+        return out + DONE_EVENT

@@ -1,0 +1,49 @@
+"""Reading a client's body into wire types, with errors that name the field. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from providers.formats.errors import InvalidRequest, UnreadableAnswer
+
+T = TypeVar("T")
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_any = msgspec.json.Decoder().decode
+_NOTHING = (b"null", b"false", b"[]", b"{}", b'""')
+
+
+def read_body(decode: Callable[[bytes], T], body: bytes) -> T:
+    """Raises InvalidRequest, naming the field as a path like `messages[...].content`."""
+    try:
+        return decode(body)
+    except msgspec.ValidationError as problem:
+        text, _, path = str(problem).partition(" - at ")
+        param = path.strip("`").removeprefix("$").removeprefix(".") or None
+        raise InvalidRequest(f"{param or 'The body'}: {text}.", param) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise InvalidRequest(f"The body is not JSON: {problem}.", code="invalid_json") from None
+
+
+def read_answer(decode: Callable[[bytes], T], data: bytes, what: str) -> T:
+    """Raises UnreadableAnswer."""
+    try:
+        return decode(data)
+    except UNREADABLE:
+        raise UnreadableAnswer(what) from None
+
+
+def further_fields(body: bytes, known: Iterable[str]) -> dict[str, Any]:
+    """The top-level fields that no wire type reads, short of those that ask for nothing."""
+    return {name: _any(raw) for name, raw in _fields(body).items() if name not in known and bytes(raw) not in _NOTHING}
+
+
+def is_json_object(text: str) -> bool:
+    try:
+        return isinstance(_any(text), dict)
+    except UNREADABLE:
+        return False
