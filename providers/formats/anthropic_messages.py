@@ -32,7 +32,7 @@ from providers.formats.canonical import (
 )
 from providers.formats.dialect import Rendered, Usage
 from providers.formats.errors import InvalidRequest
-from providers.formats.reading import further_fields, is_json_object, read_answer, read_body
+from providers.formats.reading import further_fields, given, is_json_object, read_answer, read_body
 
 _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(wire.Request).decode
@@ -81,7 +81,7 @@ def parse_request(body: bytes) -> ChatRequest:
             request.dropped.append(f"tools.{tool.type or 'unnamed'}")
             continue
         request.tools.append(
-            Tool(tool.name, tool.description or "", tool.input_schema, tool.strict, tool.cache_control)
+            Tool(tool.name, tool.description or "", given(tool.input_schema), tool.strict, given(tool.cache_control))
         )
     if (choice := read.tool_choice) is not None:
         match choice.type:
@@ -96,15 +96,15 @@ def parse_request(body: bytes) -> ChatRequest:
     if (config := read.output_config) is not None:
         if config.effort:
             others["output_config.effort"] = config.effort
-        if config.format is not None and config.format.schema is not None:
-            request.output_schema = OutputSchema(config.format.schema, strict=True)
+        if config.format is not None and (schema := given(config.format.schema)) is not None:
+            request.output_schema = OutputSchema(schema, strict=True)
     return request
 
 
 def _texts(content: str | list[wire.TextBlock]) -> list[Text]:
     if isinstance(content, str):
         return [Text(content)]
-    return [Text(block.text, block.cache_control) for block in content]
+    return [Text(block.text, given(block.cache_control)) for block in content]
 
 
 def _parts(content: str | list[wire.Block], number: int) -> list[Part]:
@@ -120,21 +120,23 @@ def _part(block: wire.Block, param: str) -> Part:
         case wire.RedactedThinkingBlock():
             return Thinking(redacted=block.data)
         case wire.ToolUseBlock():
-            return ToolCall(block.id, block.name, bytes(block.input).decode("utf-8", "replace"), block.cache_control)
+            return ToolCall(
+                block.id, block.name, bytes(block.input).decode("utf-8", "replace"), given(block.cache_control)
+            )
         case wire.ToolResultBlock():
             inner: Sequence[Text | Image | Document] = ()
             if isinstance(block.content, str):
                 inner = [Text(block.content)]
             elif block.content:
                 inner = [_plain_part(one, f"{param}.content[{place}]") for place, one in enumerate(block.content)]
-            return ToolResult(block.tool_use_id, tuple(inner), bool(block.is_error), block.cache_control)
+            return ToolResult(block.tool_use_id, tuple(inner), bool(block.is_error), given(block.cache_control))
     return _plain_part(block, param)
 
 
 def _plain_part(
     block: wire.TextBlock | wire.ImageBlock | wire.DocumentBlock | wire.SearchResultBlock, param: str
 ) -> Text | Image | Document:
-    mark = None if isinstance(block, wire.SearchResultBlock) else block.cache_control
+    mark = None if isinstance(block, wire.SearchResultBlock) else given(block.cache_control)
     match block:
         case wire.TextBlock():
             return Text(block.text, mark)
@@ -342,7 +344,7 @@ def parse_response(body: bytes) -> ChatResponse:
             case "redacted_thinking":
                 parts.append(Thinking(redacted=block.data))
             case "tool_use":
-                written = bytes(block.input).decode("utf-8", "replace") if block.input is not None else "{}"
+                written = bytes(block.input).decode("utf-8", "replace") or "{}"
                 parts.append(ToolCall(block.id, block.name, written))
     return ChatResponse(
         id=read.id,

@@ -26,7 +26,7 @@ from providers.formats.canonical import (
 )
 from providers.formats.dialect import Usage
 from providers.formats.openai_chat_wire import wire_error
-from providers.formats.reading import is_json_object, read_answer
+from providers.formats.reading import given, is_json_object, read_answer
 from providers.formats.sse import Framer
 
 _encode = msgspec.json.Encoder().encode
@@ -130,7 +130,7 @@ class Parser:
             case "tool_use":
                 number = self._tools[index] = len(self._tools)
                 events.append(ToolStarted(number, block.id, block.name))
-                if block.input is not None and len(bytes(block.input).strip()) > 2:
+                if len(bytes(block.input).strip()) > 2 and given(block.input) is not None:
                     events.append(ToolDelta(number, bytes(block.input).decode("utf-8", "replace")))
                 else:
                     self._silent.add(index)

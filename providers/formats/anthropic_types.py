@@ -41,18 +41,18 @@ class _Block(msgspec.Struct, tag_field="type"):
 
 class TextBlock(_Block, tag="text"):
     text: str
-    cache_control: Raw | None = None
+    cache_control: Raw = Raw()
 
 
 class ImageBlock(_Block, tag="image"):
     source: Base64Source | UrlSource | FileSource
-    cache_control: Raw | None = None
+    cache_control: Raw = Raw()
 
 
 class DocumentBlock(_Block, tag="document"):
     source: Base64Source | UrlSource | TextSource | FileSource | ContentSource
     title: str | None = None
-    cache_control: Raw | None = None
+    cache_control: Raw = Raw()
 
 
 class SearchResultBlock(_Block, tag="search_result"):
@@ -74,14 +74,14 @@ class ToolUseBlock(_Block, tag="tool_use"):
     id: str
     name: str
     input: Raw
-    cache_control: Raw | None = None
+    cache_control: Raw = Raw()
 
 
 class ToolResultBlock(_Block, tag="tool_result"):
     tool_use_id: str
     content: str | list[TextBlock | ImageBlock | DocumentBlock | SearchResultBlock] | None = None
     is_error: bool | None = None
-    cache_control: Raw | None = None
+    cache_control: Raw = Raw()
 
 
 Block = (
@@ -107,9 +107,9 @@ class Tool(msgspec.Struct):
     name: str = ""
     type: str | None = None
     description: str | None = None
-    input_schema: Raw | None = None
+    input_schema: Raw = Raw()
     strict: bool | None = None
-    cache_control: Raw | None = None
+    cache_control: Raw = Raw()
 
 
 class ToolChoice(msgspec.Struct):
@@ -124,7 +124,7 @@ class Metadata(msgspec.Struct):
 
 class OutputFormat(msgspec.Struct):
     type: str
-    schema: Raw | None = None
+    schema: Raw = Raw()
 
 
 class OutputConfig(msgspec.Struct):
@@ -168,4 +168,4 @@ class StartedBlock(msgspec.Struct):
     data: str = ""
     id: str = ""
     name: str = ""
-    input: Raw | None = None
+    input: Raw = Raw()

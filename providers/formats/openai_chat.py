@@ -32,7 +32,7 @@ from providers.formats.canonical import (
 from providers.formats.dialect import Rendered, Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.openai_chat_wire import WireUsage
-from providers.formats.reading import further_fields, read_answer, read_body
+from providers.formats.reading import further_fields, given, read_answer, read_body
 
 _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(wire.Request).decode
@@ -91,7 +91,7 @@ def _read_tools(read: wire.Request, request: ChatRequest) -> None:
         if tool.function is None:
             request.dropped.append(f"tools.{tool.type}")
             continue
-        request.tools.append(_tool(tool.function, tool.cache_control))
+        request.tools.append(_tool(tool.function, given(tool.cache_control)))
     request.tools += [_tool(one, None) for one in read.functions or ()]
     choice = read.function_call if read.tool_choice is None else read.tool_choice
     match choice:
@@ -108,15 +108,16 @@ def _read_tools(read: wire.Request, request: ChatRequest) -> None:
 
 
 def _tool(function: wire.FunctionTool, cache_control: Raw | None) -> Tool:
-    return Tool(function.name, function.description or "", function.parameters, function.strict, cache_control)
+    return Tool(function.name, function.description or "", given(function.parameters), function.strict, cache_control)
 
 
 def _read_response_format(wanted: wire.ResponseFormat | None, request: ChatRequest) -> None:
     if wanted is None or wanted.type == "text":
         return
     schema = wanted.json_schema
-    if wanted.type == "json_schema" and schema is not None and schema.schema is not None:
-        request.output_schema = OutputSchema(schema.schema, schema.name, schema.strict)
+    written = given(schema.schema) if schema is not None else None
+    if wanted.type == "json_schema" and schema is not None and written is not None:
+        request.output_schema = OutputSchema(written, schema.name, schema.strict)
     else:
         request.others["response_format"] = {"type": wanted.type}
 
@@ -175,14 +176,14 @@ def _parts(content: str | list[wire.Part] | None, number: int) -> Iterable[Part]
         param = f"messages[{number}].content[{place}]"
         match part:
             case wire.TextPart():
-                yield Text(part.text, part.cache_control)
+                yield Text(part.text, given(part.cache_control))
             case wire.ImagePart():
                 data_url, detail = _DATA_URL.match(part.image_url.url), part.image_url.detail or ""
                 if data_url is None:
-                    yield Image(url=part.image_url.url, detail=detail, cache_control=part.cache_control)
+                    yield Image(url=part.image_url.url, detail=detail, cache_control=given(part.cache_control))
                 else:
                     data = part.image_url.url[data_url.end() :]
-                    yield Image("", data, data_url[1], detail, part.cache_control)
+                    yield Image("", data, data_url[1], detail, given(part.cache_control))
             case wire.FilePart():
                 yield _document(part, param)
             case wire.RefusalPart():
@@ -204,7 +205,7 @@ def _document(part: wire.FilePart, param: str) -> Document:
     data_url = _DATA_URL.match(data)
     media_type = data_url[1] if data_url else "application/pdf"
     content = data[data_url.end() :] if data_url else data
-    return Document("", content, media_type or "application/pdf", part.file.filename or "", part.cache_control)
+    return Document("", content, media_type or "application/pdf", part.file.filename or "", given(part.cache_control))
 
 
 # -- a request for an upstream ---------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from providers.formats.openai_chat import (
     thinking_block,
 )
 from providers.formats.openai_chat_wire import DONE, DONE_EVENT, WireUsage, wire_error
-from providers.formats.reading import read_answer
+from providers.formats.reading import given, read_answer
 from providers.formats.sse import Framer
 
 _encode = msgspec.json.Encoder().encode
@@ -46,7 +46,7 @@ class _Chunk(msgspec.Struct):
     created: float | None = None
     choices: list[wire.Choice] | None = None
     usage: WireUsage | None = None
-    error: Raw | None = None
+    error: Raw = Raw()
 
 
 _chunk = msgspec.json.Decoder(_Chunk).decode
@@ -91,7 +91,7 @@ class Parser:
             self._end(events)
             return
         chunk = read_answer(_chunk, data, "an event of its stream is no chunk of a chat completion")
-        if chunk.error is not None and bytes(chunk.error) != b"null":
+        if given(chunk.error) is not None:
             self._ended = True
             events.append(Failed(wire_error(_any(data))))
             return

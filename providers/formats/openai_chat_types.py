@@ -15,7 +15,7 @@ class _Part(msgspec.Struct, tag_field="type"):
 
 class TextPart(_Part, tag="text"):
     text: str
-    cache_control: Raw | None = None
+    cache_control: Raw = Raw()
 
 
 class ImageUrl(msgspec.Struct):
@@ -25,7 +25,7 @@ class ImageUrl(msgspec.Struct):
 
 class ImagePart(_Part, tag="image_url"):
     image_url: ImageUrl
-    cache_control: Raw | None = None
+    cache_control: Raw = Raw()
 
 
 class File(msgspec.Struct):
@@ -36,7 +36,7 @@ class File(msgspec.Struct):
 
 class FilePart(_Part, tag="file"):
     file: File
-    cache_control: Raw | None = None
+    cache_control: Raw = Raw()
 
 
 class RefusalPart(_Part, tag="refusal"):
@@ -116,14 +116,14 @@ Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | To
 class FunctionTool(msgspec.Struct):
     name: str
     description: str | None = None
-    parameters: Raw | None = None
+    parameters: Raw = Raw()
     strict: bool | None = None
 
 
 class Tool(msgspec.Struct):
     type: str = "function"
     function: FunctionTool | None = None
-    cache_control: Raw | None = None
+    cache_control: Raw = Raw()
 
 
 class NamedFunction(msgspec.Struct):
@@ -137,7 +137,7 @@ class NamedTool(msgspec.Struct):
 
 class JsonSchema(msgspec.Struct):
     name: str = "output"
-    schema: Raw | None = None
+    schema: Raw = Raw()
     strict: bool | None = None
 
 

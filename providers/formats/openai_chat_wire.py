@@ -13,6 +13,7 @@ from providers.formats.errors import UnreadableAnswer
 from providers.formats.sse import Frame, Framer
 
 DONE: Final = b"[DONE]"
+_NO_ERROR: Final = (b"", b"null")
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _encode = msgspec.json.Encoder().encode
@@ -87,7 +88,7 @@ class _Answered(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: WireUsage | None = None
-    error: Raw | None = None
+    error: Raw = Raw()
 
 
 _answered = msgspec.json.Decoder(_Answered).decode
@@ -146,7 +147,7 @@ class Observer:
             chunk = _chunk(data)
         except UNREADABLE:
             raise UnreadableAnswer("an event of its stream is no chunk of a chat completion") from None
-        if chunk.error is not None and bytes(chunk.error) != b"null":
+        if bytes(chunk.error) not in _NO_ERROR:
             self.error = wire_error(_any(data))
             return False
         if chunk.usage is not None:

@@ -29,6 +29,12 @@ def read_body(decode: Callable[[bytes], T], body: bytes) -> T:
         raise InvalidRequest(f"The body is not JSON: {problem}.", code="invalid_json") from None
 
 
+def given(raw: Raw) -> Raw | None:
+    """None for what was left out or is null."""
+    text = bytes(raw)
+    return raw if text and text != b"null" else None
+
+
 def read_answer(decode: Callable[[bytes], T], data: bytes, what: str) -> T:
     """Raises UnreadableAnswer."""
     try:
