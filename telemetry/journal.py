@@ -172,8 +172,14 @@ class Journal:
 
     def _open_segment(self) -> None:
         name = f"{socket.gethostname()}-{os.getpid()}-{time_ns()}-{secrets.token_hex(3)}{SUFFIX}"
-        descriptor = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        unnamed = self._folder / f"{name}.new"  # a segment without a lock would be taken for an abandoned one
+        descriptor = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            unnamed.rename(self._folder / name)
+        except OSError:
+            os.close(descriptor)
+            raise
         self._descriptor, self._size, self._torn = descriptor, 0, False
 
     def _sync_until_stopped(self) -> None:
