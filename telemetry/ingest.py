@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 from django.db import close_old_connections, connection, transaction
-from django.db.utils import DatabaseError
+from django.db.utils import DataError, Error, IntegrityError
 
 from telemetry.journal import Entry, Segment, segments
 from telemetry.logs import EventLogger
@@ -71,6 +71,20 @@ def insert(entries: Sequence[Entry]) -> None:
         cursor.executemany(sql, [row_of(entry, is_sqlite=is_sqlite) for entry in entries])
 
 
+def insert_or_refuse(entries: Sequence[Entry]) -> int:
+    """As `insert`, but what the database cannot hold (a number out of range, say) is left out and does not hold up the
+    rest. The number left out. Raises DatabaseError when the trouble is the database's."""
+    try:
+        with transaction.atomic():
+            insert(entries)
+    except (DataError, IntegrityError, ValueError, OverflowError) as problem:
+        if len(entries) > 1:
+            return sum(insert_or_refuse([entry]) for entry in entries)
+        log.error("journal_entry_refused", request=entries[0].id, reason=str(problem)[:200])
+        return 1
+    return 0
+
+
 def ingest_segment(segment: Segment) -> int:
     """Everything in it so far; the file too, when nobody writes it any more. The number of rows."""
     abandoned = segment.is_abandoned()  # asked before the read: what was written before is seen
@@ -78,17 +92,16 @@ def ingest_segment(segment: Segment) -> int:
     while True:
         with transaction.atomic():
             state, _ = JournalSegment.objects.select_for_update().get_or_create(name=segment.name)
-            entries, unreadable, offset = segment.read(state.offset, BATCH_BYTES)
+            entries, unreadable, offset = segment.read(state.offset, BATCH_BYTES, to_end=abandoned)
             if offset == state.offset:
                 break
-            if entries:
-                insert(entries)
+            refused = insert_or_refuse(entries) if entries else 0
             if unreadable:
                 log.error("journal_lines_unreadable", segment=segment.name, lines=unreadable)
             state.offset = offset
-            state.unreadable += unreadable
+            state.unreadable += unreadable + refused
             state.save()
-            total += len(entries)
+            total += len(entries) - refused
     if abandoned:
         if state.unreadable:  # kept for a person to look at, out of the ingester's way
             segment.path.rename(segment.path.with_suffix(".unreadable"))
@@ -150,7 +163,7 @@ class Ingester:
                 continue
             try:
                 ingest_all(self._folder)
-            except (DatabaseError, OSError) as problem:
+            except (Error, OSError) as problem:
                 log.warning("ingest_failed", error=type(problem).__name__, reason=str(problem)[:200])
             finally:
                 close_old_connections()

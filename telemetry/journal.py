@@ -209,16 +209,17 @@ class Segment:
         self.path = path
         self.name = path.name
 
-    def read(self, offset: int, limit: int) -> tuple[list[Entry], int, int]:
-        """Whole lines from `offset`, about `limit` bytes of them: (entries, unreadable lines, offset after them)."""
+    def read(self, offset: int, limit: int, *, to_end: bool = False) -> tuple[list[Entry], int, int]:
+        """Whole lines from `offset`, about `limit` bytes of them: (entries, unreadable lines, offset after them). With
+        `to_end`, a last line without a line feed is as whole as it will ever be."""
         with self.path.open("rb") as file:
             file.seek(offset)
             data = file.read(limit)
             if data and b"\n" not in data:
                 data += file.readline()
-        end = data.rfind(b"\n") + 1
+        end = data.rfind(b"\n") + 1 or (len(data) if to_end else 0)
         entries, unreadable = [], 0
-        for line in data[:end].split(b"\n")[:-1]:
+        for line in data[:end].split(b"\n"):
             if entry := decode_line(line):
                 entries.append(entry)
             elif line:
