@@ -3,7 +3,6 @@ comes out as AttemptFailed, classified; the engine decides what follows."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from time import monotonic, time
 
@@ -87,7 +86,7 @@ async def attempt(call: Call, target: Target, endpoint: Endpoint, door: Transpor
     exchange: Exchange | None = None
     delivery = Delivery(target, {}, rendered.dropped, started_at)
     try:
-        async with asyncio.timeout(max(limit, 0.0)):
+        with call.patience.within(limit):
             exchange = await door.send(b"POST", url, headers, rendered.body)
             if not 200 <= exchange.status < 300:
                 raise await _refusal(exchange, dialect, secret)

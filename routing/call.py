@@ -13,6 +13,7 @@ from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
 from providers.formats.registry import DIALECTS
 from routing.eligibility import Needs
+from routing.patience import Patience
 from routing.policy import Policy
 from routing.snapshot import ProviderRecord, Snapshot, Target
 from telemetry.journal import Attempt
@@ -66,6 +67,7 @@ class Call:
     headers: Headers = field(default_factory=list)
     query: bytes = b""
     is_strict: bool = False
+    patience: Patience = field(default_factory=Patience)
     attempts: list[Attempt] = field(default_factory=list)
     _parsed: ChatRequest | None = None
 

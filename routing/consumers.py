@@ -173,14 +173,13 @@ class Chat(Endpoint):
             if not stream.finished:
                 await visit.start(200, headers)
             try:
-                loop = asyncio.get_running_loop()
-                async with asyncio.timeout(idle) as patience:
+                with visit.patience.within(idle):
                     while not stream.finished and stream.error is None and not ended:
                         if data:
                             blocked_on_client = True
                             await visit.send(data, more=True)
                             blocked_on_client, data = False, b""
-                        patience.reschedule(loop.time() + idle)
+                        visit.patience.renew(idle)
                         chunk = await exchange.chunk()
                         if chunk:
                             data = stream.feed(chunk)
@@ -252,6 +251,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         headers=forwardable_headers(visit.headers),
         query=forwardable_query(visit.scope["query_string"]),
         is_strict=visit.headers.get(b"x-tokenhub-strict", b"").lower() == b"true",
+        patience=visit.patience,
         attempts=visit.attempts,
     )
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from random import Random
 from time import time_ns
 
+_VARIANT = dict(zip("0123", "89ab", strict=True))  # the two upper bits are 10
+_random = Random()  # noqa: S311  ids are unique, not secret
+os.register_at_fork(after_in_child=_random.seed)
 _VISIBLE = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 def new_request_id() -> str:
-    value = (time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    time = f"{time_ns() // 1_000_000:012x}"
+    noise = f"{_random.getrandbits(74):019x}"
+    return f"{time[:8]}-{time[8:]}-7{noise[1:4]}-{_VARIANT[noise[0]]}{noise[4:7]}-{noise[7:]}"
 
 
 def client_request_id(raw: bytes | None) -> str:

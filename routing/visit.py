@@ -11,6 +11,7 @@ from keys.auth import KeyRecord
 from providers.formats.dialect import ClientError, Dialect, Usage
 from routing.errors import ApiError
 from routing.identity import client_request_id, new_request_id
+from routing.patience import Patience
 from routing.pricing import cost_nano
 from routing.snapshot import Target
 from telemetry.journal import Attempt, Entry
@@ -30,9 +31,10 @@ class ClientLeft(Exception):
 
 class Visit:
     __slots__ = (
-        "_accounted", "_receive", "_send", "_task", "_timer", "_watcher", "address", "alias", "attempts", "client_id",
-        "client_left", "dialect", "endpoint", "estimated_cost_nano", "first_chunk_ms", "headers", "key", "mode",
-        "reason", "request_id", "requested_model", "runtime", "scope", "started", "started_at", "stream", "target",
+        "_accounted", "_receive", "_send", "_task", "_ticked", "_timer", "_watched", "_watcher", "address", "alias",
+        "attempts", "client_id", "client_left", "dialect", "endpoint", "estimated_cost_nano", "first_chunk_ms",
+        "headers", "key", "mode", "patience", "reason", "request_id", "requested_model", "runtime", "scope",
+        "started", "started_at", "stream", "target",
     )  # fmt: skip
 
     def __init__(self, scope: Any, receive: Any, send: Any, runtime: Runtime, endpoint: str, dialect: Dialect) -> None:
@@ -55,6 +57,8 @@ class Visit:
         self.estimated_cost_nano: int | None = None
         self.first_chunk_ms: int | None = None
         self._task = asyncio.current_task()
+        self.patience = Patience()
+        self._ticked = self._watched = False
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
 
@@ -75,8 +79,9 @@ class Visit:
         declared = self.headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._tick)
         try:
-            async with asyncio.timeout(self.runtime.body_timeout):
+            with self.patience.within(self.runtime.body_timeout):
                 message = await self._receive()
                 body: bytes = message.get("body", b"")
                 if message["type"] != "http.disconnect" and not message.get("more_body", False):
@@ -103,7 +108,16 @@ class Visit:
 
     def watch_client(self) -> None:
         """From now on the request is cancelled when its client leaves. Starts late: most requests end before."""
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start_watcher)
+        self._watched = True
+        if self._ticked:
+            self._start_watcher()
+
+    def _tick(self) -> None:
+        """The request takes long enough for what only long requests need."""
+        self._ticked = True
+        self.patience.arm()
+        if self._watched:
+            self._start_watcher()
 
     def _start_watcher(self) -> None:
         self._watcher = asyncio.get_running_loop().create_task(self._wait_for_leave())

@@ -4,7 +4,6 @@ transaction. One ingester per journal folder at a time, elected by a file lock t
 from __future__ import annotations
 
 import fcntl
-import json
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,6 +23,8 @@ from telemetry.models import JournalSegment, RequestLog
 log = EventLogger(__name__)
 BATCH_BYTES = 524_288
 POLL_SECONDS = 0.5
+NANO = 1_000_000_000
+_encode = msgspec.json.Encoder().encode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 COLUMNS = (
@@ -38,24 +39,23 @@ COLUMNS = (
 def _dollars(nano: int | None, as_text: bool) -> Decimal | str | None:
     if nano is None:
         return None
-    amount = Decimal(nano).scaleb(-9)
-    return f"{amount:f}" if as_text else amount
+    return f"{nano // NANO}.{nano % NANO:09d}" if as_text else Decimal(nano).scaleb(-9)
 
 
 def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
     """The entry as a row of COLUMNS, in the types of the database at hand."""
-    identity, at = UUID(entry.id), _EPOCH + timedelta(microseconds=entry.at)
-    detail = json.dumps({"attempts": msgspec.to_builtins(entry.attempt_list)}) if entry.attempt_list else "{}"
+    at = _EPOCH + timedelta(microseconds=entry.at)
+    detail = '{"attempts":' + _encode(entry.attempt_list).decode() + "}" if entry.attempt_list else "{}"
     return (
-        identity.hex if is_sqlite else identity,
+        entry.id.replace("-", "") if is_sqlite else UUID(entry.id),
         entry.client_id,
-        at.strftime("%Y-%m-%d %H:%M:%S.%f") if is_sqlite else at,
+        at.isoformat(" ", "microseconds")[:26] if is_sqlite else at,
         entry.key_id, entry.key_name, entry.project, entry.endpoint, entry.dialect, entry.requested_model[:200],
         entry.alias, entry.mode, entry.model, entry.provider, entry.reason, entry.status, entry.error_class,
         entry.error_code, entry.stream, entry.input_tokens, entry.cached_input_tokens, entry.cache_write_tokens,
         entry.output_tokens, entry.reasoning_tokens, entry.input_tokens + entry.output_tokens, entry.usage_estimated,
         _dollars(entry.estimated_cost_nano, is_sqlite), _dollars(entry.cost_nano, is_sqlite), entry.latency_ms,
-        entry.first_chunk_ms, len(entry.attempt_list), entry.disconnected, json.dumps(entry.tags), detail,
+        entry.first_chunk_ms, len(entry.attempt_list), entry.disconnected, _encode(entry.tags).decode(), detail,
     )  # fmt: skip
 
 

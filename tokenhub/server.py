@@ -13,6 +13,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
+from tokenhub.protocol import install
 from vault.control import ControlServer
 
 GRACE_SECONDS = 30
@@ -45,9 +46,11 @@ class PlainWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name in ("uvicorn.error", "uvicorn.access"):
-            logging.getLogger(name).propagate = True
-            logging.getLogger(name).setLevel(logging.WARNING)
+        install()
+        errors, access = logging.getLogger("uvicorn.error"), logging.getLogger("uvicorn.access")
+        errors.propagate = True
+        errors.setLevel(logging.WARNING)
+        access.handlers, access.propagate = [], False  # uvicorn then spares itself the work
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no type information
