@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
@@ -59,3 +60,14 @@ class ClientKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.key_prefix}…)"
+
+    def clean(self) -> None:
+        errors = {}
+        for field in ("scopes", "allowed_models", "tags"):
+            value = getattr(self, field)
+            if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+                errors[field] = "A list of words."
+        if "scopes" not in errors and (unknown := set(self.scopes) - set(Scope.values)):
+            errors["scopes"] = f"There is no scope {min(unknown)!r}. Scopes: {', '.join(Scope.values)}."
+        if errors:
+            raise ValidationError(errors)

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
 
+from providers.client import Url
+from providers.types import DIALECTS, TYPES
+
+SECRET_PREFIX = "provider/"  # noqa: S105  part of a name
 ID_PATTERN = r"^[A-Za-z0-9._:/@+-]{1,200}$"
 validate_id = RegexValidator(ID_PATTERN, "Use letters, digits and . _ : / @ + - only, at most 200 of them.")
+
+
+def _address_problem(addresses: Any) -> str:
+    """Empty when every address can be called."""
+    if not isinstance(addresses, list):
+        return "A list of addresses, one per line."
+    for address in addresses:
+        try:
+            Url.parse(str(address))
+        except ValueError:
+            return f"{str(address)[:80]!r} is no address: http://HOST[:PORT] or https://HOST, without a password in it."
+    return ""
 
 
 class ProviderType(models.TextChoices):
@@ -44,7 +63,28 @@ class Provider(models.Model):
     def __str__(self) -> str:
         return self.id
 
+    def clean(self) -> None:
+        errors: dict[str, str] = {}
+        defaults = TYPES.get(self.type)
+        if defaults is None:
+            return  # the field's own error says so
+        if defaults.needs_base_url and not self.base_url:
+            errors["base_url"] = "This type has no address of its own. Example: http://10.0.0.5:8000"
+        for field, addresses in (("base_url", [self.base_url] if self.base_url else []), ("endpoints", self.endpoints)):
+            if problem := _address_problem(addresses):
+                errors[field] = problem
+        if not isinstance(self.dialects, list) or any(name not in DIALECTS for name in self.dialects):
+            errors["dialects"] = f"A list of: {', '.join(DIALECTS)}. Empty: those of the type."
+        if errors:
+            raise ValidationError(errors)
+
+    @property
+    def bases(self) -> list[str]:
+        """Every base address, the main one first; none for the sandbox."""
+        main = self.base_url or TYPES[self.type].base_url
+        return [one for one in [main, *self.endpoints] if one]
+
     @property
     def secret_name(self) -> str:
         """The name under which the vault keeps this provider's credential."""
-        return f"provider/{self.id}"
+        return SECRET_PREFIX + self.id

@@ -5,6 +5,7 @@ Knows bytes only."""
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import zlib
 from collections import deque
@@ -21,6 +22,11 @@ MAX_IDLE_PER_ORIGIN = 256
 MAX_HEAD_BYTES = 65_536
 HIGH_WATER_BYTES = 262_144
 MAX_INFLATED_BYTES = 16_777_216  # of what one read of the socket may become
+
+
+def tls_failure(problem: ssl.SSLError) -> UpstreamFailure:
+    reason = getattr(problem, "verify_message", "") or problem.reason or "handshake failed"
+    return UpstreamFailure(FailureKind.TLS, f"no secure connection to the provider: {reason}")
 
 
 class Connection(asyncio.Protocol):
@@ -75,9 +81,7 @@ class Connection(asyncio.Protocol):
         data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
-        if self._paused and self.transport is not None:
-            self._paused = False
-            self.transport.resume_reading()
+        self._resume()
         return data
 
     async def read(self, limit: int) -> bytes:
@@ -95,6 +99,7 @@ class Connection(asyncio.Protocol):
         """Back to the pool after a whole answer, else the end of the connection, and with it of the call."""
         if self._complete and self._failure is None and not self.closed and self._keep_alive:
             self._chunks.clear()
+            self._resume()  # an answer may be whole and too much at once
             self._pool.release(self)
         else:
             self.abort()
@@ -103,6 +108,11 @@ class Connection(asyncio.Protocol):
         self.closed = True
         if self.transport is not None:
             self.transport.abort()
+
+    def _resume(self) -> None:
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.transport.resume_reading()
 
     async def _wait(self) -> None:
         waiter = self._waiter = self._loop.create_future()
@@ -164,6 +174,10 @@ class Connection(asyncio.Protocol):
         self._fail(FailureKind.RESET, f"the provider closed the connection {when}")
 
     # -- httptools -----------------------------------------------------------------------------------------------
+    def on_message_begin(self) -> None:
+        if self._complete:  # a second answer; what is raised here stops the parser and ends the connection
+            raise ValueError("an answer that nobody asked for")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers[name.lower()] = value
 
@@ -171,6 +185,9 @@ class Connection(asyncio.Protocol):
         self.status = self._parser.get_status_code()
         if 100 <= self.status < 200:
             self.headers.clear()
+            return
+        if sum(map(len, self.headers)) + sum(map(len, self.headers.values())) > MAX_HEAD_BYTES:
+            self._protocol_error("its header is too large")
             return
         encoding = self.headers.get(b"content-encoding", b"").lower()
         if encoding in {b"gzip", b"x-gzip", b"deflate"}:
@@ -220,6 +237,9 @@ class DirectTransport:
             lines += (b"\r\n", name, b": ", value)
         lines.append(b"\r\n\r\n")
         head = b"".join(lines)
+        breaks = len(headers) + 5
+        if head.count(b"\r") != breaks or head.count(b"\n") != breaks or b"\0" in head:
+            raise UpstreamFailure(FailureKind.PROTOCOL, "a header for the provider holds a line break")
         origin = (url.scheme, url.host, url.port)
         while True:
             connection = self._take(origin) or await self._connect(origin)
@@ -268,10 +288,10 @@ class DirectTransport:
                             server_hostname=host if tls else None,
                         )
                     except ssl.SSLError as problem:
-                        reason = getattr(problem, "verify_message", "") or problem.reason or "handshake failed"
-                        failure = UpstreamFailure(FailureKind.TLS, f"no secure connection to the provider: {reason}")
+                        failure = tls_failure(problem)
                     except OSError as problem:
-                        why = (problem.strerror or "refused").lower()
+                        # Not problem.strerror: asyncio writes the address into it.
+                        why = os.strerror(problem.errno).lower() if problem.errno else "refused"
                         failure = UpstreamFailure(FailureKind.CONNECT, f"the provider cannot be reached: {why}")
                     else:
                         return connection

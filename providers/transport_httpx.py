@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
+import ssl
 from collections.abc import AsyncIterator
 
 import httpx
 
 from providers.client import FailureKind, Headers, UpstreamFailure, Url, is_refused_address
-from providers.transport_direct import CONNECT_TIMEOUT_SECONDS
+from providers.transport_direct import CONNECT_TIMEOUT_SECONDS, tls_failure
 
 
 def _failure(problem: httpx.HTTPError) -> UpstreamFailure:
+    cause: BaseException | None = problem
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return tls_failure(cause)
+        if isinstance(cause, socket.gaierror):
+            return UpstreamFailure(FailureKind.DNS, "the provider's host name cannot be resolved")
+        cause = cause.__cause__ or cause.__context__
     match problem:
         case httpx.ConnectTimeout() | httpx.TimeoutException():
             return UpstreamFailure(FailureKind.TIMEOUT, "the provider did not answer in time")
         case httpx.ConnectError():
             return UpstreamFailure(FailureKind.CONNECT, "the provider cannot be reached")
+        case httpx.LocalProtocolError():
+            return UpstreamFailure(FailureKind.PROTOCOL, "a header for the provider holds a line break")
+        case httpx.RemoteProtocolError() if "without sending" in str(problem):
+            return UpstreamFailure(FailureKind.RESET, "the provider closed the connection")
         case httpx.RemoteProtocolError() | httpx.DecodingError():
             return UpstreamFailure(FailureKind.PROTOCOL, "the provider's answer cannot be read")
     return UpstreamFailure(FailureKind.RESET, "the provider closed the connection")

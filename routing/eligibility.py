@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from providers.formats.envelope import Envelope
-
 from keys.auth import KeyRecord
 from providers.formats.dialect import Usage
+from providers.formats.envelope import Envelope
 from routing.policy import Policy
 from routing.pricing import cost_nano
 from routing.snapshot import Target

@@ -12,8 +12,6 @@ from random import Random
 from time import monotonic
 from typing import Final
 
-from vault.errors import VaultLocked
-
 from providers.client import FailureKind, Transport
 from providers.formats.errors import InvalidRequest
 from providers.outcomes import ErrorClass, is_retriable
@@ -26,6 +24,7 @@ from routing.health import Health
 from routing.scoring import PROFILES, Figures, scores
 from routing.snapshot import Endpoint, Target
 from telemetry.journal import Attempt
+from vault.errors import VaultLocked
 
 MAX_TARGETS: Final = 5
 MAX_RETRIES: Final = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
@@ -55,6 +56,12 @@ class Model(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+    def clean(self) -> None:
+        if not isinstance(self.abilities, list) or any(one not in Ability.values for one in self.abilities):
+            raise ValidationError({"abilities": f"A list of: {', '.join(Ability.values)}."})
+        if self.max_context_tokens is not None and self.max_context_tokens < 1:
+            raise ValidationError({"max_context_tokens": "At least 1."})
 
 
 class ConfigVersion(models.Model):

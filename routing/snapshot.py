@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vault.keyring import SealedCredential
-
 from keys.auth import KeyRecord
 from providers.client import Headers, Url
 from providers.types import TypeDefaults
 from routing.pricing import Prices
+from vault.keyring import SealedCredential
 
 
 @dataclass(frozen=True, slots=True, eq=False)

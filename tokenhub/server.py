@@ -4,6 +4,7 @@ vault, and forks; it answers the vault's control socket and no request."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -54,7 +55,8 @@ class PlainWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no type information
-    def __init__(self, *, listen: str, workers: int) -> None:
+    def __init__(self, *, listen: str, workers: int, when_ready: Callable[[], object] | None = None) -> None:
+        self._announce = when_ready
         self._listen = listen
         self._workers = workers
         self._control = ControlServer(settings.TOKENHUB_DATA_DIR / "vault.sock")
@@ -87,6 +89,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no type inf
 
     def _when_ready(self, arbiter: Arbiter) -> None:
         self._control.start()
+        if self._announce is not None:
+            self._announce()
 
     def _on_exit(self, arbiter: Arbiter) -> None:
         self._control.stop()

@@ -190,12 +190,14 @@ INSTALLED_APPS = [
     # `runserver` speaks ASGI through daphne; elsewhere its Twisted would cost half a second and 25 MB for nothing
     *(["daphne"] if "runserver" in sys.argv[1:2] else []),
     "unfold",
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django.contrib.humanize",
     "rest_framework",
     "channels",
     "django_prometheus",
@@ -265,6 +267,8 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W012",  # secure cookies follow TOKENHUB_PUBLIC_URL: on plain http they would lock everybody out
     "security.W016",  # the same, for the CSRF cookie
 ]
+
+from tokenhub.unfold import UNFOLD  # noqa: E402, F401  the menu is data of its own
 
 REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"],

@@ -2,5 +2,13 @@
 
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, path
+from django.views.generic import RedirectView
 
-urlpatterns: list[URLPattern | URLResolver] = [path("admin/", admin.site.urls)]
+from tokenhub import views
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("login-link/<str:token>/", views.login_link, name="login-link"),
+    path("first-password/", views.first_password, name="first-password"),
+    path("admin/", admin.site.urls),
+]

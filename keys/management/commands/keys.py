@@ -1,0 +1,96 @@
+"""`manage.py keys list|create|rotate|revoke`: client keys from the shell."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser
+from datetime import timedelta
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from keys import services
+from keys.models import ClientKey, Scope
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Command(BaseCommand):
+    help = "Lists, creates, renews and revokes client keys. A key is shown once, when it is made."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        actions.add_parser("list", help="every key, newest first")
+        create = actions.add_parser("create", help="make a key and print it")
+        create.add_argument("name", help="which application uses it")
+        create.add_argument("--owner", default="")
+        create.add_argument("--project", default="")
+        create.add_argument("--scope", action="append", default=[], choices=Scope.values, help="default: every scope")
+        create.add_argument("--model", action="append", default=[], help="an allowed model id; default: every model")
+        create.add_argument("--expires-in", metavar="720h", help="2s, 30m, 720h or 30d; default: never")
+        for name, text in (("rotate", "a new secret in place of the old one"), ("revoke", "refuse it from now on")):
+            actions.add_parser(name, help=text).add_argument("key", help="its prefix, id or name")
+
+    def handle(self, *args: Any, action: str, **options: Any) -> None:
+        match action:
+            case "list":
+                self._list()
+            case "create":
+                self._create(options)
+            case "rotate":
+                issued = services.reissue(key=_find(options["key"]))
+                self._show(issued)
+            case "revoke":
+                key = _find(options["key"])
+                services.revoke(key=key)
+                self.stdout.write(f"{key} is refused from now on.")
+
+    def _list(self) -> None:
+        for key in ClientKey.objects.all():
+            state = "enabled" if key.enabled else "disabled"
+            if key.expires_at is not None:
+                over = key.expires_at <= timezone.now()
+                state += f", {'expired' if over else 'expires'} {key.expires_at:%Y-%m-%d %H:%M}"
+            scopes = ", ".join(key.scopes) or "every scope"
+            self.stdout.write(f"{key.key_prefix}…  {key.name}  [{state}]  {scopes}")
+
+    def _create(self, options: dict[str, Any]) -> None:
+        expires_at = None
+        if options["expires_in"]:
+            expires_at = timezone.now() + _duration(options["expires_in"])
+        try:
+            issued = services.issue(
+                name=options["name"],
+                owner=options["owner"],
+                project=options["project"],
+                scopes=options["scope"],
+                allowed_models=options["model"],
+                expires_at=expires_at,
+            )
+        except ValidationError as problem:
+            raise CommandError("; ".join(problem.messages)) from None
+        self._show(issued)
+
+    def _show(self, issued: services.IssuedKey) -> None:
+        self.stderr.write("Keep it now: it is not shown again.")
+        self.stdout.write(issued.plaintext)
+
+
+def _find(wanted: str) -> ClientKey:
+    text = wanted.rstrip("…")
+    found = [
+        key for key in ClientKey.objects.all() if text in {str(key.id), key.name} or key.key_prefix.startswith(text)
+    ]
+    if len(found) != 1:
+        what = "No client key" if not found else f"{len(found)} client keys"
+        raise CommandError(f"{what} match {wanted!r}. `manage.py keys list` shows them; their id is unambiguous.")
+    return found[0]
+
+
+def _duration(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    if match is None:
+        raise CommandError(f"--expires-in: {text!r} is no duration such as 2s, 30m, 720h or 30d.")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.db.models import Count, OuterRef, QuerySet, Subquery, Value
+from django.db.models.functions import Concat
+from django.http import HttpRequest
+from unfold.widgets import UnfoldAdminPasswordWidget
+
+from providers import services
+from providers.models import SECRET_PREFIX, CredentialStore, Provider
+from tokenhub.adminkit import Admin, WordsField, display
+from vault.models import Secret
+
+
+class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the type checker only
+    credential = forms.CharField(
+        required=False,
+        widget=UnfoldAdminPasswordWidget(render_value=False, attrs={"autocomplete": "new-password"}),
+        help_text="Goes into the vault and is never shown again. Empty: the stored one stays.",
+    )
+    endpoints = WordsField(help_text=Provider._meta.get_field("endpoints").help_text)  # noqa: SLF001  Django's interface
+    dialects = WordsField(help_text=Provider._meta.get_field("dialects").help_text)  # noqa: SLF001
+
+    class Meta:
+        model = Provider
+        fields = ("id", "type", "enabled", "base_url", "endpoints", "dialects", "cred_store")
+
+    def clean(self) -> dict[str, Any] | None:
+        """What the service would refuse is said beside its field, before anything is saved."""
+        cleaned = super().clean()
+        if cleaned is not None and not self.errors:
+            for name in self.Meta.fields:
+                if name in cleaned:
+                    setattr(self.instance, name, cleaned[name])
+            try:
+                services.check(provider=self.instance, credential=cleaned.get("credential", ""))
+            except ValidationError as problem:
+                self.add_error(None, problem)
+        return cleaned
+
+
+@admin.register(Provider)
+class ProviderAdmin(Admin):
+    form = ProviderForm
+    list_display = ("id", "type", "address", "enabled_shown", "credential_shown", "model_count")
+    list_filter = ("type", "enabled")
+    search_fields = ("id", "base_url")
+    fieldsets = (
+        (None, {"fields": ("id", "type", "enabled")}),
+        ("Where calls go", {"fields": ("base_url", "endpoints", "dialects")}),
+        ("Credential", {"fields": ("cred_store", "credential")}),
+    )
+    empty_title = "No provider yet"
+    empty_hint = (
+        "A provider is where requests are sent: OpenAI, Anthropic, a vLLM server, or anything that speaks like one."
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Provider]:
+        stored = Secret.objects.filter(name=Concat(Value(SECRET_PREFIX), OuterRef("id")))
+        result: QuerySet[Provider] = (
+            super()
+            .get_queryset(request)
+            .annotate(models_count=Count("models"), fingerprint=Subquery(stored.values("fingerprint")[:1]))
+        )
+        return result
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Provider | None = None) -> tuple[str, ...]:
+        return ("id",) if obj is not None else ()
+
+    @display(description="Address")
+    def address(self, provider: Provider) -> str:
+        more = f" and {len(provider.endpoints)} more" if provider.endpoints else ""
+        return (provider.bases[0] + more) if provider.bases else "built in"
+
+    @display(description="State", label={"on": "success", "off": "danger"})
+    def enabled_shown(self, provider: Provider) -> str:
+        return "on" if provider.enabled else "off"
+
+    @display(description="Credential", label={"missing": "danger", "none needed": "info"})
+    def credential_shown(self, provider: Any) -> str:
+        if provider.cred_store != CredentialStore.VAULT:
+            return "none needed"
+        return f"stored · {provider.fingerprint[:6]}" if provider.fingerprint else "missing"
+
+    @display(description="Models", ordering="models_count")
+    def model_count(self, provider: Any) -> int:
+        return int(provider.models_count)
+
+    def save_model(self, request: HttpRequest, obj: Provider, form: Any, change: bool) -> None:
+        services.save(provider=obj, credential=form.cleaned_data.get("credential", ""))
+
+    def delete_model(self, request: HttpRequest, obj: Provider) -> None:
+        services.delete(provider=obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Provider]) -> None:
+        for provider in queryset:
+            services.delete(provider=provider)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
+from unfold.contrib.filters.admin import BooleanRadioFilter, DropdownFilter, FieldTextFilter, RangeDateTimeFilter
+from unfold.paginator import InfinitePaginator
+
+from telemetry.models import RequestLog
+from tokenhub.adminkit import ReadOnlyAdmin, display
+
+
+class OutcomeFilter(DropdownFilter):  # type: ignore[misc]  # unfold has no type information
+    title = "outcome"
+    parameter_name = "outcome"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("ok", "Answered"), ("client", "Client's error (4xx)"), ("server", "Failed (5xx)")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[RequestLog]) -> QuerySet[RequestLog]:
+        match self.value():
+            case "ok":
+                return queryset.filter(status__lt=400)
+            case "client":
+                return queryset.filter(status__gte=400, status__lt=500)
+            case "server":
+                return queryset.filter(status__gte=500)
+        return queryset
+
+
+@admin.register(RequestLog)
+class RequestLogAdmin(ReadOnlyAdmin):
+    list_display = (
+        "created_at", "outcome", "model_shown", "provider_id", "api_key_name", "tokens", "cost_shown", "latency_shown",
+        "routing_reason",
+    )  # fmt: skip
+    list_filter = (
+        OutcomeFilter,
+        ("created_at", RangeDateTimeFilter),
+        ("model_id", FieldTextFilter),
+        ("provider_id", FieldTextFilter),
+        ("api_key_name", FieldTextFilter),
+        ("stream", BooleanRadioFilter),
+        ("client_disconnected", BooleanRadioFilter),
+    )
+    list_filter_submit = True
+    search_fields = ("client_request_id",)
+    search_help_text = "A request id: the client's own, or TokenHub's"
+    ordering = ("-id",)
+    paginator = InfinitePaginator  # counting millions of rows would take longer than reading them
+    show_full_result_count = False
+    empty_title = "No request yet"
+    empty_hint = "Every request leaves a row here within a second: what was asked, who answered, what it cost and why."
+    fieldsets = (
+        (None, {"fields": (("created_at", "status", "error_code"), ("request_id", "client_request_id"))}),
+        ("Who asked", {"fields": (("api_key_name", "project", "tags"), ("endpoint", "dialect", "stream"))}),
+        (
+            "Who answered",
+            {
+                "fields": (
+                    ("requested_model", "mode", "alias"),
+                    ("model_id", "provider_id", "routing_reason"),
+                    "attempt_table",
+                )
+            },
+        ),
+        (
+            "Tokens and cost",
+            {
+                "fields": (
+                    ("input_tokens", "cached_input_tokens", "cache_write_tokens"),
+                    ("output_tokens", "reasoning_tokens", "usage_estimated"),
+                    ("estimated_cost_usd", "cost_usd"),
+                )
+            },
+        ),
+        ("Time", {"fields": (("latency_ms", "time_to_first_chunk_ms", "client_disconnected"),)}),
+    )
+
+    def get_readonly_fields(self, request: HttpRequest, obj: RequestLog | None = None) -> tuple[str, ...]:
+        return (*(field.name for field in RequestLog._meta.fields), "attempt_table")  # noqa: SLF001  Django's interface
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[RequestLog], search_term: str
+    ) -> tuple[QuerySet[RequestLog], bool]:
+        """By equality, so that an index serves it."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        wanted = Q(client_request_id=term)
+        with contextlib.suppress(ValueError):
+            wanted |= Q(request_id=UUID(term))
+        return queryset.filter(wanted), False
+
+    @display(description="Outcome", label={"ok": "success", "left": "warning"}, ordering="status")
+    def outcome(self, row: RequestLog) -> str:
+        if row.client_disconnected:
+            return "left"
+        return "ok" if row.status < 400 and not row.error_code else f"{row.status} {row.error_code}".strip()
+
+    @display(description="Model", ordering="model_id")
+    def model_shown(self, row: RequestLog) -> str:
+        asked = row.requested_model or "auto"
+        return row.model_id if asked == row.model_id else f"{row.model_id or '-'}  (asked: {asked})"
+
+    @display(description="Tokens in / out", ordering="total_tokens")
+    def tokens(self, row: RequestLog) -> str:
+        about = "≈ " if row.usage_estimated else ""
+        return f"{about}{row.input_tokens:,} / {row.output_tokens:,}"
+
+    @display(description="Cost", ordering="cost_usd")
+    def cost_shown(self, row: RequestLog) -> str | None:
+        return None if row.cost_usd is None else f"${row.cost_usd.normalize():f}"
+
+    @display(description="Time", ordering="latency_ms")
+    def latency_shown(self, row: RequestLog) -> str:
+        first = f" (first {row.time_to_first_chunk_ms:,})" if row.time_to_first_chunk_ms is not None else ""
+        return f"{row.latency_ms:,} ms{first}"
+
+    @display(description="Attempts")
+    def attempt_table(self, row: RequestLog) -> SafeString:
+        return render_to_string("telemetry/attempts.html", {"attempts": row.detail.get("attempts", [])})

@@ -1,0 +1,73 @@
+"""The admin's look and menu, as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.urls import reverse_lazy
+
+
+def _item(title: str, icon: str, model: str, permission: str = "") -> dict[str, Any]:
+    app, name = model.split(".")
+    needed = permission or f"{app}.view_{name}"
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse_lazy(f"admin:{app}_{name}_changelist"),
+        "permission": lambda request: request.user.has_perm(needed),
+    }
+
+
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "TokenHub",
+    "SITE_HEADER": "TokenHub",
+    "SITE_SYMBOL": "hub",
+    "SHOW_VIEW_ON_SITE": False,
+    "DASHBOARD_CALLBACK": "tokenhub.dashboard.context",
+    "ENVIRONMENT": "tokenhub.dashboard.environment",
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97.7% .013 236.62)",
+            "100": "oklch(95.1% .026 236.824)",
+            "200": "oklch(90.1% .058 230.902)",
+            "300": "oklch(82.8% .111 230.318)",
+            "400": "oklch(74.6% .16 232.661)",
+            "500": "oklch(68.5% .169 237.323)",
+            "600": "oklch(50% .134 242.749)",
+            "700": "oklch(44.3% .11 240.79)",
+            "800": "oklch(39.1% .09 240.876)",
+            "900": "oklch(29.3% .066 243.157)",
+            "950": "oklch(24% .05 243.157)",
+        }
+    },
+    "SIDEBAR": {
+        "show_search": False,
+        "navigation": [
+            {
+                "title": "",
+                "items": [
+                    {"title": "Overview", "icon": "dashboard", "link": reverse_lazy("admin:index")},
+                    _item("Request log", "receipt_long", "telemetry.requestlog"),
+                ],
+            },
+            {
+                "title": "Routing",
+                "separator": True,
+                "items": [
+                    _item("Providers", "cloud", "providers.provider"),
+                    _item("Models", "neurology", "routing.model"),
+                ],
+            },
+            {
+                "title": "Access",
+                "separator": True,
+                "items": [
+                    _item("Client keys", "key", "keys.clientkey"),
+                    _item("Vault", "encrypted", "vault.vaultstate"),
+                    _item("Users", "person", "auth.user"),
+                    _item("Groups", "group", "auth.group"),
+                ],
+            },
+        ],
+    },
+}

@@ -1,0 +1,47 @@
+"""The pages beside the admin: the one-time login link and the password that it asks for."""
+
+from __future__ import annotations
+
+from django.contrib import admin, messages
+from django.contrib.auth import login, update_session_auth_hash
+from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods
+
+from tokenhub import login as links
+from tokenhub.forms import FirstPasswordForm
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+def login_link(request: HttpRequest, token: str) -> HttpResponse:
+    """A GET changes nothing: mail scanners and browsers' previews follow links, too."""
+    context = {**admin.site.each_context(request), "title": "Log in"}
+    if request.method == "POST" and (user := links.use(token)) is not None:
+        login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+        return redirect("admin:index" if user.has_usable_password() else "first-password")
+    valid = request.method == "GET" and links.is_valid(token)
+    response = render(request, "tokenhub/login_link.html", {**context, "valid": valid}, status=200 if valid else 410)
+    response["Referrer-Policy"] = "no-referrer"
+    return response
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+def first_password(request: HttpRequest) -> HttpResponse:
+    """For a staff user who has none yet; whoever has one changes it in the admin, where the old one is asked for."""
+    user = request.user
+    if not isinstance(user, User) or not user.is_staff:
+        return redirect("admin:login")
+    if user.has_usable_password():
+        return redirect("admin:password_change")
+    form = FirstPasswordForm(user, request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        form.save()
+        update_session_auth_hash(request, user)
+        messages.success(request, f"From now on log in as {user.username} with this password.")
+        return redirect("admin:index")
+    context = {**admin.site.each_context(request), "title": "Set a password", "form": form}
+    return render(request, "tokenhub/first_password.html", context)
