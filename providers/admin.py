@@ -28,6 +28,7 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for th
     class Meta:
         model = Provider
         fields = ("id", "type", "enabled", "base_url", "endpoints", "dialects", "cred_store")
+        labels = {"id": "Name", "base_url": "Base address", "cred_store": "Where the credential is"}
 
     def clean(self) -> dict[str, Any] | None:
         """What the service would refuse is said beside its field, before anything is saved."""

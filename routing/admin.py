@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -11,6 +12,12 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 from routing import services
 from routing.models import Ability, Model
 from tokenhub.adminkit import Admin, display
+
+
+def _price(amount: Decimal | None) -> str:
+    if amount is None:
+        return "no price"
+    return f"${amount.normalize():f}" if amount else "free"
 
 
 class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the type checker only
@@ -33,7 +40,7 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the t
 @admin.register(Model)
 class ModelAdmin(Admin):
     form = ModelForm
-    list_display = ("id", "provider", "enabled_shown", "weight", "input_per_1k", "output_per_1k", "max_context_tokens")
+    list_display = ("id", "provider", "enabled_shown", "weight", "input_price", "output_price", "context")
     list_filter = ("enabled", "provider")
     list_select_related = ("provider",)
     search_fields = ("id", "upstream_model", "provider__id")
@@ -60,6 +67,18 @@ class ModelAdmin(Admin):
     @display(description="State", label={"on": "success", "off": "danger"})
     def enabled_shown(self, model: Model) -> str:
         return "on" if model.enabled else "off"
+
+    @display(description="Input per 1,000", ordering="input_per_1k")
+    def input_price(self, model: Model) -> str:
+        return _price(model.input_per_1k)
+
+    @display(description="Output per 1,000", ordering="output_per_1k")
+    def output_price(self, model: Model) -> str:
+        return _price(model.output_per_1k)
+
+    @display(description="Context", ordering="max_context_tokens")
+    def context(self, model: Model) -> str:
+        return f"{model.max_context_tokens:,}"
 
     def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
         services.save(model=obj)

@@ -9,6 +9,7 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
+from django.utils.timezone import localtime
 from unfold.contrib.filters.admin import BooleanRadioFilter, DropdownFilter, FieldTextFilter, RangeDateTimeFilter
 from unfold.paginator import InfinitePaginator
 
@@ -37,8 +38,7 @@ class OutcomeFilter(DropdownFilter):  # type: ignore[misc]  # unfold has no type
 @admin.register(RequestLog)
 class RequestLogAdmin(ReadOnlyAdmin):
     list_display = (
-        "created_at", "outcome", "model_shown", "provider_id", "api_key_name", "tokens", "cost_shown", "latency_shown",
-        "routing_reason",
+        "at", "outcome", "model_shown", "provider_id", "client_key", "tokens", "cost_shown", "latency_shown", "reason",
     )  # fmt: skip
     list_filter = (
         OutcomeFilter,
@@ -97,6 +97,18 @@ class RequestLogAdmin(ReadOnlyAdmin):
         with contextlib.suppress(ValueError):
             wanted |= Q(request_id=UUID(term))
         return queryset.filter(wanted), False
+
+    @display(description="At", ordering="created_at")
+    def at(self, row: RequestLog) -> str:
+        return f"{localtime(row.created_at):%Y-%m-%d %H:%M:%S}"
+
+    @display(description="Client key", ordering="api_key_name")
+    def client_key(self, row: RequestLog) -> str:
+        return row.api_key_name
+
+    @display(description="Reason", ordering="routing_reason")
+    def reason(self, row: RequestLog) -> str:
+        return row.routing_reason
 
     @display(description="Outcome", label={"ok": "success", "left": "warning"}, ordering="status")
     def outcome(self, row: RequestLog) -> str:

@@ -4,11 +4,15 @@ to Channels and Django."""
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tokenhub.settings")
 
-from django.core.asgi import get_asgi_application
+# whitenoise hands Django its files as plain iterators; the admin's few small ones may be read like that
+warnings.filterwarnings("ignore", "StreamingHttpResponse must consume synchronous iterators")
+
+from django.core.asgi import get_asgi_application  # noqa: E402
 
 _django = get_asgi_application()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 
@@ -22,6 +23,7 @@ UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "TokenHub",
     "SITE_HEADER": "TokenHub",
     "SITE_SYMBOL": "hub",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("favicon.svg")}],
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "tokenhub.dashboard.context",
     "ENVIRONMENT": "tokenhub.dashboard.environment",

@@ -23,9 +23,7 @@ def login_link(request: HttpRequest, token: str) -> HttpResponse:
         login(request, user, backend="django.contrib.auth.backends.ModelBackend")
         return redirect("admin:index" if user.has_usable_password() else "first-password")
     valid = request.method == "GET" and links.is_valid(token)
-    response = render(request, "tokenhub/login_link.html", {**context, "valid": valid}, status=200 if valid else 410)
-    response["Referrer-Policy"] = "no-referrer"
-    return response
+    return render(request, "tokenhub/login_link.html", {**context, "valid": valid}, status=200 if valid else 410)
 
 
 @never_cache

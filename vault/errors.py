@@ -7,6 +7,7 @@ VaultError
   NotInitialized     there is no vault yet
   AlreadyInitialized there is one
   TooManyAttempts    retry_after_seconds says when the next one is looked at
+  ServerNotRunning   nobody listens on the control socket
   Damaged            a record fails its authentication: changed, swapped or cut
 """
 
@@ -53,3 +54,7 @@ class TooManyAttempts(VaultError):
 
 class Damaged(VaultError):
     message = "A sealed record does not open: it was changed, cut, or moved from another place."
+
+
+class ServerNotRunning(VaultError):
+    message = "No server is running on this data folder."
