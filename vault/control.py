@@ -1,7 +1,7 @@
 """The vault's control socket: `manage.py vault unlock` and `lock` reach a running server through it. Its master process
 listens; that shares the keyring with its workers, so what it opens is open in all. One JSON line in, one out.
 
-Who may talk: processes of the server's own user, and root, by the kernel's word (SO_PEERCRED); the file has mode 0600."""
+Who may talk: the server's own user, and root, by the kernel's word (SO_PEERCRED); the file has mode 0600."""
 
 from __future__ import annotations
 

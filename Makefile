@@ -1,0 +1,41 @@
+# The Python that runs TokenHub. A distribution's own is usually built for speed, one made by a version manager often
+# not (a third slower): the former goes first.
+PYTHON ?= $(shell for one in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
+	"$$one" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$one"; break; }; done)
+BIN := .venv/bin
+
+.PHONY: run test lint bench lock clean
+
+run: .venv/run
+	@TOKENHUB_ENV=development $(BIN)/python manage.py quickstart
+
+test: .venv/dev
+	$(BIN)/pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(BIN)/djlint --check --lint templates
+	TOKENHUB_DATA_DIR=.cache/lint $(BIN)/python manage.py makemigrations --check --dry-run
+	TOKENHUB_DATA_DIR=.cache/lint $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+# side by side with nginx; needs gcc, wrk and nginx
+bench: .venv/run
+	$(BIN)/python bench/run.py
+
+lock:
+	uv pip compile --quiet --no-annotate --no-header --generate-hashes --universal --python-version 3.11 pyproject.toml -o requirements.lock
+	uv pip compile --quiet --no-annotate --no-header --generate-hashes --universal --python-version 3.11 --group dev pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/run: requirements.lock
+	@deploy/venv "$(PYTHON)" requirements.lock
+	@touch $@
+
+.venv/dev: requirements-dev.lock
+	@deploy/venv "$(PYTHON)" requirements-dev.lock
+	@touch $@ .venv/run
