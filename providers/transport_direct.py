@@ -15,6 +15,7 @@ from typing import Any
 import httptools
 
 from providers.client import FailureKind, Headers, UpstreamFailure, Url, is_refused_address
+from providers.outbox import Outbox
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 IDLE_SECONDS = 50.0  # below the 60 s after which common servers and load balancers drop an idle connection
@@ -63,9 +64,11 @@ class Connection(asyncio.Protocol):
         """Writes the request and waits for the response head."""
         self._reset_call()
         assert self.transport is not None  # noqa: S101  a pooled connection has one
-        self.transport.write(head + body if len(body) < 65_536 else head)
-        if len(body) >= 65_536:
-            self.transport.write(body)
+        if len(body) < 65_536:
+            self._pool.outbox.put(self.transport, head + body)
+        else:
+            self._pool.outbox.put(self.transport, head)
+            self._pool.outbox.put(self.transport, body)
         while not self._head_done:
             if self._failure is not None:
                 raise self._failure
@@ -225,6 +228,7 @@ class DirectTransport:
     """Keeps idle connections per origin, newest first, and opens further ones as they are needed."""
 
     def __init__(self) -> None:
+        self.outbox = Outbox()
         self._idle: dict[tuple[str, str, int], list[Connection]] = {}
         self._tls: ssl.SSLContext | None = None
         self._sweep: asyncio.TimerHandle | None = None

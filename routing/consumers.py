@@ -151,7 +151,7 @@ class Chat(Endpoint):
         usage = answer.usage or estimate(
             None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
         )
-        cost = visit.account(200, usage=usage, estimated=answer.usage is None)
+        cost = visit.account(200, usage=usage, estimated=answer.usage is None, answer_follows=True)
         headers = visit.base_headers() + delivery_headers(visit, delivery)
         headers.append((b"content-type", b"application/json"))
         if cost is not None:

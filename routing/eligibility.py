@@ -6,10 +6,9 @@ import re
 from typing import Final, NamedTuple
 
 from keys.auth import KeyRecord
-from providers.formats.dialect import Usage
 from providers.formats.envelope import Envelope
 from routing.policy import Policy
-from routing.pricing import cost_nano
+from routing.pricing import plain_cost_nano
 from routing.snapshot import Target
 
 HEADROOM = 1.15
@@ -59,7 +58,7 @@ def expected_cost(target: Target, needs: Needs) -> int | None:
     """In nano-dollars; None without a price."""
     if target.prices is None:
         return None
-    return cost_nano(target.prices, Usage(input_tokens=needs.input_tokens, output_tokens=needs.output_tokens))
+    return plain_cost_nano(target.prices, needs.input_tokens, needs.output_tokens)
 
 
 def exclusion(

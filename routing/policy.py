@@ -71,10 +71,13 @@ def _check(value: float, maximum: float, name: str) -> None:
 
 HEADER_NAMES = ("X-TokenHub-Max-Budget-USD", "X-TokenHub-Max-Latency-MS", "X-TokenHub-Min-Weight")
 _LIMIT_HEADERS = tuple(name.lower().encode() for name in HEADER_NAMES)
+_POLICY_HEADERS = (b"x-tokenhub-fallback", b"x-tokenhub-mode", *_LIMIT_HEADERS)
 
 
 def from_headers(policy: Policy, headers: Mapping[bytes, bytes]) -> Policy:
     """The policy with what the X-TokenHub-* headers say. Raises ApiError for a bad value."""
+    if headers.keys().isdisjoint(_POLICY_HEADERS):
+        return policy
     if fallback := headers.get(b"x-tokenhub-fallback"):
         if fallback.strip().lower() != b"none":
             raise ApiError("invalid_request", "X-TokenHub-Fallback knows only `none`.", param="X-TokenHub-Fallback")

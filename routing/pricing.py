@@ -61,6 +61,11 @@ def cost_nano(prices: Prices, usage: Usage) -> int:
     return -(-thousandfold // 1000)
 
 
+def plain_cost_nano(prices: Prices, input_tokens: int, output_tokens: int) -> int:
+    """Of a call that takes nothing from a cache and does not reason, as far as one can tell before it."""
+    return -(-(input_tokens * prices.input + output_tokens * prices.output) // 1000)
+
+
 def dollars(nano: int) -> str:
     """Plain decimal notation without an exponent: 1500 → `0.0000015`."""
     whole, part = divmod(nano, NANO)

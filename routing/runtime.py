@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import ipaddress
+import sys
 import threading
 from pathlib import Path
 from random import Random
@@ -17,6 +18,7 @@ from django.db.utils import DatabaseError
 
 from keys.limits import AddressLimiter
 from providers.client import Transport, build_transport
+from providers.outbox import Outbox
 from providers.sandbox import SandboxTransport
 from routing.attempt import Timeouts
 from routing.changes import CHANGED
@@ -43,6 +45,7 @@ class Runtime:
         self.health = Health()
         self.metrics = Metrics()
         self.journal = Journal(journal_folder())
+        self.outbox = Outbox(before=self.journal.flush)
         self.default_policy = Policy(
             mode=settings.TOKENHUB_DEFAULT_MODE,
             max_budget_nano=int(settings.TOKENHUB_DEFAULT_MAX_BUDGET_USD * NANO) or None,
@@ -80,7 +83,7 @@ class Runtime:
             )
             self._poller.start()
             self._ingester.start()
-            _settle_memory()
+            _settle()
             self.ready = True
 
     async def stop(self) -> None:
@@ -142,12 +145,13 @@ class Runtime:
         return False
 
 
-def _settle_memory() -> None:
+def _settle() -> None:
     """What is loaded by now stays: the collector need not look at it again. Requests make hardly any cycles, so it may
     look more rarely at the rest, too."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
+    sys.setswitchinterval(0.001)  # the ingester shares the interpreter: answers should not wait 5 ms for it
 
 
 def journal_folder() -> Path:

@@ -23,6 +23,8 @@ WATCH_AFTER_SECONDS = 0.03
 BYTES_PER_TOKEN = 4
 _JSON = (b"content-type", b"application/json")
 ResponseHeaders = list[tuple[bytes, bytes]]
+OUTBOX_EXTENSION: dict[str, Any] = {"tokenhub.outbox": {}}
+"""In a scope: its server sends whole answers through the runtime's outbox."""
 
 
 class ClientLeft(Exception):
@@ -191,8 +193,10 @@ class Visit:
         usage: Usage | None = None,
         estimated: bool = False,
         error: ApiError | None = None,
+        answer_follows: bool = False,
     ) -> int | None:
-        """Journals the request, once; must be called before its last byte leaves. The cost in nano-dollars."""
+        """Journals the request, once; must be called before its last byte leaves. The cost in nano-dollars.
+        `answer_follows`: a whole answer is sent next, and the outbox writes the journal ahead of it."""
         if self._accounted:
             return None
         self._accounted = True
@@ -210,7 +214,11 @@ class Visit:
             model, provider = target.model_id, target.provider.id
         elif self.attempts:
             model, provider = self.attempts[-1].model, self.attempts[-1].provider
-        runtime.journal.append(
+        journal = runtime.journal.append
+        if answer_follows and self.scope.get("extensions") is OUTBOX_EXTENSION:
+            journal = runtime.journal.hold
+            runtime.outbox.schedule()
+        journal(
             Entry(
                 id=self.request_id,
                 at=time_ns() // 1000,

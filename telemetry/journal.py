@@ -105,6 +105,7 @@ class Journal:
         self._dirty = False
         self._torn = False
         self._unwritten: deque[bytes] = deque()
+        self._held: list[bytes] = []
         self._stop = threading.Event()
         self._syncer: threading.Thread | None = None
         self.lines = 0
@@ -135,8 +136,18 @@ class Journal:
         self._unwritten.append(line)
         self.flush()
 
+    def hold(self, entry: Entry) -> None:
+        """For the next `flush`, which must come before the answer's last byte leaves: many lines, one write."""
+        self.lines += 1
+        self._held.append(encode_line(entry))
+
     def flush(self) -> bool:
-        """Tries again what could not be written. True when nothing is left over."""
+        """Writes what is held, and tries again what could not be written. True when nothing is left over. Lines of a
+        write that was cut short are written again; their reader takes each request once."""
+        if self._held:
+            held, self._held = self._held, []
+            if self._unwritten or self._torn or not self._write(b"".join(held)):
+                self._unwritten.extend(held)
         while self._unwritten:
             line = self._unwritten[0]
             if not self._write(b"\n" + line if self._torn else line):

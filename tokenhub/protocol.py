@@ -1,5 +1,6 @@
-"""uvicorn's way of answering, leaner: the head of a whole answer goes out together with its body, in one packet, and
-its headers are checked in one pass instead of by two regular expressions each. A fifth of a request's cost.
+"""uvicorn's way of answering, leaner: the head of a whole answer goes out together with its body, and with the answers
+of the same turn of the event loop, whose journal lines are written at once before them; headers are checked in one pass
+instead of by two regular expressions each. A quarter of a request's cost.
 
 Subclasses internals of uvicorn, whose version is pinned; the tests of the data plane run over it."""
 
@@ -8,13 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 from uvicorn.protocols.http import httptools_impl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from routing.runtime import runtime
+from routing.visit import OUTBOX_EXTENSION
 
 _WITHOUT_BODY = frozenset({204, 304})
 
 
 class Cycle(RequestResponseCycle):
-    _waiting_head = b""
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._outbox = runtime().outbox
+        self._waiting_head = b""
+        self.scope["extensions"] = OUTBOX_EXTENSION
 
     async def send(self, message: Any) -> None:
         if self.flow.write_paused and not self.disconnected:
@@ -33,19 +41,15 @@ class Cycle(RequestResponseCycle):
                 self.transport.write(head)
             return
         head, self._waiting_head = self._waiting_head, b""
-        if not head:
-            await super().send(message)
-            return
         body = message.get("body", b"")
-        if message.get("more_body", False) or len(body) != self.expected_content_length:
+        if not head or message.get("more_body", False) or len(body) != self.expected_content_length:
+            self._outbox.flush()
             self.transport.write(head)
             await super().send(message)
             return
-        self.transport.write(head + body)
+        self._outbox.put(self.transport, head + body, close=not self.keep_alive)
         self.response_complete = True
         self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
         self.on_response()
 
     def _head(self, status: int, headers: Any) -> bytes:
@@ -80,6 +84,12 @@ class Cycle(RequestResponseCycle):
         return head
 
 
-def install() -> None:
-    """uvicorn names the class inside a long method; replacing the name is the smallest way in."""
-    httptools_impl.RequestResponseCycle = Cycle  # type: ignore[misc]
+class Protocol(HttpToolsProtocol):
+    def shutdown(self) -> None:
+        """An orderly stop closes connections whose answers may still wait to be sent."""
+        runtime().outbox.flush()
+        super().shutdown()
+
+
+# uvicorn names the class inside a long method; replacing the name is the smallest way in
+httptools_impl.RequestResponseCycle = Cycle  # type: ignore[misc, assignment]

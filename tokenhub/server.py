@@ -14,7 +14,6 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
-from tokenhub.protocol import install
 from vault.control import ControlServer
 
 GRACE_SECONDS = 30
@@ -37,7 +36,7 @@ class PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no type informa
 class PlainWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type information
     CONFIG_KWARGS = {
         "loop": "uvloop",
-        "http": "httptools",
+        "http": "tokenhub.protocol:Protocol",
         "lifespan": "on",
         "access_log": False,
         "server_header": False,
@@ -47,7 +46,6 @@ class PlainWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        install()
         errors, access = logging.getLogger("uvicorn.error"), logging.getLogger("uvicorn.access")
         errors.propagate = True
         errors.setLevel(logging.WARNING)

@@ -15,11 +15,8 @@ from providers.formats.errors import InvalidRequest
 MAX_DEPTH_MESSAGE = "The body is nested too deeply."
 _fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
-_text = msgspec.json.Decoder(str | None).decode
-_flag = msgspec.json.Decoder(bool | None).decode
-_count = msgspec.json.Decoder(int | None).decode
-_EMPTY: Final = (b"null", b"[]", b"{}")
-_INPUTS: Final = ("messages", "system", "tools", "functions", "response_format", "output_config", "documents")
+_options_fields = msgspec.json.Decoder(dict[str, Raw] | None).decode
+_EMPTY: Final = (b"", b"null", b"[]", b"{}")
 _MEDIA: Final = re.compile(rb'"(?:image_url|input_image|input_file)"|"type": ?"(?:image|document|file)"')
 _IMAGES: Final = re.compile(rb'"(?:image_url|input_image)"|"type": ?"image"')
 _DOCUMENTS: Final = re.compile(rb'"input_file"|"type": ?"(?:document|file)"')
@@ -29,8 +26,32 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-_stream_options = msgspec.json.Decoder(_StreamOptions | None).decode
-_options_fields = msgspec.json.Decoder(dict[str, Raw] | None).decode
+class _Known(msgspec.Struct):
+    """What is read of a body. The raw ones count as input, and are not looked into."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    messages: Raw = Raw()
+    system: Raw = Raw()
+    tools: Raw = Raw()
+    functions: Raw = Raw()
+    response_format: Raw = Raw()
+    output_config: Raw = Raw()
+
+
+_known = msgspec.json.Decoder(_Known).decode
+_EXPECTED: Final = {
+    "model": "a string",
+    "stream": "true or false",
+    "stream_options": "an object",
+    "max_completion_tokens": "a whole number",
+    "max_tokens": "a whole number",
+    "n": "a whole number",
+}
 
 
 class Envelope:
@@ -41,53 +62,60 @@ class Envelope:
         "max_output_tokens", "messages_size", "model", "n", "stream",
     )  # fmt: skip
 
-    def __init__(self, body: bytes, fields: dict[str, Raw]) -> None:
+    def __init__(self, body: bytes, fields: dict[str, Raw], known: _Known) -> None:
         self.body = body
         self._fields = fields
-        self.model: str = _read(fields, "model", _text, "a string") or ""
-        self.stream: bool = bool(_read(fields, "stream", _flag, "true or false"))
-        options = _read(fields, "stream_options", _stream_options, "an object")
-        self.include_usage = bool(options and options.include_usage)
-        limit = _read(fields, "max_completion_tokens", _count, "a whole number")
-        if limit is None:
-            limit = _read(fields, "max_tokens", _count, "a whole number")
+        self.model = known.model or ""
+        self.stream = bool(known.stream)
+        self.include_usage = known.stream_options is not None and bool(known.stream_options.include_usage)
+        limit = known.max_tokens if known.max_completion_tokens is None else known.max_completion_tokens
         if limit is not None and not 0 < limit < 1 << 31:
             raise InvalidRequest("max_tokens must be a whole number above 0.", "max_tokens")
-        self.max_output_tokens: int | None = limit
-        n = _read(fields, "n", _count, "a whole number")
+        self.max_output_tokens = limit
+        n = known.n
         if n is not None and not 1 <= n <= 128:
             raise InvalidRequest("n must be a whole number from 1 to 128.", "n")
-        self.n: int = n or 1
-        self.messages_size = sum(len(bytes(raw)) for name in _INPUTS if (raw := fields.get(name)) is not None)
-        self.has_tools = any(bytes(fields[name]) not in _EMPTY for name in ("tools", "functions") if name in fields)
+        self.n = n or 1
+        size, has_tools, has_json_schema = len(memoryview(known.messages)), False, False
+        if "system" in fields:
+            size += len(memoryview(known.system))
+        for name in ("tools", "functions"):
+            if name in fields and (text := bytes(fields[name])) not in _EMPTY:
+                size += len(text)
+                has_tools = True
+        for name in ("response_format", "output_config"):
+            if name in fields:
+                text = bytes(fields[name])
+                size += len(text)
+                has_json_schema = has_json_schema or b'"json_schema"' in text
+        self.messages_size = size
+        self.has_tools = has_tools
+        self.has_json_schema = has_json_schema
         has_media = _MEDIA.search(body) is not None  # one pass for the many that have none
         self.has_images = has_media and _IMAGES.search(body) is not None
         self.has_documents = has_media and _DOCUMENTS.search(body) is not None
-        self.has_json_schema = any(
-            b'"json_schema"' in bytes(fields[name]) for name in ("response_format", "output_config") if name in fields
-        )
 
     @classmethod
     def read(cls, body: bytes) -> Envelope:
         """Raises InvalidRequest, naming the field."""
         try:
             fields = _fields(body)
-        except msgspec.ValidationError:
-            raise InvalidRequest("The body must be a JSON object.", code="invalid_json") from None
+            known = _known(body)
+        except msgspec.ValidationError as problem:
+            raise _wrong_type(problem) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             raise InvalidRequest(f"The body is not JSON: {problem}.", code="invalid_json") from None
         except RecursionError:
             raise InvalidRequest(MAX_DEPTH_MESSAGE, code="invalid_json") from None
         _refuse_duplicates(body, fields)
-        messages = fields.get("messages")
-        if messages is None:
+        start = bytes(memoryview(known.messages)[:64]).lstrip()
+        if not start or start == b"null":
             raise InvalidRequest("messages is missing.", "messages")
-        start = bytes(messages)[:64].lstrip()
         if start[:1] != b"[":
             raise InvalidRequest("messages must be an array.", "messages")
         if start[1:].lstrip()[:1] == b"]":
             raise InvalidRequest("messages must hold at least one message.", "messages")
-        return cls(body, fields)
+        return cls(body, fields, known)
 
     def with_model(self, upstream_model: str, *, ask_usage: bool) -> bytes:
         """The body for an upstream: itself where nothing has to change."""
@@ -104,28 +132,31 @@ class Envelope:
         return _encode(fields)
 
 
-def _read(fields: dict[str, Raw], name: str, decode: Any, expected: str) -> Any:
-    raw = fields.get(name)
-    if raw is None:
-        return None
-    try:
-        return decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise InvalidRequest(f"{name} must be {expected}.", name) from None
+def _wrong_type(problem: msgspec.ValidationError) -> InvalidRequest:
+    _, _, path = str(problem).partition(" - at `$.")
+    name = path.rstrip("`").partition(".")[0]
+    if name not in _EXPECTED:
+        return InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    return InvalidRequest(f"{name} must be {_EXPECTED[name]}.", name)
 
 
 def _refuse_duplicates(body: bytes, fields: dict[str, Raw]) -> None:
-    """A second value under one name would let two readers see two requests. Most bodies are written in one of two ways
-    and are compared with themselves written again; any other is read pair by pair."""
-    names = [_encode(name) for name in fields]
-    values = [bytes(raw) for raw in fields.values()]
-    size, count = sum(map(len, names)) + sum(map(len, values)), len(names)
-    for between, after, length in ((b",", b":", 2 * count + 1), (b", ", b": ", 4 * count)):
-        if len(body) == size + length:
-            again = between.join([name + after + value for name, value in zip(names, values, strict=True)])
-            if body == b"{" + again + b"}":
-                return
+    """A second value under one name would let two readers see two requests. No JSON that says all of the fields is
+    shorter than their plain encoding; so a body of that length, as it came or without its white space, holds nothing
+    else. Any other is read pair by pair."""
+    plain = _encode(fields)
+    if len(plain) == len(body):
+        return
+    try:
+        if len(_compact(plain)) == len(_compact(body)):
+            return
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
     _read_pairs(body)
+
+
+def _compact(text: bytes) -> bytes:
+    return msgspec.json.format(text, indent=-1)
 
 
 def _read_pairs(body: bytes) -> None:
