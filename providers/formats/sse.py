@@ -9,7 +9,7 @@ from providers.formats.errors import UnreadableAnswer
 
 MAX_EVENT_BYTES = 16_777_216
 _BOM = b"\xef\xbb\xbf"
-_END = re.compile(rb"\r\n\r\n|\r\n\n|\n\r\n|\n\n|\r\r")
+_END = re.compile(rb"\n\r?\n|\n\r|\r\r")  # what precedes it belongs to the event anyhow
 
 
 class Frame(NamedTuple):
@@ -34,14 +34,13 @@ class Framer:
         tail = self._tail
         buffer = tail + data if tail else data
         if b"\r" not in buffer:  # as every known provider writes
-            end = buffer.rfind(b"\n\n")
-            if end < 0:
+            if b"\n\n" not in buffer:
                 return self._keep(buffer)
-            self._tail = buffer[end + 2 :]
-            return [self._frame(raw + b"\n\n") for raw in buffer[:end].split(b"\n\n") if raw]
+            *events, self._tail = buffer.split(b"\n\n")
+            return [self._frame(raw + b"\n\n") for raw in events]
         frames, start = [], 0
         for match in _END.finditer(buffer):
-            if match.end() == len(buffer) and match.group() == b"\r\r":
+            if match.end() == len(buffer) and match.group() == b"\n\r":
                 break  # a line feed may follow that belongs to it
             frames.append(self._frame(buffer[start : match.end()]))
             start = match.end()
@@ -66,7 +65,7 @@ class Framer:
             self._begun = True
             if raw.startswith(_BOM):
                 return self._parsed(raw, raw[3:])
-        if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:  # one line of data: the usual event
+        if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw:  # the usual event
             return Frame(raw, b"", raw[6:-2])
         return self._parsed(raw, raw)
 
