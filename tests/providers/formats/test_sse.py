@@ -14,7 +14,8 @@ from providers.formats.sse import MAX_EVENT_BYTES, Frame, Framer
 ENDS = ["\n", "\r\n", "\r"]
 LINES = [
     "data: a", "data:b", "data:  two spaces", "data", "data:", 'data: {"é": "\u2028 😀"}', "data: [DONE]",
-    ": comment", ":", "event: ping", "event:message_stop", "id: 7", "retry: 10", "nonsense", "data: x: y", "\ufeffdata: late mark",
+    ": comment", ":", "event: ping", "event:message_stop", "id: 7", "retry: 10", "nonsense", "data: x: y",
+    "\ufeffdata: late mark",
 ]  # fmt: skip
 
 events = st.lists(st.sampled_from(LINES), min_size=1, max_size=4)
