@@ -191,7 +191,7 @@ INSTALLED_APPS = [
     *(["daphne"] if "runserver" in sys.argv[1:2] else []),
     "unfold",
     "unfold.contrib.filters",
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # its pages are loaded with the URLs: not before somebody comes
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -6,6 +6,8 @@ from django.views.generic import RedirectView
 
 from tokenhub import views
 
+admin.autodiscover()
+
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("login-link/<str:token>/", views.login_link, name="login-link"),
