@@ -1,0 +1,107 @@
+"""The documentation is complete and leads nowhere empty: settings, error codes, commands, links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from django.apps import apps
+
+from routing.errors import CODES
+from tokenhub.settings import ENV
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md")) + [page for page in [ROOT / "README.md"] if page.exists()]
+MAY_BE_MISSING = {DOCS / "benchmarks.md"}  # figures of one machine: a copy without them is whole, too
+_FENCE = re.compile(r"^[ \t]*```.*?^[ \t]*```", re.MULTILINE | re.DOTALL)
+_INLINE_CODE = re.compile(r"`[^`\n]*`")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
+
+
+def table(page: Path) -> dict[str, list[str]]:
+    """The rows of a page's tables, by what stands in backticks in their first cell; cells without it."""
+    rows = {}
+    for line in page.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(cells) > 1:
+            for name in re.findall(r"`([^`]+)`", cells[0]):
+                rows[name] = cells[1:]
+    return rows
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    for page in PAGES:
+        prose = _INLINE_CODE.sub("", _FENCE.sub("", page.read_text(encoding="utf-8")))
+        for target in _LINK.findall(prose):
+            if not re.match(r"[a-z]+:", target):
+                yield page, target
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = _HEADING.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands() -> list[str]:
+    """Of the project's own apps."""
+    own = [Path(app.path) for app in apps.get_app_configs() if Path(app.path).is_relative_to(ROOT)]
+    own = [path for path in own if ".venv" not in path.parts]
+    files = [file for path in own for file in path.glob("management/commands/*.py")]
+    return sorted(file.stem for file in files if not file.stem.startswith("_"))
+
+
+CONFIGURATION = table(DOCS / "operations" / "configuration.md")
+ERRORS = table(DOCS / "user" / "errors.md")
+
+
+@pytest.mark.parametrize("name", ENV.variables)
+def test_every_setting_is_explained_with_its_default(name: str) -> None:
+    assert name in CONFIGURATION, f"docs/operations/configuration.md has no row for {name}"
+    default = ENV.variables[name].default or "empty"
+    assert CONFIGURATION[name][0].replace("`", "") == default
+
+
+def test_no_setting_is_explained_that_does_not_exist() -> None:
+    explained = {name for name in CONFIGURATION if name.startswith("TOKENHUB_")}
+    assert explained <= set(ENV.variables)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_error_code_is_explained_with_its_status(code: str) -> None:
+    assert code in ERRORS, f"docs/user/errors.md has no row for {code}"
+    assert str(CODES[code][0]) in ERRORS[code][0]
+
+
+def test_every_command_is_mentioned() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
+    missing = [name for name in commands() if not re.search(rf"manage\.py {name}\b", text)]
+    assert commands()
+    assert missing == []
+
+
+def test_every_relative_link_leads_to_a_file() -> None:
+    broken = []
+    for page, link in links():
+        path, _, anchor = unquote(link).partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if target in MAY_BE_MISSING and not target.exists():
+            continue
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+            broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert broken == []
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    found, waiting = set[Path](), [DOCS / "README.md"]
+    while waiting:
+        here = waiting.pop()
+        found.add(here)
+        there = {(page.parent / link.partition("#")[0]).resolve() for page, link in links() if page == here}
+        waiting += [page for page in PAGES if page in there and page not in found]
+    assert [str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if page not in found] == []
