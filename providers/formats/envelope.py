@@ -99,6 +99,8 @@ class Envelope:
     def read(cls, body: bytes) -> Envelope:
         """Raises InvalidRequest, naming the field."""
         try:
+            if not body.isascii():
+                body.decode()  # strings inside values are looked into by nobody else
             fields = _fields(body)
             known = _known(body)
         except msgspec.ValidationError as problem:
