@@ -15,7 +15,6 @@ from vault.models import Secret
 def check(*, provider: Provider, credential: str = "") -> None:
     """Whether `save` would take it. Who changes where calls go must give the credential again: otherwise an edit could
     send it to a stranger. Raises ValidationError."""
-    provider.clean()
     wants_vault = provider.cred_store == CredentialStore.VAULT
     if credential:
         if not wants_vault:
@@ -39,8 +38,8 @@ def check(*, provider: Provider, credential: str = "") -> None:
 def save(*, provider: Provider, credential: str = "") -> None:
     """Creates or changes a provider; a credential goes to the vault. Raises ValidationError."""
     Provider.objects.select_for_update().filter(pk=provider.pk).first()
-    check(provider=provider, credential=credential)
     provider.full_clean()
+    check(provider=provider, credential=credential)
     provider.save()
     if credential:
         vault.put_secret(name=provider.secret_name, value=credential)

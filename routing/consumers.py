@@ -90,7 +90,8 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
                     retry_after_seconds=wait,
                 )
             if method not in self.methods:
-                raise ApiError("method_not_allowed", f"{self.path} takes {' and '.join(self.methods)}, not {method}.")
+                message = f"{self.path} takes {' and '.join(self.methods)}, not {method}."
+                raise ApiError("method_not_allowed", message, allow=self.methods)
             await self.answer(visit)
         except ApiError as error:
             await visit.fail(error)

@@ -33,25 +33,27 @@ class _Inner(msgspec.Struct):
     output_schema: dict[str, Any] | str | None = None
 
 
-class _Capabilities(msgspec.Struct):
+class _Capabilities(msgspec.Struct, forbid_unknown_fields=True):
     planning: bool = False
 
 
-class _Policy(msgspec.Struct):
+class _Policy(msgspec.Struct, forbid_unknown_fields=True):
+    """A misspelt ceiling must not be no ceiling."""
+
     mode: str | None = None
     max_budget_usd: float | None = None
     max_latency_ms: float | None = None
     min_weight: float | None = None
 
 
-class _OutputFormat(msgspec.Struct):
+class _OutputFormat(msgspec.Struct, forbid_unknown_fields=True):
     type: Literal["json", "markdown", "text", "xml"] | None = None
     schema: dict[str, Any] | str | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     strip_think: bool = False
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
     request: _Inner
     capabilities: _Capabilities | UnsetType | None = UNSET
     policy: _Policy | UnsetType | None = UNSET

@@ -57,6 +57,7 @@ class ApiError(Exception):
         status: int | None = None,
         retry_after_seconds: float | None = None,
         error_class: str = "",
+        allow: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -67,3 +68,4 @@ class ApiError(Exception):
         self.status = status or default_status
         self.retry_after_seconds = retry_after_seconds
         self.error_class = error_class
+        self.allow = allow

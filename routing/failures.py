@@ -21,6 +21,8 @@ def after_failures(failures: Sequence[tuple[Target, AttemptFailed]]) -> ApiError
     rejections = [failure for _, failure in failures if failure.error is ErrorClass.INVALID_REQUEST]
     if rejections:
         return rejected(rejections[-1])
+    if all(error is ErrorClass.CONTEXT_OVERFLOW for error in tried.values()):
+        return _alone(last_target, last)  # the request is too long for all of them: nothing that trying again mends
     timeouts = all(error is ErrorClass.TIMEOUT for error in tried.values())
     return ApiError(
         "all_models_failed",

@@ -33,6 +33,7 @@ from telemetry.journal import Journal
 from telemetry.logs import EventLogger
 from telemetry.metrics import Metrics
 from vault.keyring import KEYRING
+from vault.services import open_from_environment
 
 log = EventLogger(__name__)
 POLL_SECONDS = 0.5
@@ -71,6 +72,8 @@ class Runtime:
             if self.ready:
                 return
             await asyncio.to_thread(self._load)
+            if KEYRING.is_untouched:  # no master process did it: uvicorn or daphne by themselves
+                await asyncio.to_thread(_open_vault)
             self.journal.open()
             default, sandbox = build_transport(settings.TOKENHUB_UPSTREAM_TRANSPORT), SandboxTransport()
             self._transports = [default, sandbox]
@@ -143,6 +146,13 @@ class Runtime:
             return True
         self.metrics.unlogged_refusals += 1
         return False
+
+
+def _open_vault() -> None:
+    try:
+        open_from_environment()
+    finally:
+        close_old_connections()
 
 
 def _settle() -> None:

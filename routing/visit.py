@@ -181,6 +181,8 @@ class Visit:
             headers.append((b"retry-after", str(max(1, -int(-error.retry_after_seconds // 1))).encode("ascii")))
         if error.code in {"request_too_large", "request_timeout"}:  # the rest of the body is still on its way
             headers.append((b"connection", b"close"))
+        if error.allow:
+            headers.append((b"allow", ", ".join(error.allow).encode("ascii")))
         if self.attempts:
             headers.append((b"x-tokenhub-attempts", str(len(self.attempts)).encode("ascii")))
         await self.respond_json(error.status, self.dialect.render_error(shown), headers)

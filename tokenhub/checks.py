@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, register
+from django.core.checks import CheckMessage, Error, register
 from django.core.checks import Warning as CheckWarning
 
 
 @register()
 def environment_is_understood(**_: Any) -> list[CheckMessage]:
-    return [CheckWarning(f"{name}: {problem}.", id="tokenhub.W001") for name, problem in settings.ENV.problems]
+    fatal = settings.ENV.fatal
+    return [
+        (Error if (name, problem) in fatal else CheckWarning)(f"{name}: {problem}.", id="tokenhub.W001")
+        for name, problem in settings.ENV.problems
+    ]

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 T = TypeVar("T")
+FATAL = ("TOKENHUB_DATABASE_URL", "TOKENHUB_DATA_DIR")
 NO_WORDS: tuple[str, ...] = ()
 
 
@@ -30,6 +34,11 @@ class Environment:
         self.problems: list[tuple[str, str]] = []
         self.given: set[str] = set()
 
+    @property
+    def fatal(self) -> list[tuple[str, str]]:
+        """Problems with which nothing should be served: the default would be somebody else's database."""
+        return [(name, problem) for name, problem in self.problems if name in FATAL]
+
     def read(self, name: str, default: T, parse: Callable[[str], T], help_text: str, *, shown: str | None = None) -> T:
         """The variable's value, or `default` when it is unset, empty or does not parse."""
         self.variables[name] = Variable(name, str(default) if shown is None else shown, help_text)
@@ -39,7 +48,8 @@ class Environment:
         try:
             value = parse(raw)
         except (ValueError, InvalidOperation) as problem:
-            self.problems.append((name, f"{problem}. Using the default ({self.variables[name].default or 'empty'})"))
+            standing_in = "" if name in FATAL else f". Using the default ({self.variables[name].default or 'empty'})"
+            self.problems.append((name, f"{problem}{standing_in}"))
             return default
         self.given.add(name)
         return value
@@ -111,6 +121,43 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 def words(raw: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in raw.split(",") if part.strip())
+
+
+def time_zone(raw: str) -> str:
+    try:
+        ZoneInfo(raw)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"{raw!r} is no time zone such as Europe/Berlin") from None
+    return raw
+
+
+def networks(raw: str) -> tuple[str, ...]:
+    found = words(raw)
+    for one in found:
+        try:
+            ipaddress.ip_network(one, strict=False)
+        except ValueError:
+            raise ValueError(f"{one!r} is neither an address nor a network such as 10.0.0.0/8") from None
+    return found
+
+
+def public_url(raw: str) -> str:
+    parts = urlsplit(raw)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/"):
+        raise ValueError(f"{raw!r} is not http://HOST or https://HOST")
+    return raw
+
+
+def listen_argument(arguments: Sequence[str]) -> str | None:
+    """What `serve` and `quickstart` are told by --listen: other settings follow from it."""
+    if arguments[1:2] not in (["serve"], ["quickstart"]):
+        return None
+    for at, argument in enumerate(arguments):
+        if argument.startswith("--listen="):
+            return argument.partition("=")[2]
+        if argument == "--listen":
+            return next(iter(arguments[at + 1 :]), None)
+    return None
 
 
 def address(raw: str) -> str:

@@ -14,7 +14,10 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
+from telemetry.logs import EventLogger
 from vault.control import ControlServer
+
+log = EventLogger(__name__)
 
 GRACE_SECONDS = 30
 KEEP_ALIVE_SECONDS = 75
@@ -27,7 +30,7 @@ class PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no type informa
         self.cfg = cfg
         self._access_log_enabled = False
         self.error_log.propagate = True
-        self.error_log.setLevel(logging.NOTSET)
+        self.error_log.setLevel(logging.WARNING)
 
     def access(self, *_: Any, **__: Any) -> None:
         """The journal is the access log."""
@@ -87,6 +90,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no type inf
 
     def _when_ready(self, arbiter: Arbiter) -> None:
         self._control.start()
+        log.info("serving", listen=self._listen, workers=self._workers)
         if self._announce is not None:
             self._announce()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+from django.conf import settings
 from django.core.management.base import CommandError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
@@ -17,6 +18,11 @@ def listen_address(text: str) -> str:
         return address(text)
     except ValueError as problem:
         raise CommandError(f"--listen: {problem}.") from None
+
+
+def require_settings() -> None:
+    if fatal := settings.ENV.fatal:
+        raise CommandError("; ".join(f"{name}: {problem}" for name, problem in fatal) + ".")
 
 
 def require_migrations() -> None:

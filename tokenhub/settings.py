@@ -12,7 +12,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tokenhub.env import NO_WORDS, Environment, address, boolean, dollars, one_of, seconds, whole, words
+from tokenhub.env import (
+    NO_WORDS,
+    Environment,
+    address,
+    boolean,
+    dollars,
+    listen_argument,
+    networks,
+    one_of,
+    public_url,
+    seconds,
+    time_zone,
+    whole,
+    words,
+)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 ENV = Environment()
@@ -23,6 +37,7 @@ TOKENHUB_ENV = ENV.read("TOKENHUB_ENV", "production", one_of("production", "deve
 DEVELOPMENT = TOKENHUB_ENV == "development"
 DEBUG = False
 TOKENHUB_LISTEN_ADDR = ENV.read("TOKENHUB_LISTEN_ADDR", "127.0.0.1:8080", address, "where the server listens")
+TOKENHUB_LISTEN_ADDR = listen_argument(sys.argv) or TOKENHUB_LISTEN_ADDR
 TOKENHUB_WORKERS = ENV.read("TOKENHUB_WORKERS", 1, whole(1, 256), "worker processes")
 TOKENHUB_DATA_DIR = ENV.read(
     "TOKENHUB_DATA_DIR",
@@ -31,11 +46,13 @@ TOKENHUB_DATA_DIR = ENV.read(
     "database, journal, secrets",
     shown="./data",
 )
-TOKENHUB_PUBLIC_URL = ENV.read("TOKENHUB_PUBLIC_URL", "", str, "the address people use, when a proxy stands in front")
-TOKENHUB_TRUSTED_PROXIES = ENV.read(
-    "TOKENHUB_TRUSTED_PROXIES", NO_WORDS, words, "addresses whose forwarded headers are believed", shown=""
+TOKENHUB_PUBLIC_URL = ENV.read(
+    "TOKENHUB_PUBLIC_URL", "", public_url, "the address people use, when a proxy stands in front"
 )
-TOKENHUB_TIME_ZONE = ENV.read("TOKENHUB_TIME_ZONE", "UTC", str, "for budgets' calendar and for pages")
+TOKENHUB_TRUSTED_PROXIES = ENV.read(
+    "TOKENHUB_TRUSTED_PROXIES", NO_WORDS, networks, "addresses whose forwarded headers are believed", shown=""
+)
+TOKENHUB_TIME_ZONE = ENV.read("TOKENHUB_TIME_ZONE", "UTC", time_zone, "for budgets' calendar and for pages")
 
 
 def _is_loopback(listen: str) -> bool:
@@ -58,7 +75,10 @@ TOKENHUB_PUBLIC_METRICS = ENV.read(
 TOKENHUB_METRICS_TOKEN = ENV.read("TOKENHUB_METRICS_TOKEN", "", str, "bearer token for /metrics")
 
 # -- the data plane ----------------------------------------------------------------------------------------------
-TOKENHUB_DEFAULT_MODE = ENV.read("TOKENHUB_DEFAULT_MODE", "normal", str, "routing mode when none is asked for")
+MODES = ("cheap", "normal", "high_confidence", "planning", "adversarial")
+TOKENHUB_DEFAULT_MODE = ENV.read(
+    "TOKENHUB_DEFAULT_MODE", "normal", one_of(*MODES), "routing mode when none is asked for"
+)
 TOKENHUB_DEFAULT_MAX_BUDGET_USD = ENV.read(
     "TOKENHUB_DEFAULT_MAX_BUDGET_USD", Decimal("0.05"), dollars, "cost ceiling of one routed request"
 )

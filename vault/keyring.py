@@ -1,7 +1,8 @@
 """The open data key, in memory that all processes of a server share: an anonymous mapping made before they fork. What
 unlocks or locks in one is unlocked or locked in all. The key touches neither disk nor environment. No Django.
 
-Layout: generation (8 bytes, odd while the rest is being changed), state (1), vault id (16), data key (32)."""
+Layout: generation (8 bytes, odd while the rest is being changed), state (1: untouched, open or locked), vault id (16),
+data key (32)."""
 
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ _VAULT_ID = 16
 _KEY = 32
 _END = _KEY + KEY_BYTES
 OPEN = 1
+LOCKED = 2
 
 
 class Keyring:
@@ -36,6 +38,11 @@ class Keyring:
     @property
     def is_open(self) -> bool:
         return self._page[_STATE] == OPEN
+
+    @property
+    def is_untouched(self) -> bool:
+        """Nobody has opened or locked it since the first of the processes that share it began."""
+        return self._page[_STATE] not in {OPEN, LOCKED}
 
     def load(self, data_key: bytes, vault_id: UUID) -> None:
         """Opens the keyring for every process that shares it."""
@@ -53,7 +60,7 @@ class Keyring:
         """Overwrites the key. Calls that hold their credential already are not affected."""
 
         def write() -> None:
-            self._page[_STATE] = 0
+            self._page[_STATE] = LOCKED
             self._page[_VAULT_ID:_END] = bytes(_END - _VAULT_ID)
 
         self._change(write)

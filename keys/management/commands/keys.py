@@ -54,7 +54,7 @@ class Command(BaseCommand):
                 over = key.expires_at <= timezone.now()
                 state += f", {'expired' if over else 'expires'} {key.expires_at:%Y-%m-%d %H:%M}"
             scopes = ", ".join(key.scopes) or "every scope"
-            self.stdout.write(f"{key.key_prefix}…  {key.name}  [{state}]  {scopes}")
+            self.stdout.write(f"{key.key_prefix}…  {key.name}  [{state}]  {scopes}  id {key.id}")
 
     def _create(self, options: dict[str, Any]) -> None:
         expires_at = None

@@ -207,6 +207,17 @@ def test_what_is_no_json_is_refused_wherever_it_stands(value: bytes, around: tup
         Envelope.read(around[0] + value + around[1])
 
 
+@pytest.mark.parametrize("half", [b"\\ud800", b"\\udfff", b"\\ud800 and more", b"\\ud800\\u0041"])
+def test_half_a_surrogate_pair_is_refused_wherever_it_stands(half: bytes) -> None:
+    for body in (
+        b'{"messages":[1],"' + half + b'":1}',
+        b'{"messages":[1],"model":"' + half + b'"}',
+        b'{"messages":["' + half + b'"]}',
+    ):
+        with pytest.raises(InvalidRequest):
+            Envelope.read(body)
+
+
 @pytest.mark.parametrize("depth", [100, 900, 1_100, 100_000])
 @pytest.mark.parametrize("shape", [(b"[", b"1", b"]"), (b'{"a":', b"1", b"}")])
 @pytest.mark.parametrize("gap", [b"", b"  "])

@@ -14,7 +14,7 @@ from keys import services as keys
 from keys.models import ClientKey
 from routing import services as routing
 from tokenhub import login
-from tokenhub.serving import listen_address, require_free
+from tokenhub.serving import listen_address, require_free, require_settings
 
 FIRST_MODEL = "sandbox/swift"
 
@@ -28,6 +28,7 @@ class Command(BaseCommand):
         parser.add_argument("--workers", type=int, default=settings.TOKENHUB_WORKERS, metavar="N")
 
     def handle(self, *args: Any, listen: str, workers: int, **options: Any) -> None:
+        require_settings()
         listen = listen_address(listen)
         require_free(listen)  # before a key is shown that nobody could use
         call_command("migrate", verbosity=0)

@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from tokenhub.serving import listen_address, require_free, require_migrations
+from tokenhub.serving import listen_address, require_free, require_migrations, require_settings
 
 
 class Command(BaseCommand):
@@ -25,6 +25,7 @@ class Command(BaseCommand):
     def handle(
         self, *args: Any, listen: str, workers: int, when_ready: Callable[[], object] | None = None, **options: Any
     ) -> None:
+        require_settings()
         for name, problem in settings.ENV.problems:
             self.stderr.write(f"{name}: {problem}.")
         listen = listen_address(listen)

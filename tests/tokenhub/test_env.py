@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from routing.scoring import PROFILES
+from tokenhub import settings
+from tokenhub.env import Environment, boolean, listen_argument, networks, public_url, time_zone, whole
+
+
+def test_a_bad_value_leaves_the_default_and_is_explained() -> None:
+    env = Environment({"N": "many"})
+    assert env.read("N", 7, whole(1), "a number") == 7
+    ((name, problem),) = env.problems
+    assert name == "N"
+    assert "'many' is not a whole number" in problem
+    assert "default (7)" in problem
+
+
+def test_a_secret_comes_from_a_file_without_its_line_end(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("pass word\n")
+    env = Environment({"S_FILE": str(tmp_path / "secret")})
+    assert env.read("S", "", str, "a secret") == "pass word"
+    missing = Environment({"S_FILE": str(tmp_path / "none")})
+    assert missing.read("S", "x", str, "a secret") == "x"
+    assert "cannot be read" in missing.problems[0][1]
+
+
+@pytest.mark.parametrize(("raw", "expected"), [("yes", True), ("0", False), ("TRUE", True), ("off", False)])
+def test_flags_are_read(raw: str, expected: bool) -> None:
+    assert boolean(raw) is expected
+
+
+@pytest.mark.parametrize(
+    ("parse", "raw"), [(time_zone, "Mars/X"), (networks, "10.0.0.0/8, abc"), (public_url, "example.org")]
+)
+def test_what_cannot_be_meant_is_refused(parse: object, raw: str) -> None:
+    with pytest.raises(ValueError, match=r"no|neither|not"):
+        parse(raw)  # type: ignore[operator]
+
+
+def test_the_modes_of_the_settings_are_those_of_the_router() -> None:
+    assert set(settings.MODES) == set(PROFILES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["manage.py", "serve", "--listen", "0.0.0.0:80"], "0.0.0.0:80"),
+        (["manage.py", "quickstart", "--workers", "2", "--listen=[::]:80"], "[::]:80"),
+        (["manage.py", "serve"], None),
+        (["manage.py", "check", "--listen", "x:1"], None),
+    ],
+)
+def test_what_follows_from_the_address_follows_from_the_commands_too(
+    arguments: list[str], expected: str | None
+) -> None:
+    assert listen_argument(arguments) == expected
+
+
+def test_a_wrong_database_is_fatal_and_a_wrong_number_is_not() -> None:
+    env = Environment({"TOKENHUB_DATABASE_URL": "many", "TOKENHUB_WORKERS": "many"})
+    env.read("TOKENHUB_DATABASE_URL", 1, whole(1), "")
+    env.read("TOKENHUB_WORKERS", 1, whole(1), "")
+    assert [name for name, _ in env.fatal] == ["TOKENHUB_DATABASE_URL"]
