@@ -9,11 +9,10 @@ import msgspec
 
 from providers.formats.dialect import Answer, ClientError, Usage, WireError
 from providers.formats.errors import UnreadableAnswer
-from providers.formats.openai_chat_wire import UNREADABLE, read_error, wire_error
+from providers.formats.openai_chat_wire import UNREADABLE, read_error
 from providers.formats.sse import Frame, Framer
 
 _encode = msgspec.json.Encoder().encode
-_any = msgspec.json.Decoder().decode
 TYPES: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -151,7 +150,7 @@ class Observer:
             case "message_stop":
                 self.finished = True
             case "error":
-                self.error = wire_error(_any(frame.data))
+                self.error = read_error(frame.data)
                 return False
         return True
 

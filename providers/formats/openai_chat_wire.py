@@ -148,7 +148,7 @@ class Observer:
         except UNREADABLE:
             raise UnreadableAnswer("an event of its stream is no chunk of a chat completion") from None
         if bytes(chunk.error) not in _NO_ERROR:
-            self.error = wire_error(_any(data))
+            self.error = read_error(data)
             return False
         if chunk.usage is not None:
             self.usage = chunk.usage.read()
@@ -182,7 +182,9 @@ def wire_error(value: Any) -> WireError:
         return WireError(error)
     if not isinstance(error, dict):
         return WireError("")
-    message = error.get("message", error.get("detail", ""))
+    message = error.get("message")
+    if message is None:
+        message = error.get("detail") or ""
     if not isinstance(message, str):
         message = _encode(message).decode("utf-8", "replace")[:500]
     return WireError(message, *(_word(error.get(name)) for name in ("type", "code", "param")))
