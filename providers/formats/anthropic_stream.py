@@ -25,12 +25,11 @@ from providers.formats.canonical import (
     UsageSeen,
 )
 from providers.formats.dialect import Usage
-from providers.formats.openai_chat_wire import wire_error
+from providers.formats.openai_chat_wire import read_error
 from providers.formats.reading import given, is_json_object, read_answer
 from providers.formats.sse import Framer
 
 _encode = msgspec.json.Encoder().encode
-_any = msgspec.json.Decoder().decode
 
 
 class _Message(msgspec.Struct):
@@ -111,7 +110,7 @@ class Parser:
                 events.append(Ended())
             case "error":
                 self._ended = True
-                events.append(Failed(wire_error(_any(data))))
+                events.append(Failed(read_error(data)))
 
     def _say_usage(self, events: list[StreamEvent]) -> None:
         if self._usage is not None:

@@ -32,12 +32,11 @@ from providers.formats.openai_chat import (
     stop_reason,
     thinking_block,
 )
-from providers.formats.openai_chat_wire import DONE, DONE_EVENT, WireUsage, wire_error
+from providers.formats.openai_chat_wire import DONE, DONE_EVENT, WireUsage, read_error
 from providers.formats.reading import given, read_answer
 from providers.formats.sse import Framer
 
 _encode = msgspec.json.Encoder().encode
-_any = msgspec.json.Decoder().decode
 
 
 class _Chunk(msgspec.Struct):
@@ -93,7 +92,7 @@ class Parser:
         chunk = read_answer(_chunk, data, "an event of its stream is no chunk of a chat completion")
         if given(chunk.error) is not None:
             self._ended = True
-            events.append(Failed(wire_error(_any(data))))
+            events.append(Failed(read_error(data)))
             return
         if not self._started:
             self._started = True

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from providers.formats.canonical import Failed
 from providers.formats.dialect import ClientError, Usage, WireError
 from providers.formats.errors import UnreadableAnswer
+from providers.formats.openai_chat_stream import Parser
 from providers.formats.openai_chat_wire import (
     Observer,
     inspect_response,
@@ -166,6 +168,7 @@ def test_an_error_event_whose_words_cannot_be_read_is_still_one(error: bytes) ->
     out, observer = passed(BODY + b'data: {"error":' + error + b"}\n\n", [])
     assert out == BODY
     assert observer.error == WireError("")
+    assert Parser().feed(b'data: {"error":' + error + b"}\n\n") == [Failed(WireError(""))]
 
 
 def test_negative_and_missing_usage_is_zero() -> None:
