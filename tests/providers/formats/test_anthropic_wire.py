@@ -154,7 +154,8 @@ def test_events_of_kinds_yet_unknown_pass() -> None:
 
 SCRAPS = [
     b"data: ", b"event: error\n", b"\n\n", b"\r\n\r\n", b"{", b"}", b'{"type":"error","error":',
-    b'{"type":"message_start",', b'"message":', b'"usage":', b'{"input_tokens":-1}', b"null", b"1e999", b"\xff", b'"\\ud800"', b",",
+    b'{"type":"message_start",', b'"message":', b'"usage":', b'{"input_tokens":-1}', b"null", b"1e999",
+    b"\xff", b'"\\ud800"', b",",
     b'{"type":"content_block_delta","delta":', b'{"text":7}', b'{"type":"message_stop"}',
 ]  # fmt: skip
 
