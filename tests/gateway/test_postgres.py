@@ -1,0 +1,48 @@
+"""The same gateway on PostgreSQL."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support import postgres
+from tests.support.gateway import KEY, Gateway, run_manage
+from tests.support.upstream import Upstream
+
+pytestmark = pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
+
+
+def test_requests_are_answered_and_logged_once_and_a_new_key_reaches_both_workers(tmp_path: Path) -> None:
+    with postgres.Postgres() as database, Upstream() as upstream:
+        env = {"TOKENHUB_DATABASE_URL": database.url}
+        run_manage("migrate", "--verbosity", "0", folder=tmp_path, env=env)
+        with Gateway(
+            tmp_path,
+            providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "credential": "sk-1"}],
+            models=[{"id": "m", "provider_id": "p", "input_per_1k": "0.000000001", "output_per_1k": "1234.5"}],
+            env=env,
+            workers=2,
+        ) as gateway:
+            assert gateway.get("/readyz").json()["database"] == "ok"
+            ids = {gateway.chat("m").headers["x-tokenhub-request-id"] for _ in range(40)}
+            gateway.configure(keys=[{"key": KEY[:-2] + "00"}])
+            time.sleep(1)
+            headers = {"Authorization": f"Bearer {KEY[:-2]}00"}
+            body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+            assert {gateway.post("/v1/chat/completions", body, headers=headers).status_code for _ in range(20)} == {200}
+            with psycopg.connect(database.url, autocommit=True) as connection:
+
+                def rows() -> list[Any]:
+                    return connection.execute(
+                        "SELECT request_id::text, cost_usd, detail FROM telemetry_requestlog"
+                    ).fetchall()
+
+                Gateway.wait_until(lambda: ids <= {row[0] for row in rows()})
+                found = [row for row in rows() if row[0] in ids]
+    assert len(found) == len(ids) == 40
+    assert {f"{row[1]:f}" for row in found} == {"9.876000001"}
+    assert upstream.requests[0].headers["authorization"] == "Bearer sk-1"
