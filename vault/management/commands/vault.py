@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db.utils import DatabaseError
 
 from vault import services
 from vault.control import ControlClient
@@ -44,6 +45,8 @@ class Command(BaseCommand):
             raise CommandError(f"{problem.message} `manage.py serve` starts it.") from None
         except VaultError as problem:
             raise CommandError(problem.message) from None
+        except DatabaseError as problem:
+            raise CommandError(f"The database cannot be used ({problem}). Has `manage.py migrate` run?") from None
 
     def _act(self, action: str, client: ControlClient, options: dict[str, Any]) -> None:
         file: Path | None = options.get("password_file")
@@ -54,28 +57,34 @@ class Command(BaseCommand):
             case "status":
                 self._status(client)
             case "unlock":
-                client.status()  # nobody should type a password in vain
-                client.unlock(password=_password(file, "Vault password: "))
+                is_new = not client.status().initialized  # also: nobody should type a password in vain
+                prompt = "New vault password: " if is_new else "Vault password: "
+                client.unlock(password=_password(file, prompt, is_new=is_new))
                 self.stdout.write("The vault is open.")
             case "lock":
                 client.lock()
                 self.stdout.write("The vault is locked.")
             case "rotate":
-                old = _password(file, "Present vault password: ")
-                new = _password(
-                    options["new_password_file"], "New vault password: ", is_new=True, use_environment=False
-                )
-                try:
-                    count = client.rotate(old_password=old, new_password=new).secrets
-                except ServerNotRunning:
-                    count = services.rotate(old_password=old, new_password=new)
-                self.stdout.write(f"The password is changed; {count} secrets are sealed anew.")
+                self._rotate(client, file, options["new_password_file"])
+
+    def _rotate(self, client: ControlClient, file: Path | None, new_file: Path | None) -> None:
+        old = _password(file, "Present vault password: ")
+        new = _password(new_file, "New vault password: ", is_new=True, use_environment=False)
+        try:
+            count = client.rotate(old_password=old, new_password=new).secrets
+        except ServerNotRunning:
+            count = services.rotate(old_password=old, new_password=new)
+        self.stdout.write(f"The password is changed; {count} secrets are sealed anew.")
+        if settings.TOKENHUB_VAULT_PASSWORD:
+            self.stdout.write("Change TOKENHUB_VAULT_PASSWORD, or its file, too: it opens the vault at the next start.")
 
     def _status(self, client: ControlClient) -> None:
         try:
             state, server = client.status(), "running"
         except ServerNotRunning:
             state, server = services.status(), "not running"
+        except VaultError as problem:
+            state, server = services.status(), f"not known. {problem.message}"
         opened = "locked" if state.locked else "open"
         self.stdout.write(f"server: {server}")
         self.stdout.write(f"vault: {opened if state.initialized else 'not made yet'}")
@@ -87,13 +96,27 @@ def _password(file: Path | None, prompt: str, *, is_new: bool = False, use_envir
     if file is not None:
         try:
             return file.read_text(encoding="utf-8").strip("\r\n")
-        except (OSError, UnicodeDecodeError) as problem:
-            raise CommandError(f"{file} cannot be read: {problem}.") from None
+        except UnicodeDecodeError:  # its text quotes a byte
+            raise CommandError(f"{file} is no text in UTF-8. Is it the right file?") from None
+        except OSError as problem:
+            raise CommandError(f"{file} cannot be read: {problem.strerror}.") from None
     if use_environment and settings.TOKENHUB_VAULT_PASSWORD:
-        return str(settings.TOKENHUB_VAULT_PASSWORD)
+        return _utf8(settings.TOKENHUB_VAULT_PASSWORD)
     if not sys.stdin.isatty():
-        raise CommandError("There is nobody to ask for the password: give it with --password-file.")
-    password = getpass(prompt)
-    if is_new and getpass("The same again: ") != password:
-        raise CommandError("The two passwords differ. Nothing was changed.")
+        which = "--password-file" if use_environment else "--new-password-file"
+        raise CommandError(f"There is nobody to ask for the password: give it with {which}.")
+    try:
+        password = getpass(prompt)
+        if is_new and getpass("The same again: ") != password:
+            raise CommandError("The two passwords differ. Nothing was changed.")
+    except (EOFError, KeyboardInterrupt):
+        raise CommandError("No password was given. Nothing was changed.") from None
+    return _utf8(password)
+
+
+def _utf8(password: str) -> str:
+    try:
+        password.encode("utf-8")
+    except UnicodeEncodeError:
+        raise CommandError("The password is no text in UTF-8. Give it with a file.") from None
     return password
