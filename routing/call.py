@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
 
 from keys.auth import KeyRecord
 from providers.client import Headers
@@ -31,10 +32,16 @@ _KEPT_BACK = frozenset(
     }
 )  # fmt: skip
 _KEPT_BACK_PREFIXES = (b"x-tokenhub-", b"x-forwarded-", b"sec-", b"access-control-", b"cf-")
+_USUAL_CONNECTION = (b"keep-alive", b"close")
 _KEPT_BACK_QUERY = (b"key", b"api_key", b"api-key", b"access_token")
 
 
 def forwardable_headers(headers: Mapping[bytes, bytes]) -> Headers:
+    """Without those that `Connection` names, too: they belong to this hop (RFC 9110, 7.6.1)."""
+    connection = headers.get(b"connection")
+    if connection is not None and connection.lower() not in _USUAL_CONNECTION:
+        named = {name.strip() for name in connection.lower().split(b",")}
+        headers = {name: value for name, value in headers.items() if name not in named}
     return [
         (name, value)
         for name, value in headers.items()
@@ -46,8 +53,11 @@ def forwardable_query(query: bytes) -> bytes:
     """With its question mark; empty when nothing is left."""
     if not query:
         return b""
-    parts = [part for part in query.split(b"&") if part.partition(b"=")[0].lower() not in _KEPT_BACK_QUERY]
-    kept = b"&".join(part for part in parts if part)
+    kept = b"&".join(
+        part
+        for part in query.split(b"&")
+        if part and unquote_to_bytes(part.partition(b"=")[0]).lower() not in _KEPT_BACK_QUERY
+    )
     return b"?" + kept if kept else b""
 
 
