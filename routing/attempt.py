@@ -3,6 +3,7 @@ comes out as AttemptFailed, classified; the engine decides what follows."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from time import monotonic, time
 
@@ -143,7 +144,7 @@ async def _open_stream(delivery: Delivery, exchange: Exchange, stream: Relay) ->
 
 def _event_failure(wire: WireError) -> AttemptFailed:
     """An error event as the first thing in a stream."""
-    status = int(wire.code) if wire.code.isdigit() else 0
+    status = int(wire.code) if re.fullmatch("[1-5][0-9]{2}", wire.code) else 0
     if status >= 400:
         error = classify_status(status, code=wire.code, message=wire.message)
     elif wire.type == "rate_limit_error":

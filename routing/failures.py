@@ -41,6 +41,12 @@ def nobody_eligible(snapshot: Snapshot, excluded: Mapping[str, str]) -> ApiError
             "No model is configured.",
             hint="Add a provider and a model in the admin, then try again.",
         )
+    if not snapshot.routable:
+        return ApiError(
+            "no_models_configured",
+            "The router has no model to choose from: no enabled provider has one. Sandbox models answer only by name.",
+            hint="Add models to a provider in the admin, or name a sandbox model.",
+        )
     usable = {model: why for model, why in excluded.items() if why != "model_not_allowed"}
     if usable and set(usable.values()) == {"vault_locked"}:
         return vault_locked()

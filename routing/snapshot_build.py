@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from django.conf import settings
 from django.db import transaction
@@ -49,16 +49,17 @@ def build_snapshot() -> Snapshot:
     return Snapshot(
         version=version,
         targets=targets,
-        routable=_routable(list(targets.values())),
+        routable=_routable(providers, list(targets.values())),
         keys={row.digest: _key(row) for row in ClientKey.objects.servable()},
         provider_count=len(providers),
     )
 
 
-def _routable(targets: Sequence[Target]) -> tuple[Target, ...]:
-    """Sandbox models leave the stage as soon as there is a real one."""
-    real = tuple(target for target in targets if target.provider.type != ProviderType.SANDBOX)
-    return real or tuple(targets)
+def _routable(providers: Mapping[str, ProviderRecord], targets: Sequence[Target]) -> tuple[Target, ...]:
+    """Sandbox models leave the stage as soon as there is a real provider, even before its first model."""
+    if all(provider.type == ProviderType.SANDBOX for provider in providers.values()):
+        return tuple(targets)
+    return tuple(target for target in targets if target.provider.type != ProviderType.SANDBOX)
 
 
 def _provider(row: Provider, credential: SealedCredential | None) -> ProviderRecord:

@@ -114,6 +114,10 @@ class Upstream:
         """These first, one a request, whatever the rules say."""
         self._queue.extend(replies)
 
+    def forget(self) -> None:
+        """What `next` was told and nobody asked for."""
+        self._queue.clear()
+
     def when(
         self, reply: Reply, *, model: str | None = None, path: str | None = None, header: tuple[str, str] | None = None
     ) -> None:

@@ -1,0 +1,306 @@
+"""Whatever goes wrong upstream or comes from a client: an error of the contract in the client's dialect, in bounded
+time, never a 500, and nothing secret in it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from routing.errors import CODES
+from tests.support.gateway import KEY, Gateway
+from tests.support.upstream import Fault, Reply, Upstream
+
+CREDENTIAL = "sk-a-very-secret-credential"
+ALONE = {"X-TokenHub-Fallback": "none"}
+PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
+USER = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Model `a0` to `a79` and their like at providers of their own, so that no test's failures rest another's."""
+    count = 90
+    providers = [
+        {"id": f"{kind}{number}", "type": kind, "base_url": upstream.url, "credential": CREDENTIAL}
+        for kind in PATHS
+        for number in range(count)
+    ]
+    models = [
+        {"id": f"{kind}-{number}", "provider_id": f"{kind}{number}", "input_per_1k": "0.01", "output_per_1k": "0.01"}
+        for kind in PATHS
+        for number in range(count)
+    ]
+    with Gateway(
+        tmp_path_factory.mktemp("gateway"),
+        providers=providers,
+        models=models,
+        keys=[
+            {"key": KEY},
+            {"key": KEY[:-2] + "01", "enabled": False},
+            {"key": KEY[:-2] + "02", "expires_at": "2020-01-01T00:00:00Z"},
+            {"key": KEY[:-2] + "03", "scopes": ["plan"]},
+            {"key": KEY[:-2] + "04", "allowed_models": ["openai-1"]},
+        ],
+        env={
+            "TOKENHUB_RATE_LIMIT_RPS": "0",
+            "TOKENHUB_PROVIDER_TIMEOUT_SECS": "1",
+            "TOKENHUB_REQUEST_TIMEOUT_SECS": "1",
+            "TOKENHUB_STREAM_IDLE_TIMEOUT_SECS": "1",
+            "TOKENHUB_BODY_TIMEOUT_SECS": "1",
+            "TOKENHUB_MAX_BODY_BYTES": "100000",
+        },
+    ) as running:
+        yield running
+
+
+_numbers = iter(range(90))
+
+
+@pytest.fixture
+def number() -> int:
+    """Of models that no other test uses."""
+    return next(_numbers)
+
+
+def ask(gateway: Gateway, client: str, model: str, *, stream: bool = False, **headers: str) -> httpx.Response:
+    body = {"model": model, "max_tokens": 50, "messages": USER, "stream": stream}
+    return gateway.post(PATHS[client], body, headers={**gateway.headers(), **ALONE, **headers}, timeout=15)
+
+
+def check_error(answer: httpx.Response, client: str, status: int, code: str) -> dict[str, Any]:
+    """The error object, after its shape was checked."""
+    assert (answer.status_code, answer.headers["x-tokenhub-error-code"]) == (status, code), answer.text
+    body: dict[str, Any] = answer.json()
+    if client == "anthropic":
+        assert body["type"] == "error"
+        assert body["request_id"] == answer.headers["x-request-id"]
+    else:
+        assert body["error"]["code"] == code
+        assert body["error"]["request_id"] == answer.headers["x-request-id"]
+    assert body["error"]["message"]
+    assert CREDENTIAL not in answer.text + str(answer.headers)
+    assert "Traceback" not in answer.text
+    return dict(body["error"])
+
+
+STATUSES = [
+    (400, 400, "upstream_rejected"), (422, 422, "upstream_rejected"), (401, 502, "upstream_error"),
+    (403, 502, "upstream_error"), (404, 502, "upstream_error"), (408, 504, "upstream_timeout"),
+    (413, 400, "context_length_exceeded"), (429, 429, "upstream_rate_limited"), (500, 502, "upstream_error"),
+    (503, 502, "upstream_error"), (529, 502, "upstream_error"), (302, 502, "upstream_error"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("client", list(PATHS))
+@pytest.mark.parametrize(("status", "shown", "code"), STATUSES)
+def test_an_upstreams_refusal_is_told_in_the_clients_dialect(
+    gateway: Gateway, upstream: Upstream, number: int, client: str, status: int, shown: int, code: str
+) -> None:
+    """Asked over either dialect, whole and streamed."""
+    for kind in PATHS:
+        for stream in (False, True):
+            upstream.next(*[Reply(status=status, headers={"location": "http://127.0.0.1:1/"})] * 12)
+            answer = ask(gateway, client, f"{kind}-{number}", stream=stream)
+            error = check_error(answer, client, shown, code)
+            if code == "upstream_rejected":
+                assert "told to answer" in error["message"]
+            upstream.forget()
+
+
+@pytest.mark.parametrize("retry_after", ["7", formatdate(time.time() + 120, usegmt=True)])
+def test_a_rate_limit_names_its_wait(gateway: Gateway, upstream: Upstream, number: int, retry_after: str) -> None:
+    upstream.next(Reply(status=429, headers={"retry-after": retry_after}))
+    answer = ask(gateway, "openai", f"openai-{number}")
+    check_error(answer, "openai", 429, "upstream_rate_limited")
+    assert 5 <= int(answer.headers["retry-after"]) <= 120
+
+
+_OF_STREAMS = {Fault.GARBAGE_EVENT, Fault.ERROR_EVENT, Fault.NO_TERMINAL_EVENT, Fault.WRONG_CHUNK_SIZE}
+WHOLE_FAULTS = [one for one in Fault if one is not Fault.NONE and one not in _OF_STREAMS]
+STREAM_FAULTS = [one for one in Fault if one not in {Fault.NONE, Fault.BROKEN_JSON}]
+
+
+@pytest.mark.parametrize("fault", WHOLE_FAULTS)
+def test_a_broken_answer_is_an_error_in_bounded_time(
+    gateway: Gateway, upstream: Upstream, number: int, fault: Fault
+) -> None:
+    for client, kind in (("openai", "openai"), ("anthropic", "openai"), ("openai", "anthropic")):
+        upstream.next(*[Reply(fault=fault)] * 12)
+        started = time.monotonic()
+        answer = ask(gateway, client, f"{kind}-{number}")
+        assert time.monotonic() - started < 6
+        late = fault in {Fault.HANG_BEFORE_HEAD, Fault.HANG_MIDWAY}
+        check_error(answer, client, 504 if late else 502, "upstream_timeout" if late else "upstream_error")
+        upstream.forget()
+
+
+@pytest.mark.parametrize("fault", STREAM_FAULTS)
+def test_a_broken_stream_ends_with_the_dialects_error_and_never_in_silence(
+    gateway: Gateway, upstream: Upstream, number: int, fault: Fault
+) -> None:
+    for client, kind in (("openai", "openai"), ("anthropic", "anthropic"), ("openai", "anthropic"),
+                         ("anthropic", "openai")):  # fmt: skip
+        upstream.next(*[Reply(fault=fault, at=4, words=12)] * 12)
+        started = time.monotonic()
+        answer = ask(gateway, client, f"{kind}-{number}", stream=True)
+        assert time.monotonic() - started < 6
+        upstream.forget()
+        if answer.status_code != 200:
+            assert answer.status_code in {502, 504}
+            assert answer.headers["x-tokenhub-error-code"] in {"upstream_error", "upstream_timeout"}
+            continue
+        last = answer.text.rstrip().rsplit("\n\n", 1)[-1]
+        if fault is Fault.NO_TERMINAL_EVENT and kind == "openai" and "[DONE]" in last + answer.text[-200:]:
+            continue  # the finish reason had come: the answer was whole
+        data = json.loads(last.split("data: ", 1)[1])
+        assert data["error"]["message"]
+        assert "[DONE]" not in answer.text
+        assert ("event: error" in last) == (client == "anthropic")
+
+
+def test_failover_names_its_reason_and_an_explicit_rejection_stays(gateway: Gateway, upstream: Upstream) -> None:
+    first = next(_numbers)
+    upstream.next(*[Reply(status=503)] * 3)
+    answer = gateway.post("/v1/chat/completions", {"model": f"openai-{first}", "messages": USER})
+    assert answer.status_code == 200
+    assert answer.headers["x-tokenhub-model"] != f"openai-{first}"
+    assert answer.headers["x-tokenhub-reason"] == "failover-transient"
+    assert answer.headers["x-tokenhub-attempts"] == "4"
+    upstream.next(Reply(status=500))
+    again = gateway.post("/v1/chat/completions", {"model": f"openai-{next(_numbers)}", "messages": USER})
+    assert (again.status_code, again.headers["x-tokenhub-reason"]) == (200, "retried-transient")
+    upstream.next(Reply(status=400))
+    refused = gateway.post("/v1/chat/completions", {"model": f"openai-{next(_numbers)}", "messages": USER})
+    check_error(refused, "openai", 400, "upstream_rejected")
+
+
+# -- what clients send -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({}, 401, "missing_api_key"),
+        ({"Authorization": "Bearer sk-proj-1"}, 401, "invalid_api_key"),
+        ({"Authorization": "Basic abc"}, 401, "missing_api_key"),
+        ({"x-api-key": KEY[:-2] + "99"}, 401, "invalid_api_key"),
+        ({"x-api-key": KEY[:-2] + "01"}, 401, "disabled_api_key"),
+        ({"x-api-key": KEY[:-2] + "02"}, 401, "expired_api_key"),
+        ({"x-api-key": KEY[:-2] + "03"}, 403, "scope_not_allowed"),
+        ({"x-api-key": KEY[:-2] + "04"}, 403, "model_not_allowed"),
+        ({"x-api-key": KEY, "X-TokenHub-Mode": "nonsense"}, 400, "invalid_request"),
+        ({"x-api-key": KEY, "X-TokenHub-Max-Budget-USD": "nan"}, 400, "invalid_request"),
+        ({"x-api-key": KEY, "X-TokenHub-Fallback": "some"}, 400, "invalid_request"),
+    ],
+)
+@pytest.mark.parametrize("client", list(PATHS))
+def test_keys_and_policies_are_refused_by_name(
+    gateway: Gateway, client: str, headers: dict[str, str], status: int, code: str
+) -> None:
+    body = {"model": "openai-0", "max_tokens": 5, "messages": USER}
+    check_error(gateway.post(PATHS[client], body, headers=headers), client, status, code)
+
+
+def test_an_unknown_model_gets_the_nearest_names(gateway: Gateway) -> None:
+    error = check_error(ask(gateway, "openai", "opena-12"), "openai", 404, "model_not_found")
+    assert "openai-12" in error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status", "code"),
+    [("/v1/nothing", "POST", 404, "not_found"), ("/v1/chat/completions", "GET", 405, "method_not_allowed"),
+     ("/v1/v1/chat/completions", "POST", 404, "not_found")],
+)  # fmt: skip
+def test_wrong_paths_and_methods_are_told(gateway: Gateway, path: str, method: str, status: int, code: str) -> None:
+    answer = httpx.request(method, gateway.base + path, headers=gateway.headers())
+    check_error(answer, "openai", status, code)
+
+
+def test_a_large_body_is_refused_with_and_without_a_declared_length(gateway: Gateway) -> None:
+    body = json.dumps({"model": "openai-0", "messages": [{"role": "user", "content": "x" * 200_000}]}).encode()
+    check_error(gateway.post("/v1/chat/completions", body), "openai", 413, "request_too_large")
+    pieces = iter([body[:50_000], body[50_000:150_000], body[150_000:]])
+    answer = httpx.post(gateway.base + "/v1/chat/completions", content=pieces, headers=gateway.headers())
+    check_error(answer, "openai", 413, "request_too_large")
+
+
+def test_a_slow_body_is_given_up(gateway: Gateway) -> None:
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 500\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
+        connection.sendall(head.encode() + b'{"model"')
+        started = time.monotonic()
+        answer = connection.recv(65_536)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"request_timeout" in answer
+    assert time.monotonic() - started < 4
+
+
+def test_bytes_that_are_no_http_do_no_harm(gateway: Gateway) -> None:
+    for junk in (b"\x16\x03\x01\x02\x00", b"GET / HTTP/9.9\r\n\r\n", b"POST /v1/chat\r\n\r\n", b"\r\n" * 100):
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as connection:
+            connection.sendall(junk)
+            connection.settimeout(1)
+            try:
+                connection.recv(1000)
+            except TimeoutError:
+                continue
+    assert gateway.get("/healthz").status_code == 200
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+fields = st.sampled_from(
+    ["model", "messages", "stream", "max_tokens", "n", "tools", "tool_choice", "response_format", "stop", "system",
+     "request", "policy", "output_format", "capabilities", "temperature", "stream_options", "metadata"]
+)  # fmt: skip
+OK_BODY: dict[str, Any] = {"model": "anthropic-0", "max_tokens": 9, "messages": USER}
+
+
+@given(
+    st.sampled_from([*PATHS.values(), "/v1/chat"]), st.dictionaries(fields, values, min_size=1, max_size=3), st.data()
+)
+@settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_body_is_ever_a_500(gateway: Gateway, path: str, changes: dict[str, Any], data: st.DataObject) -> None:
+    body = {"request": {"messages": USER}} if path == "/v1/chat" else OK_BODY
+    text = json.dumps({**body, **changes}).encode()
+    if data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(text)))
+        text = text[:at] + data.draw(st.binary(max_size=3)) + text[at + 1 :]
+    answer = gateway.post(path, text, headers={**gateway.headers(), **ALONE})
+    assert answer.status_code != 500, answer.text
+    if answer.status_code >= 400:
+        assert answer.headers["x-tokenhub-error-code"] in CODES
+        assert answer.json()["error"]["message"]
+
+
+def test_nothing_secret_is_left_behind_and_every_request_is_logged_once(gateway: Gateway) -> None:
+    """Runs last in this file: over all that the tests before it did."""
+    rows = gateway.rows(at_least=100)
+    assert len({row["request_id"] for row in rows}) == len(rows)
+    everything = json.dumps(rows, default=str) + gateway.log()
+    assert CREDENTIAL not in everything
+    assert KEY not in everything
+    assert "Traceback" not in gateway.log()
+    for name in ("tokenhub.sqlite3", "tokenhub.sqlite3-wal"):
+        path = gateway.folder / name
+        assert not path.exists() or CREDENTIAL.encode() not in path.read_bytes()
