@@ -138,7 +138,7 @@ def _listen(path: Path) -> socket.socket:
     before = os.umask(0o177)  # at no moment may others connect
     try:
         listener.bind(os.fspath(path))
-        listener.listen(4)
+        listener.listen(64)  # a client whose connection has no place is refused at once
     except OSError:
         listener.close()
         raise
