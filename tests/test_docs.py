@@ -16,7 +16,6 @@ from tokenhub.settings import ENV
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md")) + [page for page in [ROOT / "README.md"] if page.exists()]
-MAY_BE_MISSING = {DOCS / "benchmarks.md"}  # figures of one machine: a copy without them is whole, too
 _FENCE = re.compile(r"^[ \t]*```.*?^[ \t]*```", re.MULTILINE | re.DOTALL)
 _INLINE_CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -90,8 +89,6 @@ def test_every_relative_link_leads_to_a_file() -> None:
     for page, link in links():
         path, _, anchor = unquote(link).partition("#")
         target = (page.parent / path).resolve() if path else page
-        if target in MAY_BE_MISSING and not target.exists():
-            continue
         if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
             broken.append(f"{page.relative_to(ROOT)}: {link}")
     assert broken == []
