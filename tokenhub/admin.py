@@ -24,4 +24,5 @@ class UserAdmin(DjangoUserAdmin, Admin):  # type: ignore[type-arg]
 
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, Admin):
-    pass
+    empty_title = "No group yet"
+    empty_hint = "A group holds permissions. Users in it may do what it may, without being superusers."

@@ -1,0 +1,342 @@
+"""Every registered page: who may see it, what its lists cost, and what they say when they are empty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.contrib import admin
+from django.contrib.admin.utils import quote
+from django.contrib.auth.models import Group, Permission, User
+from django.db import connection, models
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+import tokenhub.urls  # noqa: F401  registers the pages
+from keys import services as keys
+from keys.models import ClientKey
+from providers.models import CredentialStore, Provider, ProviderType
+from routing.models import Model
+from telemetry.models import RequestLog
+from tests.admin.forms import submit, text
+from vault.models import VaultState
+
+pytestmark = pytest.mark.django_db
+
+Rows = type[models.Model]
+QUERIES_OF_A_LIST = 12
+
+
+def provider(number: int = 0, **fields: Any) -> Provider:
+    defaults = {"type": ProviderType.VLLM, "base_url": "http://10.0.0.5:8000", "cred_store": CredentialStore.NONE}
+    return Provider.objects.create(**{"id": f"org/provider_{number}", **defaults, **fields})
+
+
+def model(number: int = 0, **fields: Any) -> Model:
+    return Model.objects.create(
+        **{"id": f"org/model_{number}", "provider": fields.pop("provider", None) or provider(number), **fields}
+    )
+
+
+def client_key(number: int = 0, **fields: Any) -> ClientKey:
+    return keys.issue(**{"name": f"key {number}", **fields}).record
+
+
+def request_row(number: int = 0, **fields: Any) -> RequestLog:
+    attempts = [{"model": "m", "provider": "p", "error_class": "timeout", "latency_ms": 7, "message": "too slow"}]
+    defaults = {
+        "request_id": uuid4(), "created_at": timezone.now(), "endpoint": "/v1/chat/completions", "status": 200,
+        "client_request_id": f"client-{number}", "detail": {"attempts": attempts},
+    }  # fmt: skip
+    return RequestLog.objects.create(**{**defaults, **fields})
+
+
+def vault_state(number: int = 0) -> VaultState:
+    return VaultState.objects.get_or_create(
+        id=1, defaults={"passes": 1, "memory_kib": 64, "lanes": 1, "salt": b"s" * 16, "wrapped_data_key": b"w" * 61}
+    )[0]
+
+
+SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
+    Provider: provider,
+    Model: model,
+    ClientKey: client_key,
+    RequestLog: request_row,
+    VaultState: vault_state,
+    User: lambda number: User.objects.create_user(f"user_{number}", password="x"),
+    Group: lambda number: Group.objects.create(name=f"group {number}"),
+}
+WRITTEN_BY_THE_SYSTEM: set[Rows] = {RequestLog, VaultState}
+WITH_A_LIST = [one for one in SAMPLES if one is not VaultState]
+PAGES = ["changelist", "add", "change", "delete", "history"]
+
+
+def name_of(rows: Rows) -> str:
+    return rows._meta.label_lower
+
+
+def url_of(rows: Rows, page: str, row: models.Model | None = None) -> str:
+    name = f"admin:{rows._meta.app_label}_{rows._meta.model_name}_{page}"
+    return reverse(name, args=[] if row is None or page in {"changelist", "add"} else [quote(row.pk)])
+
+
+def shown(client: Client, url: str) -> set[str]:
+    """The rows of a list."""
+    answer: Any = client.get(url)
+    assert answer.status_code == 200
+    return {str(row.pk) for row in answer.context["cl"].result_list}
+
+
+def test_every_registered_page_is_tested_here() -> None:
+    assert set(SAMPLES) == set(admin.site._registry)
+
+
+# -- who may see what ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("rows", SAMPLES, ids=name_of)
+def test_a_superuser_sees_every_page_and_adds_or_deletes_nothing_that_the_system_writes(
+    rows: Rows, page: str, admin_client: Client
+) -> None:
+    row = SAMPLES[rows](1)
+    refused = rows in WRITTEN_BY_THE_SYSTEM and page in {"add", "delete"}
+    assert admin_client.get(url_of(rows, page, row)).status_code == (403 if refused else 200)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("rows", SAMPLES, ids=name_of)
+def test_a_stranger_is_sent_to_the_login(rows: Rows, page: str, client: Client) -> None:
+    url = url_of(rows, page, SAMPLES[rows](1))
+    for answer in (client.get(url), client.post(url, {"name": "x"})):
+        assert (answer.status_code, answer["location"]) == (302, f"{reverse('admin:login')}?next={url}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("rows", SAMPLES, ids=name_of)
+def test_staff_without_permission_are_refused(rows: Rows, page: str, staff_client: Client) -> None:
+    url = url_of(rows, page, SAMPLES[rows](1))
+    assert staff_client.get(url).status_code == 403
+    assert staff_client.post(url, {"name": "x"}).status_code == 403
+
+
+@pytest.mark.parametrize("rows", WITH_A_LIST, ids=name_of)
+def test_staff_who_may_only_look_see_the_rows_and_change_nothing(rows: Rows, staff_client: Client) -> None:
+    row = SAMPLES[rows](1)
+    may_look = Permission.objects.get(codename=f"view_{row._meta.model_name}")
+    User.objects.get(username="clerk").user_permissions.add(may_look)
+    for page in ("changelist", "change", "history"):
+        assert staff_client.get(url_of(rows, page, row)).status_code == 200, page
+    before = rows._default_manager.filter(pk=row.pk).values().get()
+    for page in ("add", "change", "delete"):
+        assert staff_client.post(url_of(rows, page, row), {"name": "other", "post": "yes"}).status_code == 403, page
+    assert rows._default_manager.filter(pk=row.pk).values().get() == before
+
+
+def test_the_menu_offers_staff_only_what_they_may_open(staff_client: Client, admin_client: Client) -> None:
+    links = [url_of(rows, "changelist") for rows in SAMPLES]
+    menu_of_clerk, menu_of_admin = (text(one.get("/admin/password_change/")) for one in (staff_client, admin_client))
+    assert [link for link in links if f'href="{link}"' in menu_of_admin] == links
+    assert [link for link in links if f'href="{link}"' in menu_of_clerk] == []
+
+
+def test_the_overview_names_what_is_left_to_do_and_counts_the_last_day(admin_client: Client) -> None:
+    before = text(admin_client.get(reverse("admin:index")))
+    assert [step for step in ("Open the vault", "Add a provider", "Send a request") if step not in before] == []
+    request_row(1, input_tokens=1234)
+    request_row(2, status=503, created_at=timezone.now() - timedelta(hours=1))
+    request_row(3, created_at=timezone.now() - timedelta(days=2), input_tokens=10**9)
+    answer: Any = admin_client.get(reverse("admin:index"))
+    assert {name: answer.context["day"][name] for name in ("requests", "failed", "input_tokens")} == {
+        "requests": 2, "failed": 1, "input_tokens": 1234,
+    }  # fmt: skip
+    assert [step.done for step in answer.context["steps"]] == [False, False, False, False, True]
+
+
+# -- lists ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("rows", WITH_A_LIST, ids=name_of)
+def test_a_list_costs_the_same_few_queries_however_long_it_is(rows: Rows, admin_client: Client) -> None:
+    def cost() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert admin_client.get(url_of(rows, "changelist")).status_code == 200
+        return len(queries)
+
+    for number in range(3):
+        SAMPLES[rows](number)
+    cost()  # content types are read once per process
+    few = cost()
+    for number in range(3, 30):
+        SAMPLES[rows](number)
+    assert cost() == few <= QUERIES_OF_A_LIST
+
+
+@pytest.mark.parametrize("rows", [one for one in WITH_A_LIST if one is not User], ids=name_of)
+def test_an_empty_list_says_what_to_do(rows: Rows, admin_client: Client) -> None:
+    page_of: Any = admin.site._registry[rows]
+    answer = text(admin_client.get(url_of(rows, "changelist")))
+    assert page_of.empty_hint != ""
+    assert page_of.empty_title in answer
+    assert page_of.empty_hint in answer
+    assert (f'href="{url_of(rows, "add")}"' in answer) == (rows not in WRITTEN_BY_THE_SYSTEM)
+
+
+def test_an_empty_list_offers_no_adding_to_those_who_may_not(staff_client: Client) -> None:
+    User.objects.get(username="clerk").user_permissions.add(Permission.objects.get(codename="view_provider"))
+    answer = text(staff_client.get(url_of(Provider, "changelist")))
+    assert "No provider yet" in answer
+    assert url_of(Provider, "add") not in answer
+
+
+@pytest.mark.parametrize("rows", WITH_A_LIST, ids=name_of)
+def test_a_search_that_finds_nothing_offers_to_widen_it(rows: Rows, admin_client: Client) -> None:
+    SAMPLES[rows](1)
+    answer = text(admin_client.get(url_of(rows, "changelist"), {"q": "no such thing"}))
+    assert "Nothing matches" in answer
+    assert "Take the filters away" in answer
+
+
+def test_providers_are_found_by_name_address_type_and_state(admin_client: Client) -> None:
+    provider(1, id="local", base_url="http://gpu.example:8000")
+    provider(2, id="cloud", type=ProviderType.OPENAI, base_url="", enabled=False)
+    url = url_of(Provider, "changelist")
+    assert shown(admin_client, f"{url}?q=gpu") == {"local"}
+    assert shown(admin_client, f"{url}?q=CLOU") == {"cloud"}
+    assert shown(admin_client, f"{url}?type__exact=openai") == {"cloud"}
+    assert shown(admin_client, f"{url}?enabled__exact=1") == {"local"}
+
+
+def test_models_are_found_by_id_provider_and_state(admin_client: Client) -> None:
+    near, far = provider(1, id="near"), provider(2, id="far")
+    model(id="meta/llama-3.1", provider=near, upstream_model="llama-70b")
+    model(id="gpt", provider=far, enabled=False)
+    url = url_of(Model, "changelist")
+    assert shown(admin_client, f"{url}?q=llama-3.1") == {"meta/llama-3.1"}
+    assert shown(admin_client, f"{url}?q=70b") == {"meta/llama-3.1"}
+    assert shown(admin_client, f"{url}?q=far") == {"gpt"}
+    assert shown(admin_client, f"{url}?provider__id__exact=near") == {"meta/llama-3.1"}
+    assert shown(admin_client, f"{url}?enabled__exact=0") == {"gpt"}
+
+
+def test_client_keys_are_found_by_name_prefix_owner_project_and_state(admin_client: Client) -> None:
+    one = client_key(name="shop", owner="ann", project="web")
+    two = client_key(name="batch", owner="bob", project="night", enabled=False)
+    url = url_of(ClientKey, "changelist")
+    for query in ("q=shop", "q=ann", f"q={one.key_prefix}", "project=web", "owner=ann", "enabled__exact=1"):
+        assert shown(admin_client, f"{url}?{query}") == {str(one.pk)}, query
+    assert shown(admin_client, f"{url}?enabled__exact=0") == {str(two.pk)}
+
+
+@pytest.mark.filterwarnings("ignore:DateTimeField RequestLog.created_at received a naive")  # from unfold's filter
+def test_requests_are_found_by_either_id_and_by_every_filter(admin_client: Client) -> None:
+    old = timezone.now() - timedelta(days=9)
+    good = request_row(1, model_id="gpt", provider_id="openai", api_key_name="shop", stream=True)
+    bad = request_row(2, status=503, client_disconnected=True, created_at=old)
+    wrong = request_row(3, status=404, created_at=old)
+    url, yesterday = url_of(RequestLog, "changelist"), f"{timezone.now() - timedelta(days=1):%Y-%m-%d}"
+    expected = {
+        "q=client-2": {bad}, f"q={good.request_id}": {good}, "q=%20client-3%20": {wrong}, "q=client": set(),
+        "outcome=ok": {good}, "outcome=client": {wrong}, "outcome=server": {bad}, "stream__exact=1": {good},
+        "client_disconnected__exact=1": {bad}, "model_id__icontains=GP": {good}, "provider_id__icontains=open": {good},
+        "api_key_name__icontains=sho": {good}, f"created_at_from_0={yesterday}&created_at_from_1=00:00:00": {good},
+        f"created_at_to_0={yesterday}&created_at_to_1=00:00:00": {bad, wrong}, "": {good, bad, wrong},
+    }  # fmt: skip
+    assert {query: shown(admin_client, f"{url}?{query}") for query in expected} == {
+        query: {str(row.pk) for row in rows} for query, rows in expected.items()
+    }
+
+
+STRANGE = ["q=%00", "q=%F0%9F%A6%99", "p=999", "o=99.-1", "outcome=rubbish", "created_at_from_0=soon&stream__exact=x"]
+
+
+@pytest.mark.parametrize("rows", WITH_A_LIST, ids=name_of)
+def test_a_strange_query_breaks_no_list(rows: Rows, admin_client: Client) -> None:
+    SAMPLES[rows](1)
+    for query in STRANGE:
+        assert admin_client.get(f"{url_of(rows, 'changelist')}?{query}").status_code in {200, 302}, query
+
+
+def test_a_request_shows_its_attempts_and_escapes_what_providers_said(admin_client: Client) -> None:
+    attempt = {"model": "m", "provider": "p", "error_class": "server", "message": "<script>alert(1)</script>"}
+    row = request_row(1, detail={"attempts": [attempt]})
+    answer = text(admin_client.get(url_of(RequestLog, "change", row)))
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in answer
+    assert "<script>alert(1)" not in answer
+
+
+def test_a_change_without_an_answer_of_any_provider_says_so(admin_client: Client) -> None:
+    assert "No provider was asked." in text(admin_client.get(url_of(RequestLog, "change", request_row(1, detail={}))))
+
+
+# -- ids with slashes ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["meta/llama-3.1", "org/a_b:free@2", "add", "a/change", "a/../b", "x+y"])
+def test_any_allowed_id_can_be_added_changed_found_in_the_history_and_deleted(name: str, admin_client: Client) -> None:
+    added = submit(
+        admin_client, url_of(Provider, "add"), holding="base_url",
+        id=name, type="vllm", base_url="http://10.0.0.5:8000", cred_store="none",
+    )  # fmt: skip
+    assert (added.status_code, added["location"]) == (302, url_of(Provider, "changelist"))
+    added = submit(admin_client, url_of(Model, "add"), holding="upstream_model", id=name, provider=name)
+    assert (added.status_code, added["location"]) == (302, url_of(Model, "changelist"))
+
+    for row, holding in ((Model.objects.get(id=name), "weight"), (Provider.objects.get(id=name), "base_url")):
+        rows = type(row)
+        assert f'href="{url_of(rows, "change", row)}' in text(admin_client.get(url_of(rows, "changelist")))
+        changes = {"weight": "9"} if rows is Model else {"base_url": "http://10.0.0.6:8000"}
+        changed = submit(admin_client, url_of(rows, "change", row), holding=holding, **changes)
+        assert (changed.status_code, changed["location"]) == (302, url_of(rows, "changelist"))
+        assert "Changed" in text(admin_client.get(url_of(rows, "history", row)))
+    assert (Model.objects.get().weight, Provider.objects.get().base_url) == (9, "http://10.0.0.6:8000")
+
+    for gone in (Model.objects.get(), Provider.objects.get()):
+        answer = admin_client.post(url_of(type(gone), "delete", gone), {"post": "yes"})
+        assert answer.status_code == 302
+        assert not type(gone)._default_manager.filter(pk=name).exists()
+
+
+def test_an_id_does_not_change_with_the_rest(admin_client: Client) -> None:
+    row = model(1)
+    assert submit(admin_client, url_of(Model, "change", row), holding="weight", id="other").status_code == 302
+    assert [one.id for one in Model.objects.all()] == [row.id]
+
+
+@pytest.mark.parametrize("name", ["", "with space", "ä", "x" * 201, "a\nb", "<b>"])
+def test_an_id_that_no_request_could_name_is_refused_beside_its_field(name: str, admin_client: Client) -> None:
+    provider(1, id="p")
+    answer = submit(admin_client, url_of(Model, "add"), holding="upstream_model", id=name, provider="p")
+    assert list(answer.context["adminform"].errors) == ["id"]
+    assert not Model.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("weight", "11"), ("weight", "-1"), ("max_context_tokens", "0"), ("input_per_1k", "-0.1"),
+        ("output_per_1k", "NaN"), ("reasoning_per_1k", "Infinity"), ("abilities", "flying"), ("provider", "nobody"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_is_refused_beside_its_field(field: str, value: str, admin_client: Client) -> None:
+    row = model(1)
+    answer = submit(admin_client, url_of(Model, "change", row), holding="weight", **{field: value})
+    assert list(answer.context["adminform"].errors) == [field]
+
+
+def test_prices_and_abilities_are_kept_and_shown_as_they_were_given(admin_client: Client) -> None:
+    row = model(1)
+    given = {"input_per_1k": "0.000150", "output_per_1k": "0", "abilities": ["tools", "vision"]}
+    assert submit(admin_client, url_of(Model, "change", row), holding="weight", **given).status_code == 302
+    row.refresh_from_db()
+    assert row.abilities == ["tools", "vision"]
+    answer = text(admin_client.get(url_of(Model, "changelist")))
+    assert ("$0.00015" in answer, "free" in answer) == (True, True)
+
+
+def test_several_rows_are_deleted_at_once_after_a_question(admin_client: Client) -> None:
+    one, two, three = (model(number) for number in range(3))
+    action = {"action": "delete_selected", "_selected_action": [one.pk, two.pk]}
+    asked = admin_client.post(url_of(Model, "changelist"), action)
+    assert (asked.status_code, Model.objects.count()) == (200, 3)
+    admin_client.post(url_of(Model, "changelist"), {**action, "post": "yes"})
+    assert [row.pk for row in Model.objects.all()] == [three.pk]
