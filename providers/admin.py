@@ -30,18 +30,15 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for th
         fields = ("id", "type", "enabled", "base_url", "endpoints", "dialects", "cred_store")
         labels = {"id": "Name", "base_url": "Base address", "cred_store": "Where the credential is"}
 
-    def clean(self) -> dict[str, Any] | None:
-        """What the service would refuse is said beside its field, before anything is saved."""
-        cleaned = super().clean()
-        if cleaned is not None and not self.errors:
-            for name in self.Meta.fields:
-                if name in cleaned:
-                    setattr(self.instance, name, cleaned[name])
+    def _post_clean(self) -> None:
+        """What the service would refuse is said beside its field, before anything is saved. Last, as it compares
+        addresses, which the model has looked at by then."""
+        super()._post_clean()  # type: ignore[misc]  # Django's hook, which the stubs leave out
+        if not self.errors:
             try:
-                services.check(provider=self.instance, credential=cleaned.get("credential", ""))
+                services.check(provider=self.instance, credential=self.cleaned_data.get("credential", ""))
             except ValidationError as problem:
                 self.add_error(None, problem)
-        return cleaned
 
 
 @admin.register(Provider)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -23,8 +24,12 @@ def _address_problem(addresses: Any) -> str:
     for address in addresses:
         try:
             Url.parse(str(address))
+            usable = re.search(r"[\s?#\\]", str(address)) is None  # paths are appended to it
         except ValueError:
-            return f"{str(address)[:80]!r} is no address: http://HOST[:PORT] or https://HOST, without a password in it."
+            usable = False
+        if not usable:
+            text = str(address)[:80]
+            return f"{text!r} is no address: http://HOST[:PORT] or https://HOST, without a password or a query in it."
     return ""
 
 

@@ -75,8 +75,8 @@ class Keyring:
             finally:
                 _GENERATION.pack_into(self._page, 0, (generation | 1) + 1)
 
-    def _cipher(self) -> tuple[AESGCM, UUID]:
-        """Made anew each time (1 us): a kept one would outlive a lock. Raises VaultLocked."""
+    def _read(self) -> bytes:
+        """Vault id and data key, of one moment. Raises VaultLocked."""
         for _ in range(1000):
             before = _GENERATION.unpack_from(self._page)[0]
             state, raw = self._page[_STATE], self._page[_VAULT_ID:_END]
@@ -86,6 +86,11 @@ class Keyring:
             raise VaultLocked
         if state != OPEN:
             raise VaultLocked
+        return raw
+
+    def _cipher(self) -> tuple[AESGCM, UUID]:
+        """Made anew each time (1 us): a kept one would outlive a lock. Raises VaultLocked."""
+        raw = self._read()
         return AESGCM(raw[_KEY - _VAULT_ID :]), UUID(bytes=raw[:16])
 
     def seal(self, *, name: str, secret_id: UUID, plaintext: bytes) -> bytes:
@@ -99,8 +104,7 @@ class Keyring:
 
     def data_key(self) -> bytes:
         """For the vault's own services. Raises VaultLocked."""
-        self._cipher()
-        return self._page[_KEY:_END]
+        return self._read()[_KEY - _VAULT_ID :]
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a keyring cannot be pickled")
