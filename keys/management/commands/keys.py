@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentParser
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from keys import services
+from keys.auth import KEY_PREFIX
 from keys.models import ClientKey, Scope
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -58,8 +59,8 @@ class Command(BaseCommand):
 
     def _create(self, options: dict[str, Any]) -> None:
         expires_at = None
-        if options["expires_in"]:
-            expires_at = timezone.now() + _duration(options["expires_in"])
+        if options["expires_in"] is not None:
+            expires_at = _from_now(options["expires_in"])
         try:
             issued = services.issue(
                 name=options["name"],
@@ -80,8 +81,11 @@ class Command(BaseCommand):
 
 def _find(wanted: str) -> ClientKey:
     text = wanted.rstrip("…")
+    tells_apart = len(text) > len(KEY_PREFIX)  # every key begins with `tokenhub_`
     found = [
-        key for key in ClientKey.objects.all() if text in {str(key.id), key.name} or key.key_prefix.startswith(text)
+        key
+        for key in ClientKey.objects.all()
+        if text in {str(key.id), key.name} or (tells_apart and key.key_prefix.startswith(text))
     ]
     if len(found) != 1:
         what = "No client key" if not found else f"{len(found)} client keys"
@@ -89,8 +93,11 @@ def _find(wanted: str) -> ClientKey:
     return found[0]
 
 
-def _duration(text: str) -> timedelta:
-    match = re.fullmatch(r"(\d{1,9})([smhd])", text)
+def _from_now(duration: str) -> datetime:
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", duration)
     if match is None:
-        raise CommandError(f"--expires-in: {text!r} is no duration such as 2s, 30m, 720h or 30d.")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+        raise CommandError(f"--expires-in: {duration!r} is no duration such as 2s, 30m, 720h or 30d.")
+    try:
+        return timezone.now() + timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        raise CommandError(f"--expires-in: {duration} ends after the year 9999. Leave it out for never.") from None
