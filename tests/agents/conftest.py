@@ -4,6 +4,7 @@ The agents are packages of `node/`; without them their tests are skipped with th
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import subprocess
@@ -22,6 +23,11 @@ from tests.support.gateway import Gateway
 
 NODE = Path(__file__).resolve().parent / "node"
 AGENT_SECONDS = 60.0
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+)
+"""An image of one pixel."""
+Answered = Callable[[int], list[dict[str, Any]]]
 ABILITIES = ["tools", "vision", "documents", "structured_output", "reasoning"]
 UPSTREAMS = {"chat": "openai-chat", "responses": "openai-responses", "messages": "anthropic-messages"}
 UPSTREAMS = {name: dialect for name, dialect in UPSTREAMS.items() if dialect in DIALECTS}
@@ -59,7 +65,7 @@ def gateway(upstream: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
-def answered(gateway: Gateway, upstream: Scripted) -> Callable[[int], list[dict[str, Any]]]:
+def answered(gateway: Gateway, upstream: Scripted) -> Answered:
     """`answered(3)`: the request log of this test, once it has three rows; each must be a plain success."""
     begun = str(datetime.now(UTC).replace(tzinfo=None))
     upstream.asked.clear()
@@ -77,6 +83,14 @@ def answered(gateway: Gateway, upstream: Scripted) -> Callable[[int], list[dict[
         return found
 
     return rows
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Where an agent works."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
 
 
 @dataclass(frozen=True, slots=True)

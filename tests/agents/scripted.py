@@ -59,6 +59,13 @@ class Asked:
     def tools(self) -> list[str]:
         return [tool.get("name") or tool.get("function", {}).get("name", "") for tool in self.body.get("tools") or ()]
 
+    def parameters(self, name: str) -> dict[str, Any]:
+        """The JSON schema of what that tool takes."""
+        one: dict[str, Any] = self.body["tools"][self.tools.index(name)]
+        one = one.get("function", one)
+        schema: dict[str, Any] = one["input_schema" if self.dialect == "messages" else "parameters"]
+        return schema
+
     @property
     def calls(self) -> dict[str, str]:
         """Names of the called tools in the history, by the call's id."""

@@ -6,25 +6,12 @@ import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.agents.conftest import UPSTREAMS, Ran, installed, run
+from tests.agents.conftest import DOT, UPSTREAMS, Answered, Ran, installed, run
 from tests.agents.scripted import Answer, Asked, Call, Scripted
 from tests.support.gateway import KEY, Gateway
-
-Answered = Callable[[int], list[dict[str, Any]]]
-DOT = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
-)
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    folder = tmp_path / "work"
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture
