@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from time import time
+from time import monotonic, time
 
 from providers.client import FailureKind, Headers, UpstreamFailure, Url
 from providers.sandbox_answers import (
@@ -108,17 +108,23 @@ class SandboxExchange:
         self.headers = headers
         self._events = events
         self._failure: UpstreamFailure | None = None
+        self._next: tuple[bytes, float] | None = None
 
     async def chunk(self) -> bytes:
+        """A cancelled wait loses nothing: the next call goes on with it."""
         if self._failure is not None:
             raise self._failure
-        try:
-            data, seconds = next(self._events, (b"", 0.0))
-        except UpstreamFailure as failure:
-            self._failure = failure
-            raise
-        if seconds > 0:
+        if self._next is None:
+            try:
+                data, seconds = next(self._events, (b"", 0.0))
+            except UpstreamFailure as failure:
+                self._failure = failure
+                raise
+            self._next = data, monotonic() + seconds
+        data, due = self._next
+        if (seconds := due - monotonic()) > 0:
             await asyncio.sleep(seconds)
+        self._next = None
         return data
 
     async def read(self, limit: int) -> bytes:
@@ -132,6 +138,7 @@ class SandboxExchange:
 
     def close(self) -> None:
         self._events = iter(())
+        self._next = None
 
 
 class SandboxTransport:

@@ -42,15 +42,24 @@ class HttpxExchange:
         self.headers = {name.lower(): value for name, value in response.headers.raw}
         self._response = response
         self._chunks: AsyncIterator[bytes] = response.aiter_bytes()
+        self._reading: asyncio.Task[bytes] | None = None
         self._closing: asyncio.Task[None] | None = None
 
     async def chunk(self) -> bytes:
+        """A cancelled wait loses nothing: the next call goes on with it."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._next())
         try:
-            async for data in self._chunks:
-                if data:
-                    return data
+            data = await asyncio.shield(self._reading)
         except httpx.HTTPError as problem:
             raise _failure(problem) from None
+        self._reading = None
+        return data
+
+    async def _next(self) -> bytes:
+        async for data in self._chunks:
+            if data:
+                return data
         return b""
 
     async def read(self, limit: int) -> bytes:
@@ -63,6 +72,8 @@ class HttpxExchange:
         return b"".join(parts)
 
     def close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
         self._closing = asyncio.ensure_future(self._response.aclose())
 
 

@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import Final, Literal
 from urllib.parse import urljoin, urlsplit
 
-DIALECTS: Final = ("openai-chat", "openai-responses", "openai-embeddings", "anthropic-messages")
+from providers.formats import registry
+
+DIALECTS: Final = tuple(name for name, dialect in registry.DIALECTS.items() if not dialect.implied_by)
 AuthHeader = Literal["authorization", "x-api-key"]
 
 
@@ -52,7 +54,7 @@ TYPES: Final[Mapping[str, TypeDefaults]] = MappingProxyType(
             base_url="",
             needs_base_url=True,
             auth_header="authorization",
-            dialects=DIALECTS,
+            dialects=("openai-chat", "openai-responses", "openai-embeddings", "anthropic-messages"),
             health_path="../health",
         ),
         "sandbox": TypeDefaults(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from time import monotonic, time
 
 from providers.client import Exchange, FailureKind, Headers, Transport, UpstreamFailure
-from providers.formats.dialect import Answer, Dialect, Relay, WireError
+from providers.formats.base import Dialect
+from providers.formats.dialect import Answer, Relay, WireError
 from providers.formats.errors import UnreadableAnswer
 from providers.formats.registry import relay, translate_answer
 from providers.outcomes import ErrorClass, classify_failure, classify_status, retry_after_seconds
@@ -67,7 +68,7 @@ class Timeouts:
 
 async def attempt(call: Call, target: Target, endpoint: Endpoint, door: Transport, timeouts: Timeouts) -> Delivery:
     """Raises AttemptFailed, InvalidRequest when the request cannot be said in the target's dialect, VaultLocked."""
-    dialect = call.upstream_dialect(target.provider)
+    dialect = call.upstream_dialect(target)
     rendered = call.rendered(target, dialect)
     same = dialect is call.dialect
     secret = ""
@@ -93,13 +94,27 @@ async def attempt(call: Call, target: Target, endpoint: Endpoint, door: Transpor
                 raise await _refusal(exchange, dialect, secret)
             delivery.upstream_headers = exchange.headers
             if call.envelope.stream:
-                stream = relay(dialect, call.dialect, show_usage=_shows_usage(call), now=time())
+                stream = relay(
+                    dialect,
+                    call.dialect,
+                    show_usage=_shows_usage(call),
+                    now=time(),
+                    asked=None if same else call.parsed(),
+                    output_tool=rendered.output_tool,
+                )
                 await _open_stream(delivery, exchange, stream)
                 kept, exchange = exchange, None
                 delivery.exchange = kept
             else:
                 body = await exchange.read(MAX_ANSWER_BYTES)
-                delivery.answer = translate_answer(dialect, call.dialect, body, now=time())
+                delivery.answer = translate_answer(
+                    dialect,
+                    call.dialect,
+                    body,
+                    now=time(),
+                    asked=None if same else call.parsed(),
+                    output_tool=rendered.output_tool,
+                )
     except UpstreamFailure as failure:
         raise AttemptFailed(classify_failure(failure.kind), failure.message, kind=failure.kind) from None
     except UnreadableAnswer as problem:

@@ -8,18 +8,16 @@ from urllib.parse import unquote_to_bytes
 
 from keys.auth import KeyRecord
 from providers.client import Headers
+from providers.formats.base import Dialect
 from providers.formats.canonical import ChatRequest
-from providers.formats.dialect import Dialect, Rendered
+from providers.formats.dialect import Rendered, UpstreamModel
 from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
-from providers.formats.registry import DIALECTS
 from routing.eligibility import Needs
 from routing.patience import Patience
 from routing.policy import Policy
-from routing.snapshot import ProviderRecord, Snapshot, Target
+from routing.snapshot import Snapshot, Target
 from telemetry.journal import Attempt
-
-MAX_OUTPUT_TOKENS_DEFAULT = 4096
 
 # never forwarded: ours, the client's identity, and what belongs to one hop
 _KEPT_BACK = frozenset(
@@ -85,24 +83,25 @@ class Call:
     def allow_fallback(self) -> bool:
         return self.policy.allow_fallback and self.key.allow_fallback
 
-    def upstream_dialect(self, provider: ProviderRecord) -> Dialect:
-        """The client's own where the provider speaks it."""
-        urls = provider.endpoints[0].urls
-        if self.dialect.name in urls:
-            return self.dialect
-        return DIALECTS[next(iter(urls))]
+    def upstream_dialect(self, target: Target) -> Dialect:
+        """Raises InvalidRequest when the target's provider speaks nothing of the kind."""
+        dialect = target.dialect_for(self.dialect)
+        if dialect is None:
+            raise InvalidRequest(f"The provider of {target.model_id} offers no {self.dialect.family}.", "model")
+        return dialect
+
+    def parsed(self) -> ChatRequest:
+        """The request in the canonical form. Raises InvalidRequest."""
+        if self._parsed is None:
+            self._parsed = self.dialect.parse_request(self.envelope.body)
+        return self._parsed
 
     def rendered(self, target: Target, dialect: Dialect) -> Rendered:
         """The body for the target. Raises InvalidRequest when it cannot be said in its dialect."""
         if dialect is self.dialect:
-            return Rendered(self.envelope.with_model(target.upstream_model, ask_usage=dialect.name == "openai-chat"))
-        if self._parsed is None:
-            self._parsed = self.dialect.parse_request(self.envelope.body)
-        rendered = dialect.render_request(
-            self._parsed,
-            upstream_model=target.upstream_model,
-            max_output_tokens_default=min(target.max_output_tokens or MAX_OUTPUT_TOKENS_DEFAULT, 32_000),
-        )
+            return Rendered(dialect.for_upstream(self.envelope, target.upstream_model))
+        model = UpstreamModel(target.upstream_model, target.provider.type, target.abilities, target.max_output_tokens)
+        rendered = dialect.render_request(self.parsed(), model)
         if rendered.dropped and self.is_strict:
             name = rendered.dropped[0]
             raise InvalidRequest(

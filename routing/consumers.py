@@ -12,14 +12,15 @@ from django.db.utils import DatabaseError
 
 from keys.auth import AuthError, authenticate
 from providers.client import UpstreamFailure
-from providers.formats.dialect import Dialect
+from providers.formats.base import Dialect
+from providers.formats.dialect import Usage
 from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.registry import DIALECTS
 from providers.outcomes import classify_failure
 from routing.attempt import Delivery
 from routing.call import Call, forwardable_headers, forwardable_query
-from routing.eligibility import expected_cost, needs_of
+from routing.eligibility import expected_cost, needs_of, needs_of_embedding
 from routing.errors import ApiError
 from routing.policy import Policy, choose, from_headers
 from routing.pricing import dollars
@@ -30,6 +31,7 @@ from telemetry.logs import EventLogger
 log = EventLogger(__name__)
 CLIENT_LEFT_STATUS = 499
 DRAIN_SECONDS = 0.5
+KEEP_ALIVE = b": keep-alive\n\n"
 _EVENT_STREAM: ResponseHeaders = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -48,6 +50,7 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
     path: ClassVar[str] = ""
     methods: ClassVar[tuple[str, ...]] = ("POST",)
     dialect: ClassVar[Dialect] = DIALECTS["openai-chat"]
+    scopes: ClassVar[tuple[str, ...]] = ("chat",)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         held = runtime()
@@ -104,13 +107,13 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
     async def answer(self, visit: Visit) -> None:
         raise NotImplementedError
 
-    def require_key(self, visit: Visit, scope: str) -> None:
-        """Raises AuthError, ApiError."""
+    def require_key(self, visit: Visit) -> None:
+        """One of the scopes is enough. Raises AuthError, ApiError."""
         key = visit.key = authenticate(visit.runtime.snapshot.keys, visit.headers, now=time())
-        if not key.has_scope(scope):
+        if not any(key.has_scope(scope) for scope in self.scopes):
             raise ApiError(
                 "scope_not_allowed",
-                f"This client key lacks the scope {scope!r}.",
+                f"This client key lacks the scope {self.scopes[0]!r}.",
                 hint="Use another key, or ask the operator for the scope.",
             )
 
@@ -119,7 +122,18 @@ class Chat(Endpoint):
     """A chat completion in one dialect, whole or streamed."""
 
     async def answer(self, visit: Visit) -> None:
-        self.require_key(visit, "chat")
+        call = await self.call(visit)
+        delivery = await visit.runtime.engine.deliver(call)
+        visit.target, visit.reason = delivery.target, delivery.reason
+        visit.estimated_cost_nano = expected_cost(delivery.target, call.needs)
+        if delivery.relay is None:
+            await self._whole(visit, call, delivery)
+        else:
+            await self._streamed(visit, call, delivery)
+
+    async def call(self, visit: Visit) -> Call:
+        """What is asked for, by whom. Raises AuthError, ApiError, InvalidRequest, ClientLeft."""
+        self.require_key(visit)
         if visit.runtime.journal.is_full:
             raise ApiError(
                 "accounting_unavailable",
@@ -130,17 +144,10 @@ class Chat(Endpoint):
         body = await visit.body()
         visit.watch_client()
         envelope, policy = self.read(visit, body)
-        call = prepare(visit, envelope, policy)
-        delivery = await visit.runtime.engine.deliver(call)
-        visit.target, visit.reason = delivery.target, delivery.reason
-        visit.estimated_cost_nano = expected_cost(delivery.target, call.needs)
-        if delivery.relay is None:
-            await self._whole(visit, call, delivery)
-        else:
-            await self._streamed(visit, call, delivery)
+        return prepare(visit, envelope, policy)
 
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
-        return Envelope.read(body), from_headers(visit.runtime.default_policy, visit.headers)
+        return self.dialect.read_envelope(body), from_headers(visit.runtime.default_policy, visit.headers)
 
     def shape(self, visit: Visit, body: bytes, cost: int | None) -> bytes:
         """The last say over a whole answer's body."""
@@ -153,6 +160,8 @@ class Chat(Endpoint):
             None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
         )
         cost = visit.account(200, usage=usage, estimated=answer.usage is None, answer_follows=True)
+        if answer.usage is not None:
+            _learn_size(visit, call, delivery, usage)
         headers = visit.base_headers() + delivery_headers(visit, delivery)
         headers.append((b"content-type", b"application/json"))
         if cost is not None:
@@ -167,29 +176,14 @@ class Chat(Endpoint):
         idle = visit.runtime.stream_idle_timeout
         try:
             visit.first_chunk_ms = int((monotonic() - visit.started_at) * 1000)
-            data = delivery.first
-            ended = blocked_on_client = False
+            ended = False
             error: ApiError | None = None
             headers = visit.base_headers() + delivery_headers(visit, delivery) + _EVENT_STREAM
             if not stream.finished:
                 await visit.start(200, headers)
             try:
-                with visit.patience.within(idle):
-                    while not stream.finished and stream.error is None and not ended:
-                        if data:
-                            blocked_on_client = True
-                            await visit.send(data, more=True)
-                            blocked_on_client, data = False, b""
-                        visit.patience.renew(idle)
-                        chunk = await exchange.chunk()
-                        if chunk:
-                            data = stream.feed(chunk)
-                        else:
-                            ended, data = True, stream.close()
+                ended = await self._pass_on(visit, delivery)
             except TimeoutError:
-                if blocked_on_client:
-                    visit.client_left = True
-                    raise asyncio.CancelledError from None
                 error = _broken("upstream_timeout", f"The provider was silent for {idle:g} seconds.", "timeout")
             except UpstreamFailure as failure:
                 error = _broken("upstream_error", failure.message, classify_failure(failure.kind).value)
@@ -204,9 +198,11 @@ class Chat(Endpoint):
             if estimated:
                 usage = estimate(usage, input_tokens=call.needs.input_tokens, produced_bytes=stream.produced_bytes)
             visit.account(200 if error is None else error.status, usage=usage, estimated=estimated, error=error)
+            if usage is not None and not estimated:
+                _learn_size(visit, call, delivery, usage)
+            data = delivery.first
             if error is not None:
-                shown = client_error(error, visit.client_id or visit.request_id)
-                data += self.dialect.render_stream_error(shown)
+                data += stream.fail(client_error(error, visit.client_id or visit.request_id))
             if not visit.started:
                 await visit.start(200, headers)
             await visit.send(data, more=False)
@@ -219,6 +215,41 @@ class Chat(Endpoint):
         finally:
             exchange.close()
 
+    async def _pass_on(self, visit: Visit, delivery: Delivery) -> bool:
+        """Until the stream has ended, in whatever way; what is not sent yet is left in `delivery.first`. Whether the
+        provider has closed it. Raises TimeoutError for a silent provider, UpstreamFailure, UnreadableAnswer."""
+        stream, exchange = delivery.relay, delivery.exchange
+        assert stream is not None  # noqa: S101  a stream has both
+        assert exchange is not None  # noqa: S101
+        idle = visit.runtime.stream_idle_timeout
+        pause = min(idle, visit.runtime.stream_keepalive or idle)
+        silent_seconds = 0.0
+        blocked_on_client = False
+        while True:
+            try:
+                with visit.patience.within(pause):
+                    while not stream.finished and stream.error is None:
+                        if delivery.first:
+                            blocked_on_client = True
+                            await visit.send(delivery.first, more=True)
+                            blocked_on_client, delivery.first = False, b""
+                        visit.patience.renew(pause)
+                        chunk = await exchange.chunk()
+                        silent_seconds = 0.0
+                        if not chunk:
+                            delivery.first = stream.close()
+                            return True
+                        delivery.first = stream.feed(chunk)
+                    return False
+            except TimeoutError:
+                if blocked_on_client:
+                    visit.client_left = True
+                    raise asyncio.CancelledError from None
+                silent_seconds += pause
+                if silent_seconds >= idle:
+                    raise
+            delivery.first = KEEP_ALIVE
+
 
 class ChatCompletions(Chat):
     path = "/v1/chat/completions"
@@ -230,6 +261,17 @@ class Messages(Chat):
     dialect = DIALECTS["anthropic-messages"]
 
 
+class Responses(Chat):
+    path = "/v1/responses"
+    dialect = DIALECTS["openai-responses"]
+
+
+class Embeddings(Chat):
+    path = "/v1/embeddings"
+    dialect = DIALECTS["openai-embeddings"]
+    scopes = ("embeddings", "chat")
+
+
 def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
     """Who is to answer what, before anybody is asked. Raises ApiError."""
     key = visit.key
@@ -239,7 +281,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
     visit.requested_model = envelope.model[:200]
     hint, policy = choose(snapshot, envelope.model, policy, key)
     visit.mode = policy.mode if hint is None else ""
-    needs = needs_of(envelope)
+    needs = needs_of_embedding(envelope) if visit.dialect.family == "embeddings" else needs_of(envelope)
     return Call(
         snapshot=snapshot,
         key=key,
@@ -274,6 +316,11 @@ def delivery_headers(visit: Visit, delivery: Delivery) -> ResponseHeaders:
             headers.append((b"x-tokenhub-upstream-request-id", value))
             break
     return headers
+
+
+def _learn_size(visit: Visit, call: Call, delivery: Delivery, usage: Usage) -> None:
+    target, guessed = delivery.target, call.needs.input_tokens
+    visit.runtime.health.counted(target.provider.id, target.model_id, guessed=guessed, tokens=usage.input_tokens)
 
 
 async def _drain(exchange: Any) -> None:

@@ -6,6 +6,7 @@ import re
 from typing import Final, NamedTuple
 
 from keys.auth import KeyRecord
+from providers.formats.base import Dialect
 from providers.formats.envelope import Envelope
 from routing.policy import Policy
 from routing.pricing import plain_cost_nano
@@ -27,6 +28,13 @@ class Needs(NamedTuple):
 
 
 NO_ABILITIES: Final[frozenset[str]] = frozenset()
+
+
+EMBEDDINGS: Final = frozenset({"embeddings"})
+
+
+def needs_of_embedding(envelope: Envelope) -> Needs:
+    return Needs(max(envelope.messages_size, 0) // BYTES_PER_TOKEN + 1, 0, EMBEDDINGS)
 
 
 def needs_of(envelope: Envelope) -> Needs:
@@ -64,6 +72,7 @@ def expected_cost(target: Target, needs: Needs) -> int | None:
 def exclusion(
     target: Target,
     *,
+    dialect: Dialect,
     needs: Needs,
     policy: Policy,
     key: KeyRecord,
@@ -80,7 +89,9 @@ def exclusion(
         return "context_too_small"
     if needs.abilities and not needs.abilities <= target.abilities:
         return "lacks_" + min(needs.abilities - target.abilities)
-    if unusable := unusable_because(target, vault_open=vault_open):
+    if target.abilities == EMBEDDINGS and dialect.family != "embeddings":
+        return "embeddings_only"
+    if unusable := unusable_because(target, dialect=dialect, vault_open=vault_open):
         return unusable
     if resting:
         return resting
@@ -96,11 +107,11 @@ def exclusion(
     return ""
 
 
-def unusable_because(target: Target, *, vault_open: bool) -> str:
-    """Why nobody can call the target at the moment; empty when one can."""
-    provider = target.provider
-    if not provider.endpoints or not provider.endpoints[0].urls:
+def unusable_because(target: Target, *, dialect: Dialect, vault_open: bool) -> str:
+    """Why nobody can call the target at the moment for a client of that dialect; empty when one can."""
+    if target.dialect_for(dialect) is None:
         return "no_dialect"
+    provider = target.provider
     if provider.needs_credential:
         if provider.credential is None:
             return "no_credential"

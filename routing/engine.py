@@ -83,6 +83,18 @@ class Engine:
                 break
         raise self._final_error(call, failures)
 
+    def first_choice(self, call: Call) -> Target:
+        """Who would be asked first. Raises ApiError when nobody could be."""
+        target = next(self._targets(call), None)
+        if target is None:
+            raise self._final_error(call, [])
+        return target
+
+    async def ask(self, call: Call, target: Target) -> Delivery:
+        """One attempt that leaves no mark on the target's health. Raises as `attempt`."""
+        door = self._doors.get(target.provider.type) or self._doors[""]
+        return await attempt(call, target, self._endpoint(target, set(), monotonic()), door, self._timeouts)
+
     # -- which targets -------------------------------------------------------------------------------------------
     def _targets(self, call: Call) -> Iterator[Target]:
         """Lazily: a request whose named model answers never pays for the ranking."""
@@ -90,7 +102,7 @@ class Engine:
         if hint is None:
             yield from self.ranked(call)
             return
-        if reason := unusable_because(hint, vault_open=self._vault_is_open()):
+        if reason := unusable_because(hint, dialect=call.dialect, vault_open=self._vault_is_open()):
             if reason == "vault_locked" or not call.allow_fallback:
                 raise unusable(hint, reason)
         else:
@@ -114,6 +126,7 @@ class Engine:
             stats = self._health.stats(target.provider.id, target.model_id)
             why = exclusion(
                 target,
+                dialect=call.dialect,
                 needs=call.needs,
                 policy=call.policy,
                 key=call.key,

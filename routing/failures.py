@@ -107,7 +107,14 @@ def vault_locked() -> ApiError:
 def unusable(target: Target, reason: str) -> ApiError:
     if reason == "vault_locked":
         return vault_locked()
-    why = "its provider has no credential yet" if reason == "no_credential" else "its provider speaks no known dialect"
+    if reason == "no_dialect":
+        return ApiError(
+            "invalid_request",
+            f"{target.model_id} does not serve this endpoint; it speaks {', '.join(target.provider.dialects)}.",
+            param="model",
+            hint="Name another model, or ask the operator to add the dialect to the provider.",
+        )
+    why = "its provider has no credential yet"
     return ApiError(
         "upstream_error",
         f"{target.model_id} cannot be called: {why}.",

@@ -17,7 +17,9 @@ ASSUMED_LATENCY_MS = 1000.0
 class TargetStats:
     """Of one model at its provider."""
 
-    __slots__ = ("calls", "consecutive_errors", "failure", "latency_ms", "rest_reason", "rest_until")
+    __slots__ = (
+        "calls", "consecutive_errors", "failure", "latency_ms", "rest_reason", "rest_until", "tokens_per_guess"
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.latency_ms = ASSUMED_LATENCY_MS
@@ -26,6 +28,8 @@ class TargetStats:
         self.consecutive_errors = 0
         self.rest_until = 0.0
         self.rest_reason = ""
+        self.tokens_per_guess = 1.0
+        """Input tokens that the provider counted, over those guessed from the size of the request."""
 
 
 class Health:
@@ -52,6 +56,13 @@ class Health:
         stats.calls += 1
         stats.consecutive_errors = 0
         stats.rest_until = 0.0
+
+    def counted(self, provider_id: str, model_id: str, *, guessed: int, tokens: int) -> None:
+        """The provider's own count of a request's input, beside what was guessed."""
+        stats = self.stats(provider_id, model_id)
+        if guessed > 0 and tokens > 0:
+            ratio = min(max(tokens / guessed, 0.1), 10.0)
+            stats.tokens_per_guess += (ratio - stats.tokens_per_guess) * DECAY
 
     def failed(
         self, provider_id: str, model_id: str, error: ErrorClass, *, now: float, retry_after: float | None, status: int

@@ -44,6 +44,8 @@ class Runtime:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
         self.health = Health()
+        self.without_count: dict[str, float] = {}
+        """Providers that count no tokens, and until when they are not asked again."""
         self.metrics = Metrics()
         self.journal = Journal(journal_folder())
         self.outbox = Outbox(before=self.journal.flush)
@@ -57,6 +59,7 @@ class Runtime:
         self.max_body_bytes: int = settings.TOKENHUB_MAX_BODY_BYTES
         self.body_timeout: float = settings.TOKENHUB_BODY_TIMEOUT_SECS
         self.stream_idle_timeout: float = settings.TOKENHUB_STREAM_IDLE_TIMEOUT_SECS
+        self.stream_keepalive: float = settings.TOKENHUB_STREAM_KEEPALIVE_SECS
         self.cors_origins = frozenset(origin.encode("latin-1") for origin in settings.TOKENHUB_CORS_ORIGINS)
         self.trusted_proxies = _networks(settings.TOKENHUB_TRUSTED_PROXIES)
         self.ready = False

@@ -7,9 +7,15 @@ from dataclasses import dataclass, field
 
 from keys.auth import KeyRecord
 from providers.client import Headers, Url
-from providers.types import TypeDefaults
+from providers.formats.base import Dialect
+from providers.formats.reasoning import is_openai_reasoner
+from providers.formats.registry import DIALECTS
+from providers.types import TYPES, TypeDefaults
 from routing.pricing import Prices
 from vault.keyring import SealedCredential
+
+RESPONSES = "openai-responses"
+OPENAI_URL = TYPES["openai"].base_url  # its chat completions neither give reasoning nor take it back
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +50,20 @@ class Target:
     max_output_tokens: int | None
     abilities: frozenset[str]
     prices: Prices | None
+
+    def dialect_for(self, client: Dialect) -> Dialect | None:
+        """The one to call it in: the client's own where its provider speaks it, else the first of the same family."""
+        provider = self.provider
+        if not provider.endpoints:
+            return None
+        urls = provider.endpoints[0].urls
+        if client.name in urls:
+            return client
+        if client.family != "chat":
+            return None
+        if RESPONSES in urls and provider.endpoints[0].shown == OPENAI_URL and is_openai_reasoner(self.upstream_model):
+            return DIALECTS[RESPONSES]
+        return next((DIALECTS[name] for name in urls if DIALECTS[name].family == "chat"), None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -67,6 +67,7 @@ def _provider(row: Provider, credential: SealedCredential | None) -> ProviderRec
     dialects = tuple(row.dialects) or defaults.dialects
     bases = [row.base_url or defaults.base_url, *row.endpoints]
     usable = [name for name in dialects if name in DIALECTS]
+    usable += [name for name, dialect in DIALECTS.items() if dialect.implied_by in usable]
     if row.type == ProviderType.SANDBOX:
         endpoints = [Endpoint("sandbox", dict.fromkeys(usable, SANDBOX_URL))]
     else:

@@ -8,7 +8,8 @@ from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
 
 from keys.auth import KeyRecord
-from providers.formats.dialect import ClientError, Dialect, Usage
+from providers.formats.base import Dialect
+from providers.formats.dialect import ClientError, Usage
 from routing.errors import ApiError
 from routing.identity import client_request_id, new_request_id
 from routing.patience import Patience

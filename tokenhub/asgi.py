@@ -18,8 +18,9 @@ _django = get_asgi_application()
 
 from channels.routing import ProtocolTypeRouter  # noqa: E402  apps first
 
-from routing.consumers import ChatCompletions, Messages  # noqa: E402
+from routing.consumers import ChatCompletions, Embeddings, Messages, Responses  # noqa: E402
 from routing.consumers_chat import TokenHubChat  # noqa: E402
+from routing.consumers_count import CountTokens  # noqa: E402
 from routing.consumers_models import Models, NotFound  # noqa: E402
 from routing.runtime import runtime  # noqa: E402
 from tokenhub import health  # noqa: E402
@@ -29,6 +30,9 @@ _not_found = NotFound.as_asgi()
 ROUTES: dict[str, Any] = {
     "/v1/chat/completions": ChatCompletions.as_asgi(),
     "/v1/messages": Messages.as_asgi(),
+    "/v1/messages/count_tokens": CountTokens.as_asgi(),
+    "/v1/responses": Responses.as_asgi(),
+    "/v1/embeddings": Embeddings.as_asgi(),
     "/v1/chat": TokenHubChat.as_asgi(),
     "/v1/models": _models,
     "/healthz": health.healthz,

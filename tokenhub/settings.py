@@ -94,6 +94,13 @@ TOKENHUB_REQUEST_TIMEOUT_SECS = ENV.read(
 TOKENHUB_STREAM_IDLE_TIMEOUT_SECS = ENV.read(
     "TOKENHUB_STREAM_IDLE_TIMEOUT_SECS", 60.0, seconds, "between two events of a stream", shown="60"
 )
+TOKENHUB_STREAM_KEEPALIVE_SECS = ENV.read(
+    "TOKENHUB_STREAM_KEEPALIVE_SECS",
+    10.0,
+    seconds,
+    "until a silent stream gets a comment that keeps its connection open",
+    shown="10",
+)
 TOKENHUB_BODY_TIMEOUT_SECS = ENV.read(
     "TOKENHUB_BODY_TIMEOUT_SECS", 30.0, seconds, "for a client to deliver its request's body", shown="30"
 )

@@ -14,6 +14,7 @@ from msgspec import Raw
 from providers.formats import anthropic_types as wire
 from providers.formats.anthropic_wire import WireUsage
 from providers.formats.canonical import (
+    CACHE_HINTS,
     ChatRequest,
     ChatResponse,
     Document,
@@ -21,6 +22,7 @@ from providers.formats.canonical import (
     Message,
     OutputSchema,
     Part,
+    Reasoning,
     Refusal,
     StopReason,
     Text,
@@ -30,9 +32,22 @@ from providers.formats.canonical import (
     ToolChoice,
     ToolResult,
 )
-from providers.formats.dialect import Rendered, Usage
+from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest
 from providers.formats.reading import further_fields, given, is_json_object, read_answer, read_body
+from providers.formats.reasoning import (
+    MIN_BUDGET,
+    budget_of,
+    claude_effort,
+    effort_of,
+    may_reason,
+    samples_in_one_way,
+    takes_adaptive_thinking,
+    takes_one_of_temperature_and_top_p,
+    takes_output_schema,
+)
+from providers.formats.repair import repaired
+from providers.formats.seal import sealed, unsealed
 
 _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(wire.Request).decode
@@ -40,6 +55,13 @@ _KNOWN = frozenset(wire.Request.__struct_fields__) | {"cache_control"}  # a cach
 _TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _EMPTY_SCHEMA = Raw(b'{"type":"object","properties":{}}')
 MAX_TEMPERATURE = 1.0
+MAX_OUTPUT_TOKENS_DEFAULT: Final = 4096
+HIGHEST_DEFAULT: Final = 32_000
+NAME: Final = "anthropic-messages"
+_ANY_OBJECT: Final = Raw(b'{"type":"object"}')
+_TAKEN: Final = frozenset({"top_k", "safety_identifier"})
+_TIERS: Final = {"standard": "default", "priority": "priority"}
+_TIERS_HERE: Final = {tier: word for word, tier in _TIERS.items()}
 UNPARSED_ARGUMENTS = "unparsed_arguments"
 
 STOP_REASONS: Final = {
@@ -59,11 +81,10 @@ def parse_request(body: bytes) -> ChatRequest:
     """Raises InvalidRequest."""
     read = read_body(_request, body)
     others = further_fields(body, _KNOWN)
-    if others.get("service_tier") == "auto":
+    if (tier := others.get("service_tier")) == "auto":
         del others["service_tier"]
-    thinking = others.get("thinking")
-    if isinstance(thinking, dict) and thinking.get("type") == "disabled":
-        del others["thinking"]
+    elif tier == "standard_only":
+        others["service_tier"] = "default"
     messages = [Message("system", tuple(_texts(read.system)))] if read.system else []
     messages += [Message(one.role, tuple(_parts(one.content, number))) for number, one in enumerate(read.messages)]
     request = ChatRequest(
@@ -74,6 +95,7 @@ def parse_request(body: bytes) -> ChatRequest:
         stop=list(read.stop_sequences or ()),
         stream=bool(read.stream),
         user=(read.metadata.user_id if read.metadata is not None else None) or "",
+        reasoning=_wanted_reasoning(read),
         others=others,
     )
     for tool in read.tools or ():
@@ -93,12 +115,19 @@ def parse_request(body: bytes) -> ChatRequest:
                 request.tool_choice = ToolChoice("named", choice.name)
         if choice.disable_parallel_tool_use is not None:
             request.parallel_tool_calls = not choice.disable_parallel_tool_use
-    if (config := read.output_config) is not None:
-        if config.effort:
-            others["output_config.effort"] = config.effort
-        if config.format is not None and (schema := given(config.format.schema)) is not None:
-            request.output_schema = OutputSchema(schema, strict=True)
+    config = read.output_config
+    if config is not None and config.format is not None and (schema := given(config.format.schema)) is not None:
+        request.output_schema = OutputSchema(schema, strict=True)
     return request
+
+
+def _wanted_reasoning(read: wire.Request) -> Reasoning | None:
+    effort = (read.output_config.effort if read.output_config is not None else None) or ""
+    asked = read.thinking
+    if asked is None or asked.type == "disabled":
+        return Reasoning(effort, named="output_config.effort") if effort else None
+    summary = "auto" if asked.display == "summarized" else ""
+    return Reasoning(effort, asked.budget_tokens, summary, named="thinking")
 
 
 def _texts(content: str | list[wire.TextBlock]) -> list[Text]:
@@ -116,9 +145,9 @@ def _parts(content: str | list[wire.Block], number: int) -> list[Part]:
 def _part(block: wire.Block, param: str) -> Part:
     match block:
         case wire.ThinkingBlock():
-            return Thinking(block.thinking, block.signature)
+            return thinking(block.thinking, block.signature)
         case wire.RedactedThinkingBlock():
-            return Thinking(redacted=block.data)
+            return thinking("", redacted=block.data)
         case wire.ToolUseBlock():
             return ToolCall(
                 block.id, block.name, bytes(block.input).decode("utf-8", "replace"), given(block.cache_control)
@@ -131,6 +160,11 @@ def _part(block: wire.Block, param: str) -> Part:
                 inner = [_plain_part(one, f"{param}.content[{place}]") for place, one in enumerate(block.content)]
             return ToolResult(block.tool_use_id, tuple(inner), bool(block.is_error), given(block.cache_control))
     return _plain_part(block, param)
+
+
+def thinking(text: str, signature: str = "", redacted: str = "") -> Thinking:
+    part = Thinking(text, signature, redacted, NAME if signature or redacted else "")
+    return unsealed(part, redacted or signature) or part
 
 
 def _plain_part(
@@ -158,12 +192,12 @@ def _plain_part(
 
 
 # -- a request for an upstream ---------------------------------------------------------------------------------------
-def render_request(request: ChatRequest, *, upstream_model: str, max_output_tokens_default: int) -> Rendered:
+def render_request(request: ChatRequest, model: UpstreamModel) -> Rendered:
     """Raises InvalidRequest."""
-    dropped = [*request.dropped, *request.others]
+    dropped = list(request.dropped)
     system: list[dict[str, Any]] = []
     turns: list[tuple[str, list[dict[str, Any]]]] = []
-    for message in request.messages:
+    for message in repaired(request.messages):
         if message.role == "system":
             system += [_block(part) for part in message.parts if isinstance(part, Text) and part.text.strip()]
             continue
@@ -183,27 +217,129 @@ def render_request(request: ChatRequest, *, upstream_model: str, max_output_toke
             blocks.sort(key=lambda block: block["type"] != "tool_result")
     _trim_prefill(turns)
     limit = request.max_output_tokens
+    default = min(model.max_output_tokens or MAX_OUTPUT_TOKENS_DEFAULT, HIGHEST_DEFAULT)
     body: dict[str, Any] = {
-        "model": upstream_model,
-        "max_tokens": max_output_tokens_default if limit is None else limit,
+        "model": model.name,
+        "max_tokens": default if limit is None else min(limit, model.max_output_tokens or limit),
         "messages": [{"role": role, "content": _shortened(blocks)} for role, blocks in turns],
     }
     if system:
         body["system"] = _shortened(system)
     _add_tools(body, request)
-    if request.temperature is not None:
-        body["temperature"] = min(request.temperature, MAX_TEMPERATURE)
-    if request.top_p is not None:
-        body["top_p"] = request.top_p
-    if stops := [one for one in request.stop if one.strip()]:
-        body["stop_sequences"] = stops
-    if request.user:
-        body["metadata"] = {"user_id": request.user}
-    if request.output_schema is not None:
-        body["output_config"] = {"format": {"type": "json_schema", "schema": request.output_schema.schema}}
+    _add_reasoning(body, request, model, turns, dropped)
+    output_tool = _add_output_schema(body, request, model, dropped)
+    _add_sampling(body, request, model, dropped)
+    user = request.user or request.others.get("safety_identifier")
+    if isinstance(user, str) and user:
+        body["metadata"] = {"user_id": user}
+    if request.logprobs is not None:
+        dropped.append("logprobs")
+    for name, value in request.others.items():
+        if name == "service_tier" and value == "default":
+            body["service_tier"] = "standard_only"
+        elif name not in _TAKEN and name not in CACHE_HINTS:
+            dropped.append(name)
     if request.stream:
         body["stream"] = True
-    return Rendered(_encode(body), tuple(dict.fromkeys(dropped)))
+    return Rendered(_encode(body), tuple(dict.fromkeys(dropped)), output_tool=output_tool)
+
+
+def _add_reasoning(
+    body: dict[str, Any],
+    request: ChatRequest,
+    model: UpstreamModel,
+    turns: Sequence[tuple[str, list[dict[str, Any]]]],
+    dropped: list[str],
+) -> None:
+    """Asks the model to think, where it can and may: not while it is made to call a tool, nor in the middle of a turn
+    that it began without thinking, nor within a limit too small for any thought."""
+    wanted = request.reasoning
+    if wanted is None:
+        return
+    if not may_reason(model.name, model.abilities):
+        if wanted.effort != "none":
+            dropped.append(wanted.named)
+        return
+    if wanted.effort == "none":
+        body["thinking"] = {"type": "disabled"}
+        return
+    is_forced = body.get("tool_choice", {}).get("type") in {"any", "tool"}
+    if takes_adaptive_thinking(model.name):
+        effort = wanted.effort or (effort_of(wanted.budget_tokens) if wanted.budget_tokens else "")
+        if effort:
+            body["output_config"] = {"effort": claude_effort(effort)}
+        if is_forced:
+            dropped.append(wanted.named)
+        else:
+            body["thinking"] = {"type": "adaptive"}
+            if wanted.summary:
+                body["thinking"]["display"] = "summarized"
+        return
+    budget = wanted.budget_tokens or budget_of(wanted.effort)
+    if request.max_output_tokens is None:
+        body["max_tokens"] = min(budget + body["max_tokens"], model.max_output_tokens or HIGHEST_DEFAULT)
+    budget = max(min(budget, body["max_tokens"] * 4 // 5), MIN_BUDGET)
+    if is_forced or budget >= body["max_tokens"] or _is_amid_unthought_turn(turns):
+        dropped.append(wanted.named)
+    else:
+        body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+
+
+def _is_amid_unthought_turn(turns: Sequence[tuple[str, list[dict[str, Any]]]]) -> bool:
+    """Whether the model is to go on after tool results, in a turn that holds no thinking."""
+    if len(turns) < 2 or turns[-1][1][0]["type"] != "tool_result":
+        return False
+    return turns[-2][1][0]["type"] not in {"thinking", "redacted_thinking"}
+
+
+def _add_output_schema(body: dict[str, Any], request: ChatRequest, model: UpstreamModel, dropped: list[str]) -> str:
+    """Makes the model say its answer as the arguments of a tool, whose name is returned; the API's own structured
+    output serves where the model thinks, for then no tool can be forced."""
+    wanted = request.output_schema
+    choice = body.get("tool_choice", {}).get("type")
+    if wanted is None or choice == "tool":
+        return ""
+    thinks = body.get("thinking", {}).get("type") in {"adaptive", "enabled"}
+    if thinks and wanted.schema is not None and takes_output_schema(model.name):
+        config = body.setdefault("output_config", {})
+        config["format"] = {"type": "json_schema", "schema": wanted.schema}
+        return ""
+    if thinks and request.reasoning is not None:
+        del body["thinking"]
+        dropped.append(request.reasoning.named)
+    names = {tool.name for tool in request.tools}
+    name = re.sub(r"[^a-zA-Z0-9_-]", "_", wanted.name)[:60] or "output"
+    while name in names:
+        name += "_"
+    tool = {
+        "name": name,
+        "description": wanted.description or "Gives the answer. Call it with the whole answer as its arguments.",
+        "input_schema": wanted.schema or _ANY_OBJECT,
+    }
+    body["tools"] = [*body.get("tools", []), tool]
+    if request.tools and choice != "none":
+        body["tool_choice"] = {**body.get("tool_choice", {}), "type": "any"}
+    else:
+        body["tool_choice"] = {"type": "tool", "name": name, "disable_parallel_tool_use": True}
+    return name
+
+
+def _add_sampling(body: dict[str, Any], request: ChatRequest, model: UpstreamModel, dropped: list[str]) -> None:
+    top_k = request.others.get("top_k")
+    wanted = {"temperature": request.temperature, "top_p": request.top_p, "top_k": top_k}
+    if wanted["temperature"] is not None:
+        wanted["temperature"] = min(wanted["temperature"], MAX_TEMPERATURE)
+    thinks = body.get("thinking", {}).get("type") in {"adaptive", "enabled"}
+    for name, value in wanted.items():
+        if value is None:
+            continue
+        second = name == "top_p" and "temperature" in body and takes_one_of_temperature_and_top_p(model.name)
+        if (value != 1 and (thinks or samples_in_one_way(model.name))) or second:
+            dropped.append(name)
+        elif not (value == 1 and samples_in_one_way(model.name)):
+            body[name] = value
+    if stops := [one for one in request.stop if one.strip()]:
+        body["stop_sequences"] = stops
 
 
 def _shortened(blocks: list[dict[str, Any]]) -> Any:
@@ -254,8 +390,8 @@ def _blocks(message: Message, dropped: list[str]) -> list[dict[str, Any]]:
                 continue  # refused here: text must not be empty
             case Refusal(text=text):
                 blocks.append({"type": "text", "text": text})
-            case Thinking(signature="", redacted=""):
-                dropped.append("messages.reasoning_content")  # without a signature it is not taken back
+            case Thinking() if part.source != NAME or not (part.signature or part.redacted):
+                dropped.append("messages.thinking")  # only what was signed here is taken back
             case _:
                 blocks.append(_block(part))
     return blocks
@@ -331,29 +467,43 @@ class _Response(msgspec.Struct):
 _response = msgspec.json.Decoder(_Response).decode
 
 
-def parse_response(body: bytes) -> ChatResponse:
-    """Raises UnreadableAnswer."""
+def parse_response(body: bytes, *, output_tool: str = "") -> ChatResponse:
+    """What `output_tool` was called with is the answer's text. Raises UnreadableAnswer."""
     read = read_answer(_response, body, "it is no message")
     parts: list[Part] = []
+    outputs: list[Text] = []
     for block in read.content:
         match block.type:
             case "text":
                 parts.append(Text(block.text))
             case "thinking":
-                parts.append(Thinking(block.thinking, block.signature))
+                parts.append(thinking(block.thinking, block.signature))
             case "redacted_thinking":
-                parts.append(Thinking(redacted=block.data))
+                parts.append(thinking("", redacted=block.data))
             case "tool_use":
                 written = bytes(block.input).decode("utf-8", "replace") or "{}"
-                parts.append(ToolCall(block.id, block.name, written))
+                if output_tool and block.name == output_tool:
+                    outputs.append(Text(written))
+                else:
+                    parts.append(ToolCall(block.id, block.name, written))
+    reason = STOP_REASONS.get(read.stop_reason or "end_turn", StopReason.END)
+    if outputs:
+        parts = [*(part for part in parts if not isinstance(part, Text)), outputs[0]]
+        if not any(isinstance(part, ToolCall) for part in parts) and reason is StopReason.TOOL_CALLS:
+            reason = StopReason.END
     return ChatResponse(
         id=read.id,
         model=read.model,
         parts=tuple(parts),
-        stop_reason=STOP_REASONS.get(read.stop_reason or "end_turn", StopReason.END),
+        stop_reason=reason,
         usage=read.usage.over(None) if read.usage is not None else None,
         stop_sequence=read.stop_sequence,
+        service_tier=service_tier(read.usage),
     )
+
+
+def service_tier(usage: WireUsage | None) -> str:
+    return _TIERS.get((usage.service_tier if usage is not None else None) or "", "")
 
 
 def render_response(response: ChatResponse) -> bytes:
@@ -362,10 +512,8 @@ def render_response(response: ChatResponse) -> bytes:
         match part:
             case Text() | Refusal():
                 blocks.append({"type": "text", "text": part.text})
-            case Thinking(redacted=redacted) if redacted:
-                blocks.append({"type": "redacted_thinking", "data": redacted})
             case Thinking():
-                blocks.append({"type": "thinking", "thinking": part.text, "signature": part.signature})
+                blocks.append(thinking_block(part))
             case ToolCall():
                 blocks.append(
                     {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments(part.arguments)}
@@ -379,20 +527,33 @@ def render_response(response: ChatResponse) -> bytes:
             "content": blocks,
             "stop_reason": WORDS[response.stop_reason],
             "stop_sequence": response.stop_sequence,
-            "usage": rendered_usage(response.usage or Usage()),
+            "usage": rendered_usage(response.usage or Usage(), response.service_tier),
         }
     )
+
+
+def thinking_block(part: Thinking) -> dict[str, str]:
+    """What another dialect's provider signed or encrypted is sealed, so that it comes back with the next turn."""
+    seal = sealed(part) if part.source not in {"", NAME} else ""
+    if part.redacted or (seal and not part.text):
+        return {"type": "redacted_thinking", "data": seal or part.redacted}
+    return {"type": "thinking", "thinking": part.text, "signature": seal or part.signature}
 
 
 def message_id(identity: str) -> str:
     return identity if identity.startswith("msg_") else f"msg_{identity.removeprefix('chatcmpl-')}"
 
 
-def rendered_usage(usage: Usage) -> dict[str, Any]:
+def rendered_usage(usage: Usage, tier: str = "") -> dict[str, Any]:
     fresh = usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens
-    return {
+    shown: dict[str, Any] = {
         "input_tokens": max(fresh, 0),
         "cache_creation_input_tokens": usage.cache_write_tokens,
         "cache_read_input_tokens": usage.cached_input_tokens,
         "output_tokens": usage.output_tokens,
     }
+    if usage.reasoning_tokens:
+        shown["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    if word := _TIERS_HERE.get(tier):
+        shown["service_tier"] = word
+    return shown

@@ -132,6 +132,12 @@ class OutputConfig(msgspec.Struct):
     format: OutputFormat | None = None
 
 
+class Thinking(msgspec.Struct):
+    type: str
+    budget_tokens: int | None = None
+    display: str | None = None
+
+
 class Request(msgspec.Struct):
     messages: list[Message]
     max_tokens: int
@@ -145,6 +151,7 @@ class Request(msgspec.Struct):
     stream: bool | None = None
     metadata: Metadata | None = None
     output_config: OutputConfig | None = None
+    thinking: Thinking | None = None
 
 
 # -- answers -----------------------------------------------------------------------------------------------------

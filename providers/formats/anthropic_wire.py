@@ -38,6 +38,7 @@ class WireUsage(msgspec.Struct):
     cache_creation_input_tokens: int | None = None
     output_tokens: int | None = None
     output_tokens_details: _OutputDetails | None = None
+    service_tier: str | None = None
 
     def over(self, earlier: Usage | None) -> Usage:
         """Together with what an earlier event said: a later one repeats counts or leaves them out."""
@@ -125,6 +126,9 @@ class Observer:
 
     def close(self) -> bytes:
         return b"".join([frame.raw for frame in self._framer.close() if self._look_at(frame)])
+
+    def fail(self, error: ClientError) -> bytes:
+        return render_stream_error(error)
 
     def _look_at(self, frame: Frame) -> bool:
         if self.finished or self.error is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Raw
 
@@ -15,10 +15,12 @@ from providers.formats.dialect import Usage, WireError
 # -- parts of a message ------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Text:
-    """`cache_control`: a provider's caching mark, kept as it came."""
+    """`cache_control`: a provider's caching mark, kept as it came. `logprobs`: of an answer, a JSON array of OpenAI's
+    token entries."""
 
     text: str
     cache_control: Raw | None = None
+    logprobs: Raw | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,14 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """Reasoning that the model showed. `signature` lets its provider take it back; `redacted` is sealed reasoning."""
+    """Reasoning that the model showed. `signature` lets its provider take it back; `redacted` is sealed reasoning.
+    Both mean something only in `source`, the dialect that they came in; `id` is that dialect's name for the part."""
 
     text: str = ""
     signature: str = ""
     redacted: str = ""
+    source: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,10 @@ class Message:
     name: str = ""
 
 
+CACHE_HINTS: Final = frozenset({"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"})
+"""Parameters that may be left out without a word: no answer differs for them."""
+
+
 # -- a request ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Tool:
@@ -110,15 +119,31 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class OutputSchema:
-    schema: Raw
+    """The answer is to be JSON: of that schema, or any object where there is none."""
+
+    schema: Raw | None
     name: str = "output"
     strict: bool | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """How much the model is to think before it answers. `effort` is one of none, minimal, low, medium, high, xhigh,
+    max, or empty: as much as it likes. `summary`: whether its thoughts are shown, and how. `named`: the client's name
+    for it, if it must be dropped."""
+
+    effort: str = ""
+    budget_tokens: int | None = None
+    summary: str = ""
+    named: str = "reasoning"
 
 
 @dataclass(slots=True)
 class ChatRequest:
-    """`others`: further parameters by the client's name for them; what the target's dialect has no word for is dropped
-    and named. `dropped`: what was lost already while parsing."""
+    """`logprobs`: how many alternatives to show for each token, None for no probabilities at all. `others`: further
+    parameters by the client's name for them; what the target's dialect has no word for is dropped and named.
+    `dropped`: what was lost already while parsing. `echo`: what the client's dialect needs again for its answer."""
 
     messages: list[Message]
     tools: list[Tool] = field(default_factory=list)
@@ -131,8 +156,11 @@ class ChatRequest:
     stream: bool = False
     user: str = ""
     output_schema: OutputSchema | None = None
+    reasoning: Reasoning | None = None
+    logprobs: int | None = None
     others: dict[str, Any] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
+    echo: Any = None
 
 
 # -- an answer ---------------------------------------------------------------------------------------------------
@@ -148,7 +176,7 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChatResponse:
-    """`created` in Unix seconds, 0 where the dialect does not say."""
+    """`created` in Unix seconds, 0 where the dialect does not say. `service_tier` in OpenAI's words."""
 
     id: str
     model: str
@@ -157,6 +185,7 @@ class ChatResponse:
     usage: Usage | None
     stop_sequence: str | None = None
     created: int = 0
+    service_tier: str = ""
 
 
 # -- a stream ----------------------------------------------------------------------------------------------------
@@ -168,11 +197,13 @@ class Started:
     model: str
     created: int = 0
     usage: Usage | None = None
+    service_tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
     text: str
+    logprobs: Raw | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +213,13 @@ class RefusalDelta:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingDelta:
-    """Text or signature of reasoning; `redacted` is whole at once."""
+    """Text or signature of reasoning; `redacted` is whole at once. `source` and `id` as in Thinking."""
 
     text: str = ""
     signature: str = ""
     redacted: str = ""
+    source: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,4 @@
-"""What a wire dialect offers. The data plane knows dialects through these types only; each dialect is one module here,
-named by DIALECTS. Pure: bytes in, bytes out."""
+"""The values that a wire dialect gives and takes. The dialect itself is in `base`. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from providers.formats.canonical import ChatRequest, ChatResponse, StreamEvent
+    from providers.formats.canonical import StreamEvent
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -20,6 +19,8 @@ class Usage(msgspec.Struct, frozen=True):
     cache_write_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,25 @@ class ClientError:
     request_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamModel:
+    """What a request is rendered for. `name` as the provider calls it; `abilities` as its operator declared them, empty
+    where nobody did; `max_output_tokens` None where it is not known."""
+
+    name: str
+    provider_type: str = ""
+    abilities: frozenset[str] = frozenset()
+    max_output_tokens: int | None = None
+
+
 class Rendered(NamedTuple):
-    """A request's body for an upstream, the client's parameters that it has no word for, and further headers."""
+    """A request's body for an upstream, the client's parameters that it has no word for, and further headers.
+    `output_tool`: the tool by which the model was made to say its answer; its arguments are the answer's text."""
 
     body: bytes
     dropped: tuple[str, ...] = ()
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    output_tool: str = ""
 
 
 class Answer(NamedTuple):
@@ -79,6 +93,9 @@ class Relay(Protocol):
         """The upstream ended. What is left to say, such as a terminal event that it forgot after a finish reason;
         `finished` stays False when the answer is not complete. Raises UnreadableAnswer."""
 
+    def fail(self, error: ClientError) -> bytes:
+        """The event that ends the stream in mid-answer."""
+
 
 class StreamParser(Protocol):
     """Bytes of one dialect's stream to typed events."""
@@ -93,40 +110,4 @@ class StreamRenderer(Protocol):
 
     def render(self, events: list[StreamEvent]) -> bytes: ...
 
-
-class Dialect(Protocol):
-    name: str
-    """As in a provider's `dialects`."""
-    path: str
-    """Appended to a provider's API root."""
-
-    def parse_request(self, body: bytes) -> ChatRequest:
-        """Raises InvalidRequest, naming the field."""
-
-    def render_request(self, request: ChatRequest, *, upstream_model: str, max_output_tokens_default: int) -> Rendered:
-        """The default stands in where the dialect needs a limit and the client gave none. Raises InvalidRequest for
-        what cannot be said in this dialect at all."""
-
-    def parse_response(self, body: bytes) -> ChatResponse:
-        """Raises UnreadableAnswer."""
-
-    def render_response(self, response: ChatResponse) -> bytes: ...
-
-    def inspect_response(self, body: bytes) -> Answer:
-        """The answer as it is, with its usage. Raises UnreadableAnswer when it is no answer of this dialect."""
-
-    def stream_parser(self) -> StreamParser: ...
-
-    def stream_renderer(self, *, show_usage: bool) -> StreamRenderer: ...
-
-    def stream_observer(self, *, show_usage: bool) -> Relay:
-        """Passes the stream's bytes on as they are, short of a usage chunk that the client did not ask for."""
-
-    def read_error(self, body: bytes) -> WireError:
-        """Of an answer that is not 2xx; any bytes are taken, HTML too."""
-
-    def render_error(self, error: ClientError) -> bytes:
-        """The body of an error answer."""
-
-    def render_stream_error(self, error: ClientError) -> bytes:
-        """The event that ends a stream which had begun."""
+    def fail(self, error: ClientError) -> bytes: ...

@@ -1,17 +1,19 @@
-"""The outside of a chat request, read without looking into messages and tools: enough to route it, and to pass its
-bytes on with another model name. Works for every chat dialect. Pure."""
+"""The outside of a request, read without looking into messages and tools: enough to route it, and to pass its bytes on
+with another model name. Pure."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Raw
 
 from providers.formats.errors import InvalidRequest
 
+T = TypeVar("T")
 MAX_DEPTH_MESSAGE = "The body is nested too deeply."
 _fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -27,7 +29,7 @@ class _StreamOptions(msgspec.Struct):
 
 
 class _Known(msgspec.Struct):
-    """What is read of a body. The raw ones count as input, and are not looked into."""
+    """What is read of a chat completion or a message. The raw ones count as input, and are not looked into."""
 
     model: str | None = None
     stream: bool | None = None
@@ -43,13 +45,30 @@ class _Known(msgspec.Struct):
     output_config: Raw = Raw()
 
 
+class _KnownResponse(msgspec.Struct):
+    """What is read of a Responses request."""
+
+    model: str | None = None
+    stream: bool | None = None
+    max_output_tokens: int | None = None
+    input: Raw = Raw()
+
+
+class _KnownEmbedding(msgspec.Struct):
+    model: str | None = None
+    input: Raw = Raw()
+
+
 _known = msgspec.json.Decoder(_Known).decode
+_known_response = msgspec.json.Decoder(_KnownResponse).decode
+_known_embedding = msgspec.json.Decoder(_KnownEmbedding).decode
 _EXPECTED: Final = {
     "model": "a string",
     "stream": "true or false",
     "stream_options": "an object",
     "max_completion_tokens": "a whole number",
     "max_tokens": "a whole number",
+    "max_output_tokens": "a whole number",
     "n": "a whole number",
 }
 
@@ -62,54 +81,21 @@ class Envelope:
         "max_output_tokens", "messages_size", "model", "n", "stream",
     )  # fmt: skip
 
-    def __init__(self, body: bytes, fields: dict[str, Raw], known: _Known) -> None:
+    def __init__(self, body: bytes, fields: dict[str, Raw], known: _Known | _KnownResponse | _KnownEmbedding) -> None:
         self.body = body
         self._fields = fields
         self.model = known.model or ""
-        self.stream = bool(known.stream)
-        self.include_usage = known.stream_options is not None and bool(known.stream_options.include_usage)
-        limit = known.max_tokens if known.max_completion_tokens is None else known.max_completion_tokens
-        if limit is not None and not 0 < limit < 1 << 31:
-            raise InvalidRequest("max_tokens must be a whole number above 0.", "max_tokens")
-        self.max_output_tokens = limit
-        n = known.n
-        if n is not None and not 1 <= n <= 128:
-            raise InvalidRequest("n must be a whole number from 1 to 128.", "n")
-        self.n = n or 1
-        size, has_tools, has_json_schema = len(memoryview(known.messages)), False, False
-        if "system" in fields:
-            size += len(memoryview(known.system))
-        for name in ("tools", "functions"):
-            if name in fields and (text := bytes(fields[name])) not in _EMPTY:
-                size += len(text)
-                has_tools = True
-        for name in ("response_format", "output_config"):
-            if name in fields:
-                text = bytes(fields[name])
-                size += len(text)
-                has_json_schema = has_json_schema or b'"json_schema"' in text
-        self.messages_size = size
-        self.has_tools = has_tools
-        self.has_json_schema = has_json_schema
-        has_media = _MEDIA.search(body) is not None  # one pass for the many that have none
-        self.has_images = has_media and _IMAGES.search(body) is not None
-        self.has_documents = has_media and _DOCUMENTS.search(body) is not None
+        self.stream = self.include_usage = self.has_tools = self.has_json_schema = False
+        self.has_images = self.has_documents = False
+        self.max_output_tokens: int | None = None
+        self.n = 1
+        self.messages_size = 0
 
     @classmethod
     def read(cls, body: bytes) -> Envelope:
-        """Raises InvalidRequest, naming the field."""
-        try:
-            if not body.isascii():
-                body.decode()  # strings inside values are looked into by nobody else
-            fields = _fields(body)
-            known = _known(body)
-        except msgspec.ValidationError as problem:
-            raise _wrong_type(problem) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-            raise InvalidRequest(f"The body is not JSON: {problem}.", code="invalid_json") from None
-        except RecursionError:
-            raise InvalidRequest(MAX_DEPTH_MESSAGE, code="invalid_json") from None
-        _refuse_duplicates(body, fields)
+        """Of a chat completion or a message. Raises InvalidRequest, naming the field."""
+        fields, known = _read(_known, body)
+        self = cls(body, fields, known)
         start = bytes(memoryview(known.messages)[:64]).lstrip()
         if not start or start == b"null":
             raise InvalidRequest("messages is missing.", "messages")
@@ -117,9 +103,76 @@ class Envelope:
             raise InvalidRequest("messages must be an array.", "messages")
         if start[1:].lstrip()[:1] == b"]":
             raise InvalidRequest("messages must hold at least one message.", "messages")
-        return cls(body, fields, known)
+        self.stream = bool(known.stream)
+        self.include_usage = known.stream_options is not None and bool(known.stream_options.include_usage)
+        limit = known.max_tokens if known.max_completion_tokens is None else known.max_completion_tokens
+        self._limit_output(limit, "max_tokens")
+        n = known.n
+        if n is not None and not 1 <= n <= 128:
+            raise InvalidRequest("n must be a whole number from 1 to 128.", "n")
+        self.n = n or 1
+        self.messages_size = len(memoryview(known.messages))
+        if "system" in fields:
+            self.messages_size += len(memoryview(known.system))
+        self._count(("tools", "functions"), ("response_format", "output_config"))
+        return self
 
-    def with_model(self, upstream_model: str, *, ask_usage: bool) -> bytes:
+    @classmethod
+    def read_responses(cls, body: bytes) -> Envelope:
+        """Of a Responses request. Raises InvalidRequest, naming the field."""
+        fields, known = _read(_known_response, body)
+        self = cls(body, fields, known)
+        start = bytes(memoryview(known.input)[:64]).lstrip()
+        stored = any(name in fields for name in ("previous_response_id", "conversation", "prompt"))
+        if (not start or start == b"null") and not stored:
+            raise InvalidRequest("input is missing.", "input")
+        if start[:1] not in (b"[", b'"', b"", b"n"):
+            raise InvalidRequest("input must be a string or an array.", "input")
+        if start[:1] == b"[" and start[1:].lstrip()[:1] == b"]" and not stored:
+            raise InvalidRequest("input must hold at least one item.", "input")
+        self.stream = bool(known.stream)
+        self._limit_output(known.max_output_tokens, "max_output_tokens")
+        self.messages_size = len(memoryview(known.input))
+        if "instructions" in fields:
+            self.messages_size += len(memoryview(fields["instructions"]))
+        self._count(("tools",), ("text",))
+        return self
+
+    @classmethod
+    def read_embeddings(cls, body: bytes) -> Envelope:
+        """Of a request for embeddings. Raises InvalidRequest, naming the field."""
+        fields, known = _read(_known_embedding, body)
+        self = cls(body, fields, known)
+        start = bytes(memoryview(known.input)[:64]).lstrip()
+        if not start or start == b"null":
+            raise InvalidRequest("input is missing.", "input")
+        if start[:1] not in (b"[", b'"'):
+            raise InvalidRequest("input must be a string, or an array of strings or tokens.", "input")
+        self.messages_size = len(memoryview(known.input))
+        return self
+
+    def _limit_output(self, limit: int | None, name: str) -> None:
+        if limit is not None and not 0 < limit < 1 << 31:
+            raise InvalidRequest(f"{name} must be a whole number above 0.", name)
+        self.max_output_tokens = limit
+
+    def _count(self, tools: tuple[str, ...], formats: tuple[str, ...]) -> None:
+        """What else counts as input, and which abilities it takes."""
+        fields = self._fields
+        for name in tools:
+            if name in fields and (text := bytes(fields[name])) not in _EMPTY:
+                self.messages_size += len(text)
+                self.has_tools = True
+        for name in formats:
+            if name in fields:
+                text = bytes(fields[name])
+                self.messages_size += len(text)
+                self.has_json_schema = self.has_json_schema or b'"json_schema"' in text
+        if _MEDIA.search(self.body) is not None:  # one pass for the many that have none
+            self.has_images = _IMAGES.search(self.body) is not None
+            self.has_documents = _DOCUMENTS.search(self.body) is not None
+
+    def with_model(self, upstream_model: str, *, ask_usage: bool = False) -> bytes:
         """The body for an upstream: itself where nothing has to change."""
         ask_usage = ask_usage and self.stream and not self.include_usage
         if self.model == upstream_model and not ask_usage:
@@ -132,6 +185,22 @@ class Envelope:
             options["include_usage"] = True
             fields["stream_options"] = options
         return _encode(fields)
+
+
+def _read(decode: Callable[[bytes], T], body: bytes) -> tuple[dict[str, Raw], T]:
+    try:
+        if not body.isascii():
+            body.decode()  # strings inside values are looked into by nobody else
+        fields = _fields(body)
+        known = decode(body)
+    except msgspec.ValidationError as problem:
+        raise _wrong_type(problem) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise InvalidRequest(f"The body is not JSON: {problem}.", code="invalid_json") from None
+    except RecursionError:
+        raise InvalidRequest(MAX_DEPTH_MESSAGE, code="invalid_json") from None
+    _refuse_duplicates(body, fields)
+    return fields, known
 
 
 def _wrong_type(problem: msgspec.ValidationError) -> InvalidRequest:

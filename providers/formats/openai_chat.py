@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from msgspec import Raw
 
 from providers.formats import openai_chat_types as wire
 from providers.formats.canonical import (
+    CACHE_HINTS,
     ChatRequest,
     ChatResponse,
     Document,
@@ -20,6 +22,7 @@ from providers.formats.canonical import (
     Message,
     OutputSchema,
     Part,
+    Reasoning,
     Refusal,
     StopReason,
     Text,
@@ -29,19 +32,36 @@ from providers.formats.canonical import (
     ToolChoice,
     ToolResult,
 )
-from providers.formats.dialect import Rendered, Usage
+from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.openai_chat_wire import WireUsage
 from providers.formats.reading import further_fields, given, read_answer, read_body
+from providers.formats.reasoning import (
+    effort_of,
+    is_openai_model,
+    is_openai_reasoner,
+    may_reason,
+    openai_effort,
+)
+from providers.formats.repair import repaired
+from providers.formats.seal import sealed, unsealed
 
 _encode = msgspec.json.Encoder().encode
+_decode_list = msgspec.json.Decoder(list[Any]).decode
 _request = msgspec.json.Decoder(wire.Request).decode
 _KNOWN = frozenset(wire.Request.__struct_fields__) | {"stream_options"}
-_DATA_URL = re.compile(r"data:([^;,]*)(?:;[^,;]*)*;base64,", re.IGNORECASE)
+DATA_URL = re.compile(r"data:([^;,]*)(?:;[^,;]*)*;base64,", re.IGNORECASE)
 # these refuse max_tokens; many compatible servers know nothing else
 _WANTS_COMPLETION_TOKENS = re.compile(r"(?:^|/)(?:gpt-[5-9]|o\d)")
 MAX_USER_LENGTH = 64
 THINKING: Final = "messages.thinking"
+NAME: Final = "openai-chat"
+SIGNED_BY: Final = "anthropic-messages"
+_SAMPLING: Final = frozenset({"seed", "presence_penalty", "frequency_penalty", "logit_bias", "n"})
+_OPENAI_ONLY: Final = frozenset(
+    {"prompt_cache_key", "prompt_cache_retention", "safety_identifier", "verbosity", "service_tier"}
+)
+_VLLM_ONLY: Final = frozenset({"top_k", "min_p", "repetition_penalty"})
 
 STOP_REASONS: Final = {
     "stop": StopReason.END,
@@ -70,6 +90,8 @@ def parse_request(body: bytes) -> ChatRequest:
         del others["n"]
     if others.get("service_tier") == "auto":
         del others["service_tier"]
+    if others.get("modalities") == ["text"]:
+        del others["modalities"]
     request = ChatRequest(
         messages=[_message(one, number) for number, one in enumerate(read.messages)],
         parallel_tool_calls=read.parallel_tool_calls,
@@ -79,11 +101,25 @@ def parse_request(body: bytes) -> ChatRequest:
         stop=[read.stop] if isinstance(read.stop, str) else list(read.stop or ()),
         stream=bool(read.stream),
         user=read.user or "",
+        reasoning=_wanted_reasoning(read),
+        logprobs=(read.top_logprobs or 0) if read.logprobs else None,
         others=others,
     )
     _read_tools(read, request)
     _read_response_format(read.response_format, request)
     return request
+
+
+def _wanted_reasoning(read: wire.Request) -> Reasoning | None:
+    if read.reasoning_effort:
+        return Reasoning(read.reasoning_effort, named="reasoning_effort")
+    if (asked := read.reasoning) is None:
+        return None
+    if asked.enabled is False:
+        return Reasoning("none")
+    if not (asked.effort or asked.max_tokens or asked.enabled):
+        return None
+    return Reasoning(asked.effort or "", asked.max_tokens)
 
 
 def _read_tools(read: wire.Request, request: ChatRequest) -> None:
@@ -117,7 +153,9 @@ def _read_response_format(wanted: wire.ResponseFormat | None, request: ChatReque
     schema = wanted.json_schema
     written = given(schema.schema) if schema is not None else None
     if wanted.type == "json_schema" and schema is not None and written is not None:
-        request.output_schema = OutputSchema(written, schema.name, schema.strict)
+        request.output_schema = OutputSchema(written, schema.name, schema.strict, schema.description or "")
+    elif wanted.type == "json_object":
+        request.output_schema = OutputSchema(None)
     else:
         request.others["response_format"] = {"type": wanted.type}
 
@@ -138,7 +176,7 @@ def _message(read: wire.Message, number: int) -> Message:
 
 
 def _said(read: wire.AssistantMessage, number: int) -> list[Part]:
-    parts: list[Part] = [*_thinking(read.thinking_blocks, read.reasoning_content)]
+    parts: list[Part] = [*thinking(read.thinking_blocks, read.reasoning_content or read.reasoning)]
     parts += _parts(read.content, number)
     if read.refusal:
         parts.append(Refusal(read.refusal))
@@ -154,16 +192,15 @@ def _said(read: wire.AssistantMessage, number: int) -> list[Part]:
     return parts
 
 
-def _thinking(blocks: Sequence[wire.ThinkingBlock] | None, text: str | None) -> Iterable[Thinking]:
-    """Blocks tell all that the text tells, and carry its signature."""
+def thinking(blocks: Sequence[wire.ThinkingBlock] | None, text: str | None) -> Iterable[Thinking]:
+    """Blocks tell all that the text tells, and carry its signature: Anthropic's, where they do not say whose."""
     if blocks:
         for block in blocks:
-            if block.type == "thinking":
-                yield Thinking(block.thinking or "", block.signature or "")
-            else:
-                yield Thinking(redacted=block.data or "")
+            seal = block.data if block.type == "redacted_thinking" else block.signature
+            part = Thinking(block.thinking or "", block.signature or "", block.data or "", SIGNED_BY)
+            yield unsealed(part, seal or "") or part
     elif text:
-        yield Thinking(text)
+        yield Thinking(text, source=NAME)
 
 
 def _parts(content: str | list[wire.Part] | None, number: int) -> Iterable[Part]:
@@ -178,7 +215,7 @@ def _parts(content: str | list[wire.Part] | None, number: int) -> Iterable[Part]
             case wire.TextPart():
                 yield Text(part.text, given(part.cache_control))
             case wire.ImagePart():
-                data_url, detail = _DATA_URL.match(part.image_url.url), part.image_url.detail or ""
+                data_url, detail = DATA_URL.match(part.image_url.url), part.image_url.detail or ""
                 if data_url is None:
                     yield Image(url=part.image_url.url, detail=detail, cache_control=given(part.cache_control))
                 else:
@@ -202,20 +239,21 @@ def _document(part: wire.FilePart, param: str) -> Document:
             f"{param}.file",
             code="unsupported_parameter",
         )
-    data_url = _DATA_URL.match(data)
+    data_url = DATA_URL.match(data)
     media_type = data_url[1] if data_url else "application/pdf"
     content = data[data_url.end() :] if data_url else data
     return Document("", content, media_type or "application/pdf", part.file.filename or "", given(part.cache_control))
 
 
 # -- a request for an upstream ---------------------------------------------------------------------------------------
-def render_request(request: ChatRequest, *, upstream_model: str, max_output_tokens_default: int) -> Rendered:
+def render_request(request: ChatRequest, model: UpstreamModel) -> Rendered:
     """Raises InvalidRequest."""
-    dropped = [*request.dropped, *request.others]
+    dropped = list(request.dropped)
+    said = _Speaker(model, dropped)
     messages: list[dict[str, Any]] = []
-    for number, message in enumerate(request.messages):
-        messages += _rendered_message(message, f"messages[{number}]", dropped)
-    body: dict[str, Any] = {"model": upstream_model, "messages": messages}
+    for number, message in enumerate(repaired(request.messages)):
+        messages += said.messages(message, f"messages[{number}]")
+    body: dict[str, Any] = {"model": model.name, "messages": messages}
     if request.tools:
         body["tools"] = [_rendered_tool(tool) for tool in request.tools]
         if request.tool_choice is not None:
@@ -223,26 +261,77 @@ def render_request(request: ChatRequest, *, upstream_model: str, max_output_toke
         if request.parallel_tool_calls is not None:
             body["parallel_tool_calls"] = request.parallel_tool_calls
     if request.max_output_tokens is not None:
-        name = "max_completion_tokens" if _WANTS_COMPLETION_TOKENS.search(upstream_model) else "max_tokens"
-        body[name] = request.max_output_tokens
-    if request.temperature is not None:
-        body["temperature"] = request.temperature
-    if request.top_p is not None:
-        body["top_p"] = request.top_p
-    if request.stop:
-        body["stop"] = request.stop
+        name = "max_completion_tokens" if _WANTS_COMPLETION_TOKENS.search(model.name) else "max_tokens"
+        body[name] = min(request.max_output_tokens, model.max_output_tokens or request.max_output_tokens)
+    body |= _sampling(request, model, dropped)
     if request.user:
-        long = len(request.user) > MAX_USER_LENGTH
-        body["user"] = sha256(request.user.encode("utf-8", "replace")).hexdigest() if long else request.user
+        body["user"] = short_user(request.user)
     if (wanted := request.output_schema) is not None:
-        shape: dict[str, Any] = {"name": wanted.name, "schema": wanted.schema}
-        if wanted.strict is not None:
-            shape["strict"] = wanted.strict
-        body["response_format"] = {"type": "json_schema", "json_schema": shape}
+        body["response_format"] = _response_format(wanted)
+    for name, value in request.others.items():
+        if _takes(name, model):
+            body[name] = value
+        elif name not in CACHE_HINTS:
+            dropped.append(name)
     if request.stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     return Rendered(_encode(body), tuple(dict.fromkeys(dropped)))
+
+
+def _takes(name: str, model: UpstreamModel) -> bool:
+    if name in _OPENAI_ONLY:
+        return is_openai_model(model.name)
+    return name in _SAMPLING or (name in _VLLM_ONLY and model.provider_type == "vllm")
+
+
+def _sampling(request: ChatRequest, model: UpstreamModel, dropped: list[str]) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    effort = reasoning_effort(request.reasoning, model, dropped)
+    if effort:
+        body["reasoning_effort"] = effort
+    wanted = {"temperature": request.temperature, "top_p": request.top_p, "stop": request.stop or None}
+    fixed = is_openai_reasoner(model.name) and effort != "none"  # these sample in one way only
+    for name, value in wanted.items():
+        if value is not None and value != 1:
+            if fixed:
+                dropped.append(name)
+            else:
+                body[name] = value
+        elif value is not None and not fixed:
+            body[name] = value
+    if request.logprobs is not None:
+        body["logprobs"] = True
+        if request.logprobs:
+            body["top_logprobs"] = request.logprobs
+    return body
+
+
+def reasoning_effort(wanted: Reasoning | None, model: UpstreamModel, dropped: list[str]) -> str:
+    """OpenAI's word for it; empty where the model is left to itself."""
+    if wanted is None:
+        return ""
+    if not may_reason(model.name, model.abilities):
+        if wanted.effort != "none":
+            dropped.append(wanted.named)
+        return ""
+    effort = wanted.effort or (effort_of(wanted.budget_tokens) if wanted.budget_tokens else "")
+    return openai_effort(effort, model.name)
+
+
+def short_user(user: str) -> str:
+    return user if len(user) <= MAX_USER_LENGTH else sha256(user.encode("utf-8", "replace")).hexdigest()
+
+
+def _response_format(wanted: OutputSchema) -> dict[str, Any]:
+    if wanted.schema is None:
+        return {"type": "json_object"}
+    shape: dict[str, Any] = {"name": wanted.name, "schema": wanted.schema}
+    if wanted.description:
+        shape["description"] = wanted.description
+    if wanted.strict is not None:
+        shape["strict"] = wanted.strict
+    return {"type": "json_schema", "json_schema": shape}
 
 
 def _rendered_tool(tool: Tool) -> dict[str, Any]:
@@ -262,33 +351,7 @@ def _rendered_choice(choice: ToolChoice) -> Any:
     return choice.mode
 
 
-def _rendered_message(message: Message, param: str, dropped: list[str]) -> list[dict[str, Any]]:
-    """One message may become several: each tool result is a message of its own here."""
-    if message.role == "assistant":
-        return [_rendered_assistant(message, dropped)]
-    results: list[dict[str, Any]] = []
-    rest: list[Part] = []
-    for part in message.parts:
-        if isinstance(part, ToolResult):
-            texts = [one for one in part.parts if isinstance(one, Text)]
-            media = [one for one in part.parts if not isinstance(one, Text)]
-            results.append(
-                {"role": "tool", "tool_call_id": part.call_id, "content": _result_text(texts, media, part.is_error)}
-            )
-            if media:
-                rest += [Text(f"What the tool call {part.call_id} returned:"), *media]
-        else:
-            rest.append(part)
-    if rest or not results:
-        content = _content(rest, param)
-        shown: dict[str, Any] = {"role": message.role, "content": content}
-        if message.name:
-            shown["name"] = message.name
-        results.append(shown)
-    return results
-
-
-def _result_text(texts: Sequence[Text], media: Sequence[Part], is_error: bool) -> Any:
+def result_text(texts: Sequence[Text], media: Sequence[Part], is_error: bool) -> Any:
     """Here a result is text alone, and says in words that it is an error."""
     said = [one.text for one in texts]
     if media and not said:
@@ -298,37 +361,78 @@ def _result_text(texts: Sequence[Text], media: Sequence[Part], is_error: bool) -
     return said[0] if len(said) == 1 else [{"type": "text", "text": text} for text in said] if said else ""
 
 
-def _rendered_assistant(message: Message, dropped: list[str]) -> dict[str, Any]:
-    texts, calls, refusals = [], [], []
-    for part in message.parts:
-        match part:
-            case Text():
-                texts.append(part)
-            case ToolCall():
-                function = {"name": part.name, "arguments": part.arguments or "{}"}
-                calls.append({"id": part.id, "type": "function", "function": function})
-            case Refusal():
-                refusals.append(part.text)
-            case Thinking():
-                dropped.append(THINKING)
-    shown: dict[str, Any] = {"role": "assistant", "content": _content(texts, "") if texts else None}
-    if message.name:
-        shown["name"] = message.name
-    if calls:
-        shown["tool_calls"] = calls
-    if refusals:
-        shown["refusal"] = "".join(refusals)
-    elif not texts and not calls:
-        shown["content"] = ""
-    return shown
+class _Speaker:
+    """The messages as one model takes them. What it does not is named in `dropped`."""
 
+    def __init__(self, model: UpstreamModel, dropped: list[str]) -> None:
+        self._dropped = dropped
+        self._takes_reasoning = not is_openai_model(model.name)
+        self._takes_marks = "claude" in model.name  # behind a compatible service
 
-def _content(parts: Sequence[Part], param: str) -> Any:
-    if not parts:
-        return ""
-    if len(parts) == 1 and isinstance(parts[0], Text):
-        return parts[0].text
-    return [_rendered_part(part, param) for part in parts]
+    def messages(self, message: Message, param: str) -> list[dict[str, Any]]:
+        """One message may become several: each tool result is a message of its own here."""
+        if message.role == "assistant":
+            return [self._assistant(message)]
+        out: list[dict[str, Any]] = []
+        rest: list[Part] = []
+        for part in message.parts:
+            if isinstance(part, ToolResult):
+                texts = [one for one in part.parts if isinstance(one, Text)]
+                media = [one for one in part.parts if not isinstance(one, Text)]
+                out.append(
+                    {"role": "tool", "tool_call_id": part.call_id, "content": result_text(texts, media, part.is_error)}
+                )
+                if media:
+                    rest += [Text(f"What the tool call {part.call_id} returned:"), *media]
+            else:
+                rest.append(part)
+        if rest or not out:
+            shown: dict[str, Any] = {"role": message.role, "content": self._content(rest, param)}
+            if message.name:
+                shown["name"] = message.name
+            out.append(shown)
+        return out
+
+    def _assistant(self, message: Message) -> dict[str, Any]:
+        texts, calls, refusals, thoughts = [], [], [], []
+        for part in message.parts:
+            match part:
+                case Text():
+                    texts.append(part)
+                case ToolCall():
+                    function = {"name": part.name, "arguments": part.arguments or "{}"}
+                    calls.append({"id": part.id, "type": "function", "function": function})
+                case Refusal():
+                    refusals.append(part.text)
+                case Thinking(source="openai-chat", signature="", redacted="") if self._takes_reasoning:
+                    thoughts.append(part.text)
+                case Thinking():
+                    self._dropped.append(THINKING)
+        shown: dict[str, Any] = {"role": "assistant", "content": self._content(texts, "") if texts else None}
+        if message.name:
+            shown["name"] = message.name
+        if thoughts:
+            shown["reasoning_content"] = "".join(thoughts)
+        if calls:
+            shown["tool_calls"] = calls
+        if refusals:
+            shown["refusal"] = "".join(refusals)
+        elif not texts and not calls:
+            shown["content"] = ""
+        return shown
+
+    def _content(self, parts: Sequence[Part], param: str) -> Any:
+        if not parts:
+            return ""
+        marked = self._takes_marks and any(getattr(part, "cache_control", None) is not None for part in parts)
+        if len(parts) == 1 and isinstance(parts[0], Text) and not marked:
+            return parts[0].text
+        shown = [_rendered_part(part, param) for part in parts]
+        if marked:
+            for part, one in zip(parts, shown, strict=True):
+                if (mark := getattr(part, "cache_control", None)) is not None:
+                    one["cache_control"] = mark
+        return shown
 
 
 def _rendered_part(part: Part, param: str) -> dict[str, Any]:
@@ -337,7 +441,7 @@ def _rendered_part(part: Part, param: str) -> dict[str, Any]:
             return {"type": "text", "text": part.text}
         case Image():
             url: dict[str, Any] = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
-            if part.detail:
+            if part.detail in {"low", "high", "auto"}:
                 url["detail"] = part.detail
             return {"type": "image_url", "image_url": url}
         case Document(media_type="text/plain", data=text) if text:
@@ -359,6 +463,7 @@ class _Response(msgspec.Struct):
     model: str | None = None
     created: float | None = None
     usage: WireUsage | None = None
+    service_tier: str | None = None
 
 
 _response = msgspec.json.Decoder(_Response).decode
@@ -370,8 +475,14 @@ def parse_response(body: bytes) -> ChatResponse:
     if not read.choices or (said := read.choices[0].message) is None:
         raise UnreadableAnswer("it is a chat completion without a message")
     identity = read.id or ""
-    parts: list[Part] = [*_thinking(said.thinking_blocks, said.reasoning_content or said.reasoning)]
-    parts += [one for one in _parts(said.content, 0) if not isinstance(one, Text) or one.text]
+    parts: list[Part] = [*thinking(said.thinking_blocks, said.reasoning_content or said.reasoning)]
+    logprobs = read.choices[0].logprobs
+    for one in _parts(said.content, 0):
+        if not isinstance(one, Text):
+            parts.append(one)
+        elif one.text:
+            parts.append(replace(one, logprobs=given(logprobs.content)) if logprobs is not None else one)
+            logprobs = None
     if said.refusal:
         parts.append(Refusal(said.refusal))
     calls = [*(said.tool_calls or ())]
@@ -388,6 +499,7 @@ def parse_response(body: bytes) -> ChatResponse:
         stop_reason=stop_reason(read.choices[0].finish_reason, has_calls=bool(calls), refused=bool(said.refusal)),
         usage=read.usage.read() if read.usage is not None else None,
         created=int(read.created or 0),
+        service_tier=read.service_tier or "",
     )
 
 
@@ -400,11 +512,13 @@ def stop_reason(finish_reason: str | None, *, has_calls: bool, refused: bool) ->
 
 
 def render_response(response: ChatResponse) -> bytes:
-    texts, reasoning, blocks, calls, refusals = [], [], [], [], []
+    texts, reasoning, blocks, calls, refusals, logprobs = [], [], [], [], [], []
     for part in response.parts:
         match part:
             case Text():
                 texts.append(part.text)
+                if part.logprobs is not None:
+                    logprobs += _decode_list(part.logprobs)
             case Refusal():
                 refusals.append(part.text)
             case Thinking():
@@ -426,8 +540,11 @@ def render_response(response: ChatResponse) -> bytes:
     if calls:
         message["tool_calls"] = calls
     choice = {
-        "index": 0, "message": message, "logprobs": None, "finish_reason": FINISH_REASONS[response.stop_reason]
-    }  # fmt: skip
+        "index": 0,
+        "message": message,
+        "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
+        "finish_reason": FINISH_REASONS[response.stop_reason],
+    }
     body: dict[str, Any] = {
         "id": chat_id(response.id),
         "object": "chat.completion",
@@ -437,10 +554,16 @@ def render_response(response: ChatResponse) -> bytes:
     }
     if response.usage is not None:
         body["usage"] = rendered_usage(response.usage)
+    if response.service_tier:
+        body["service_tier"] = response.service_tier
     return _encode(body)
 
 
 def thinking_block(part: Thinking) -> dict[str, str]:
+    if part.source not in {"", SIGNED_BY}:
+        if part.redacted or not part.text:
+            return {"type": "redacted_thinking", "data": sealed(part)}
+        return {"type": "thinking", "thinking": part.text, "signature": sealed(part)}
     if part.redacted:
         return {"type": "redacted_thinking", "data": part.redacted}
     return {"type": "thinking", "thinking": part.text, "signature": part.signature}
@@ -456,7 +579,12 @@ def rendered_usage(usage: Usage) -> dict[str, Any]:
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
         "prompt_tokens_details": {
-            "cached_tokens": usage.cached_input_tokens, "cache_write_tokens": usage.cache_write_tokens
+            "cached_tokens": usage.cached_input_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+            "audio_tokens": usage.input_audio_tokens,
         },
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }  # fmt: skip
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning_tokens,
+            "audio_tokens": usage.output_audio_tokens,
+        },
+    }

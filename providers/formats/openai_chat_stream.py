@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -24,15 +25,17 @@ from providers.formats.canonical import (
     ToolStarted,
     UsageSeen,
 )
-from providers.formats.dialect import Usage
+from providers.formats.dialect import ClientError, Usage
 from providers.formats.openai_chat import (
     FINISH_REASONS,
+    NAME,
     chat_id,
     rendered_usage,
     stop_reason,
+    thinking,
     thinking_block,
 )
-from providers.formats.openai_chat_wire import DONE, DONE_EVENT, WireUsage, read_error
+from providers.formats.openai_chat_wire import DONE, DONE_EVENT, WireUsage, read_error, render_stream_error
 from providers.formats.reading import given, read_answer
 from providers.formats.sse import Framer
 
@@ -45,6 +48,7 @@ class _Chunk(msgspec.Struct):
     created: float | None = None
     choices: list[wire.Choice] | None = None
     usage: WireUsage | None = None
+    service_tier: str | None = None
     error: Raw = Raw()
 
 
@@ -97,26 +101,27 @@ class Parser:
         if not self._started:
             self._started = True
             self._identity = chunk.id or ""
-            events.append(Started(self._identity, chunk.model or "", int(chunk.created or 0)))
+            tier = chunk.service_tier or ""
+            events.append(Started(self._identity, chunk.model or "", int(chunk.created or 0), service_tier=tier))
         for choice in chunk.choices or ():
             if not choice.index:
-                self._read_delta(choice.delta, events)
+                logprobs = given(choice.logprobs.content) if choice.logprobs is not None else None
+                self._read_delta(choice.delta, logprobs, events)
                 self._finish = choice.finish_reason or self._finish
         if chunk.usage is not None:
             events.append(UsageSeen(chunk.usage.read()))
 
-    def _read_delta(self, delta: wire.Said | None, events: list[StreamEvent]) -> None:
+    def _read_delta(self, delta: wire.Said | None, logprobs: Raw | None, events: list[StreamEvent]) -> None:
         if delta is None:
             return
         if reasoning := delta.reasoning_content or delta.reasoning:
-            events.append(ThinkingDelta(reasoning))
-        events += [
-            ThinkingDelta(signature=block.signature or "", redacted=block.data or "")
-            for block in delta.thinking_blocks or ()
-            if block.signature or block.data
-        ]
+            events.append(ThinkingDelta(reasoning, source=NAME))
+        if delta.thinking_blocks:
+            for part in thinking(delta.thinking_blocks, None):
+                events.append(ThinkingDelta("", part.signature, part.redacted, part.source, part.id))
+                events.append(PartEnded())
         if isinstance(delta.content, str) and delta.content:
-            events.append(TextDelta(delta.content))
+            events.append(TextDelta(delta.content, logprobs))
         elif isinstance(delta.content, list):
             events += [TextDelta(part.text) for part in delta.content if isinstance(part, wire.TextPart) and part.text]
         if delta.refusal:
@@ -147,13 +152,17 @@ class Renderer:
         self._usage: Usage | None = None
         self._reason = StopReason.END
         self._thinking: list[str] = []
-        self._signature = ""
+        self._bound = Thinking()
 
     def render(self, events: list[StreamEvent]) -> bytes:
         return b"".join([self._one(event) for event in events])
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def fail(self, error: ClientError) -> bytes:
+        return render_stream_error(error)
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None, logprobs: Raw | None = None) -> bytes:
+        shown = None if logprobs is None else {"content": logprobs, "refusal": None}
+        choice = {"index": 0, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
         return self._event([choice], None)
 
     def _event(self, choices: list[Any], usage: Any) -> bytes:
@@ -171,10 +180,12 @@ class Renderer:
                     "created": event.created,
                     "model": event.model,
                 }
+                if event.service_tier:
+                    self._head["service_tier"] = event.service_tier
                 self._usage = event.usage
                 return self._chunk({"role": "assistant", "content": "", "refusal": None})
             case TextDelta():
-                return self._chunk({"content": event.text})
+                return self._end_of_thought() + self._chunk({"content": event.text}, logprobs=event.logprobs)
             case RefusalDelta():
                 return self._chunk({"refusal": event.text})
             case ThinkingDelta():
@@ -182,7 +193,7 @@ class Renderer:
             case ToolStarted():
                 function = {"name": event.name, "arguments": ""}
                 call = {"index": event.index, "id": event.id, "type": "function", "function": function}
-                return self._chunk({"tool_calls": [call]})
+                return self._end_of_thought() + self._chunk({"tool_calls": [call]})
             case ToolDelta():
                 return self._chunk({"tool_calls": [{"index": event.index, "function": {"arguments": event.arguments}}]})
             case PartEnded():
@@ -198,19 +209,25 @@ class Renderer:
         return b""
 
     def _thought(self, event: ThinkingDelta) -> bytes:
-        """The text goes out as it comes; with a signature, the whole block follows at its end."""
+        """The text goes out as it comes; what its provider wants back follows at its end."""
         if event.redacted:
-            return self._chunk({"thinking_blocks": [thinking_block(Thinking(redacted=event.redacted))]})
-        self._signature += event.signature
+            part = Thinking(redacted=event.redacted, source=event.source, id=event.id)
+            return self._end_of_thought() + self._chunk({"thinking_blocks": [thinking_block(part)]})
+        if event.signature or event.id:
+            signature = self._bound.signature + event.signature
+            self._bound = Thinking("", signature, source=event.source, id=event.id or self._bound.id)
         if not event.text:
             return b""
         self._thinking.append(event.text)
         return self._chunk({"reasoning_content": event.text})
 
     def _end_of_thought(self) -> bytes:
-        text, signature = "".join(self._thinking), self._signature
-        self._thinking, self._signature = [], ""
-        return self._chunk({"thinking_blocks": [thinking_block(Thinking(text, signature))]}) if signature else b""
+        if not self._bound.signature:
+            self._thinking.clear()
+            return b""
+        part = replace(self._bound, text="".join(self._thinking))
+        self._thinking, self._bound = [], Thinking()
+        return self._chunk({"thinking_blocks": [thinking_block(part)]})
 
     def _end(self) -> bytes:
         out = self._end_of_thought() + self._chunk({}, FINISH_REASONS[self._reason])

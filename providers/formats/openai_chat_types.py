@@ -97,6 +97,7 @@ class AssistantMessage(_Message, tag="assistant"):
     refusal: str | None = None
     name: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     thinking_blocks: list[ThinkingBlock] | None = None
 
 
@@ -139,11 +140,20 @@ class JsonSchema(msgspec.Struct):
     name: str = "output"
     schema: Raw = Raw()
     strict: bool | None = None
+    description: str | None = None
 
 
 class ResponseFormat(msgspec.Struct):
     type: str
     json_schema: JsonSchema | None = None
+
+
+class Effort(msgspec.Struct):
+    """OpenRouter's `reasoning`, which other servers took over."""
+
+    effort: str | None = None
+    max_tokens: int | None = None
+    enabled: bool | None = None
 
 
 class Request(msgspec.Struct):
@@ -162,6 +172,10 @@ class Request(msgspec.Struct):
     stream: bool | None = None
     user: str | None = None
     response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    reasoning: Effort | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
 
 
 # -- answers -----------------------------------------------------------------------------------------------------
@@ -178,8 +192,13 @@ class Said(msgspec.Struct):
     function_call: Function | None = None
 
 
+class Logprobs(msgspec.Struct):
+    content: Raw = Raw()
+
+
 class Choice(msgspec.Struct):
     index: int | None = 0
+    logprobs: Logprobs | None = None
     message: Said | None = None
     delta: Said | None = None
     finish_reason: str | None = None

@@ -22,10 +22,12 @@ _encode = msgspec.json.Encoder().encode
 class _PromptDetails(msgspec.Struct):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
+    audio_tokens: int | None = None
 
 
 class _CompletionDetails(msgspec.Struct):
     reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
 
 
 class WireUsage(msgspec.Struct):
@@ -43,6 +45,8 @@ class WireUsage(msgspec.Struct):
             cache_write_tokens=max((prompt.cache_write_tokens if prompt else 0) or 0, 0),
             output_tokens=max(self.completion_tokens or 0, 0),
             reasoning_tokens=max((completion.reasoning_tokens if completion else 0) or 0, 0),
+            input_audio_tokens=max((prompt.audio_tokens if prompt else 0) or 0, 0),
+            output_audio_tokens=max((completion.audio_tokens if completion else 0) or 0, 0),
         )
 
 
@@ -59,12 +63,13 @@ class _Said(msgspec.Struct):
 
     content: str | list[Any] | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     refusal: str | None = None
     tool_calls: list[_ToolCall] | None = None
 
     def size(self) -> int:
         """Bytes produced, or about that: characters where a text is not ASCII."""
-        total = len(self.reasoning_content or "") + len(self.refusal or "")
+        total = len(self.reasoning_content or self.reasoning or "") + len(self.refusal or "")
         if isinstance(self.content, str):
             total += len(self.content)
         elif self.content:
@@ -132,6 +137,9 @@ class Observer:
             self.finished = True  # the provider forgot to say so; its answer is whole
             rest += DONE_EVENT
         return rest
+
+    def fail(self, error: ClientError) -> bytes:
+        return render_stream_error(error)
 
     def _look_at(self, frame: Frame) -> bool:
         """Whether the event goes to the client."""

@@ -1,18 +1,15 @@
-"""Every chat dialect by its name, and the way of an answer from one to another. Pure."""
+"""Every dialect by its name, and the way of an answer from one to another. A module in `providers.formats.dialects` is
+a dialect, named by its DIALECT; there is no other list. Pure."""
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import replace
+from importlib import import_module
 from typing import Final
 
-from providers.formats import (
-    anthropic_messages,
-    anthropic_stream,
-    anthropic_wire,
-    openai_chat,
-    openai_chat_stream,
-    openai_chat_wire,
-)
+from providers.formats import dialects
+from providers.formats.base import Dialect
 from providers.formats.canonical import (
     ChatRequest,
     ChatResponse,
@@ -30,111 +27,34 @@ from providers.formats.canonical import (
     ToolDelta,
     UsageSeen,
 )
-from providers.formats.dialect import (
-    Answer,
-    ClientError,
-    Dialect,
-    Relay,
-    Rendered,
-    StreamParser,
-    StreamRenderer,
-    Usage,
-    WireError,
-)
+from providers.formats.dialect import Answer, ClientError, Relay, StreamParser, StreamRenderer, Usage, WireError
 
 
-class OpenAIChat:
-    name = "openai-chat"
-    path = "/chat/completions"
-
-    def parse_request(self, body: bytes) -> ChatRequest:
-        return openai_chat.parse_request(body)
-
-    def render_request(self, request: ChatRequest, *, upstream_model: str, max_output_tokens_default: int) -> Rendered:
-        return openai_chat.render_request(
-            request, upstream_model=upstream_model, max_output_tokens_default=max_output_tokens_default
-        )
-
-    def parse_response(self, body: bytes) -> ChatResponse:
-        return openai_chat.parse_response(body)
-
-    def render_response(self, response: ChatResponse) -> bytes:
-        return openai_chat.render_response(response)
-
-    def inspect_response(self, body: bytes) -> Answer:
-        return openai_chat_wire.inspect_response(body)
-
-    def stream_parser(self) -> StreamParser:
-        return openai_chat_stream.Parser()
-
-    def stream_renderer(self, *, show_usage: bool) -> StreamRenderer:
-        return openai_chat_stream.Renderer(show_usage=show_usage)
-
-    def stream_observer(self, *, show_usage: bool) -> Relay:
-        return openai_chat_wire.Observer(show_usage=show_usage)
-
-    def read_error(self, body: bytes) -> WireError:
-        return openai_chat_wire.read_error(body)
-
-    def render_error(self, error: ClientError) -> bytes:
-        return openai_chat_wire.render_error(error)
-
-    def render_stream_error(self, error: ClientError) -> bytes:
-        return openai_chat_wire.render_stream_error(error)
+def _found() -> dict[str, Dialect]:
+    modules = [import_module(f"{dialects.__name__}.{one.name}") for one in pkgutil.iter_modules(dialects.__path__)]
+    return {module.DIALECT.name: module.DIALECT for module in modules}
 
 
-class AnthropicMessages:
-    name = "anthropic-messages"
-    path = "/messages"
-
-    def parse_request(self, body: bytes) -> ChatRequest:
-        return anthropic_messages.parse_request(body)
-
-    def render_request(self, request: ChatRequest, *, upstream_model: str, max_output_tokens_default: int) -> Rendered:
-        return anthropic_messages.render_request(
-            request, upstream_model=upstream_model, max_output_tokens_default=max_output_tokens_default
-        )
-
-    def parse_response(self, body: bytes) -> ChatResponse:
-        return anthropic_messages.parse_response(body)
-
-    def render_response(self, response: ChatResponse) -> bytes:
-        return anthropic_messages.render_response(response)
-
-    def inspect_response(self, body: bytes) -> Answer:
-        return anthropic_wire.inspect_response(body)
-
-    def stream_parser(self) -> StreamParser:
-        return anthropic_stream.Parser()
-
-    def stream_renderer(self, *, show_usage: bool) -> StreamRenderer:
-        return anthropic_stream.Renderer()
-
-    def stream_observer(self, *, show_usage: bool) -> Relay:
-        return anthropic_wire.Observer()
-
-    def read_error(self, body: bytes) -> WireError:
-        return anthropic_wire.read_error(body)
-
-    def render_error(self, error: ClientError) -> bytes:
-        return anthropic_wire.render_error(error)
-
-    def render_stream_error(self, error: ClientError) -> bytes:
-        return anthropic_wire.render_stream_error(error)
+DIALECTS: Final[dict[str, Dialect]] = _found()
 
 
-DIALECTS: Final[dict[str, Dialect]] = {one.name: one for one in (OpenAIChat(), AnthropicMessages())}
-
-
-def translate_answer(upstream: Dialect, client: Dialect, body: bytes, *, now: float) -> Answer:
-    """A whole answer for the client: the same bytes where both speak alike. `now` in Unix seconds. Raises
-    UnreadableAnswer."""
+def translate_answer(
+    upstream: Dialect,
+    client: Dialect,
+    body: bytes,
+    *,
+    now: float,
+    asked: ChatRequest | None = None,
+    output_tool: str = "",
+) -> Answer:
+    """A whole answer for the client: the same bytes where both speak alike. `now` in Unix seconds; `asked` and
+    `output_tool` where the request was translated. Raises UnreadableAnswer."""
     if upstream is client:
         return upstream.inspect_response(body)
-    response = upstream.parse_response(body)
+    response = upstream.parse_response(body, output_tool=output_tool)
     if not response.created:
         response = replace(response, created=int(now))
-    return Answer(client.render_response(response), response.usage, _size(response))
+    return Answer(client.render_response(response, asked), response.usage, _size(response))
 
 
 def _size(response: ChatResponse) -> int:
@@ -148,11 +68,20 @@ def _size(response: ChatResponse) -> int:
     return total
 
 
-def relay(upstream: Dialect, client: Dialect, *, show_usage: bool, now: float) -> Relay:
-    """One stream's way to the client. `now` in Unix seconds."""
+def relay(
+    upstream: Dialect,
+    client: Dialect,
+    *,
+    show_usage: bool,
+    now: float,
+    asked: ChatRequest | None = None,
+    output_tool: str = "",
+) -> Relay:
+    """One stream's way to the client. As `translate_answer`."""
     if upstream is client:
         return upstream.stream_observer(show_usage=show_usage)
-    return Translation(upstream.stream_parser(), client.stream_renderer(show_usage=show_usage), now=now)
+    parser = upstream.stream_parser(output_tool=output_tool)
+    return Translation(parser, client.stream_renderer(show_usage=show_usage, asked=asked), now=now)
 
 
 class Translation:
@@ -173,6 +102,9 @@ class Translation:
     def close(self) -> bytes:
         return self._pass_on(self._parser.close())
 
+    def fail(self, error: ClientError) -> bytes:
+        return self._renderer.fail(error)
+
     def _pass_on(self, events: list[StreamEvent]) -> bytes:
         for number, event in enumerate(events):
             match event:
@@ -181,7 +113,7 @@ class Translation:
                 case ToolDelta():
                     self.produced_bytes += len(event.arguments)
                 case Started(created=0):
-                    events[number] = Started(event.id, event.model, self._created, event.usage)
+                    events[number] = replace(event, created=self._created)
                 case UsageSeen():
                     self.usage = event.usage
                 case Ended():

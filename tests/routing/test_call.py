@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from providers.formats.dialect import Rendered
 from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
 from providers.formats.registry import DIALECTS
@@ -61,7 +62,7 @@ def call(
 
 def sent(to: Target, **options: Any) -> dict[str, Any]:
     made = call(**options)
-    result: dict[str, Any] = json.loads(made.rendered(to, made.upstream_dialect(to.provider)).body)
+    result: dict[str, Any] = json.loads(made.rendered(to, made.upstream_dialect(to)).body)
     return result
 
 
@@ -111,9 +112,9 @@ def test_no_query_forwards_a_key(parts: list[bytes]) -> None:
 
 # -- bodies ------------------------------------------------------------------------------------------------------------
 def test_the_clients_own_dialect_is_kept_where_the_provider_speaks_it() -> None:
-    assert call().upstream_dialect(AT_BOTH) is CHAT
-    assert call(dialect="anthropic-messages").upstream_dialect(AT_BOTH) is MESSAGES
-    assert call().upstream_dialect(AT_ANTHROPIC) is MESSAGES
+    assert call().upstream_dialect(target(at=AT_BOTH)) is CHAT
+    assert call(dialect="anthropic-messages").upstream_dialect(target(at=AT_BOTH)) is MESSAGES
+    assert call().upstream_dialect(target(at=AT_ANTHROPIC)) is MESSAGES
 
 
 def test_a_target_is_asked_by_the_name_that_its_provider_knows() -> None:
@@ -123,7 +124,7 @@ def test_a_target_is_asked_by_the_name_that_its_provider_knows() -> None:
 
 def test_a_body_in_the_same_dialect_is_the_clients_own() -> None:
     made = call(seed=1, logit_bias={"1": 1.0})
-    assert made.rendered(target("m1"), CHAT) == (made.envelope.body, (), ())
+    assert made.rendered(target("m1"), CHAT) == Rendered(made.envelope.body)
 
 
 @pytest.mark.parametrize("at", [provider(), AT_BOTH])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from keys.auth import KeyRecord
 from providers.formats.envelope import Envelope
+from providers.formats.registry import DIALECTS
 from routing.eligibility import (
     EXPECTED_OUTPUT_TOKENS,
     NO_ABILITIES,
@@ -27,6 +28,7 @@ from tests.support.targets import key, prices, provider, target
 from vault.keyring import SealedCredential
 
 NEEDS = Needs(1_000, 500, NO_ABILITIES)
+CHAT = DIALECTS["openai-chat"]
 SEALED = SealedCredential(UUID(int=1), "provider:p1", b"x")
 
 
@@ -45,8 +47,8 @@ def why(
     vault_open: bool = True,
 ) -> str:
     return exclusion(
-        one, needs=wanted, policy=policy or Policy("normal"), key=by or key(), resting=resting, latency_ms=latency_ms,
-        vault_open=vault_open,
+        one, dialect=CHAT, needs=wanted, policy=policy or Policy("normal"), key=by or key(), resting=resting,
+        latency_ms=latency_ms, vault_open=vault_open,
     )  # fmt: skip
 
 
@@ -116,7 +118,7 @@ def test_a_latency_leaves_out_what_is_slower() -> None:
     ],
 )
 def test_a_provider_that_cannot_be_called_says_why(at: ProviderRecord, vault_open: bool, reason: str) -> None:
-    assert unusable_because(target(at=at), vault_open=vault_open) == reason
+    assert unusable_because(target(at=at), dialect=CHAT, vault_open=vault_open) == reason
     assert why(target(at=at), vault_open=vault_open) == reason
 
 

@@ -147,7 +147,7 @@ def test_many_reasons_are_cut_short() -> None:
     [
         ("vault_locked", 503, "vault_locked"),
         ("no_credential", 502, "upstream_error"),
-        ("no_dialect", 502, "upstream_error"),
+        ("no_dialect", 400, "invalid_request"),
     ],
 )
 def test_a_named_model_that_cannot_be_called_says_why(reason: str, status: int, code: str) -> None:

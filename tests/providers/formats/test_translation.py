@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, CompletionCreateParams
 from pydantic import TypeAdapter
 
+from providers.formats.base import Dialect
 from providers.formats.canonical import (
     Ended,
     Finished,
@@ -26,7 +27,7 @@ from providers.formats.canonical import (
     ToolStarted,
     UsageSeen,
 )
-from providers.formats.dialect import Dialect, Usage
+from providers.formats.dialect import UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.registry import DIALECTS, relay, translate_answer
 from tests.support import cassettes
@@ -44,14 +45,14 @@ def dialects_of(cassette: Cassette) -> tuple[Dialect, Dialect]:
 
 def translated_request(source: Dialect, target: Dialect, body: Any, *, model: str = "m") -> dict[str, Any]:
     request = source.parse_request(json.dumps(body).encode())
-    rendered = target.render_request(request, upstream_model=model, max_output_tokens_default=4096)
+    rendered = target.render_request(request, UpstreamModel(model))
     result: dict[str, Any] = json.loads(rendered.body)
     return result
 
 
 def dropped(source: Dialect, target: Dialect, body: Any) -> tuple[str, ...]:
     request = source.parse_request(json.dumps(body).encode())
-    return target.render_request(request, upstream_model="m", max_output_tokens_default=4096).dropped
+    return target.render_request(request, UpstreamModel("m")).dropped
 
 
 def to_anthropic(*messages: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -202,9 +203,7 @@ def test_tool_arguments_keep_the_spelling_of_their_numbers() -> None:
     text = '{"big": 12345678901234567890, "exact": 1.10, "text": "\\u00e9"}'
     calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": text}}]
     request = {"model": "x", "messages": [USER, {"role": "assistant", "tool_calls": calls}]}
-    rendered = ANTHROPIC.render_request(
-        OPENAI.parse_request(json.dumps(request).encode()), upstream_model="m", max_output_tokens_default=1
-    )
+    rendered = ANTHROPIC.render_request(OPENAI.parse_request(json.dumps(request).encode()), UpstreamModel("m"))
     assert text.encode() in rendered.body
 
 
@@ -289,8 +288,9 @@ def test_a_schema_for_the_output_goes_along_both_ways() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     wanted = {"type": "json_schema", "json_schema": {"name": "thing", "schema": schema, "strict": True}}
     body = to_anthropic(USER, response_format=wanted)
-    assert body["output_config"]["format"] == {"type": "json_schema", "schema": schema}
-    back = to_openai(USER, output_config=body["output_config"])
+    assert [(tool["name"], tool["input_schema"]) for tool in body["tools"]] == [("thing", schema)]
+    assert body["tool_choice"] == {"type": "tool", "name": "thing", "disable_parallel_tool_use": True}
+    back = to_openai(USER, output_config={"format": {"type": "json_schema", "schema": schema}})
     assert back["response_format"]["json_schema"]["schema"] == schema
 
 
@@ -339,8 +339,11 @@ def test_tool_results_become_messages_of_their_own_before_what_else_was_said() -
 def test_an_image_in_a_tool_result_reaches_the_model() -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA"}}
     body = to_openai(
-        USER, {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [image]}]}
+        USER,
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [image]}]},
     )
+    del body["messages"][1]
     assert body["messages"][1]["role"] == "tool"
     assert body["messages"][2]["content"][1]["image_url"]["url"] == "data:image/png;base64,AA"
 
@@ -365,7 +368,7 @@ def test_thinking_of_earlier_turns_and_tools_that_anthropic_runs_are_named_as_dr
         "messages": [USER, {"role": "assistant", "content": [{"type": "thinking", "thinking": "h", "signature": "s"}]}],
     }  # fmt: skip
     assert set(dropped(ANTHROPIC, OPENAI, body)) == {
-        "thinking", "top_k", "tools.web_search_20250305", "messages.thinking",
+        "top_k", "tools.web_search_20250305", "messages.thinking",
     }  # fmt: skip
 
 
