@@ -142,14 +142,14 @@ class Observer:
             event = _event(frame.data)
         except UNREADABLE:
             raise UnreadableAnswer("an event of its stream is none of a response") from None
+        if event.type in {"response.failed", "error"} or (event.error is not None and not event.type):
+            self.error = failure_of(event)
+            return False
         if event.sequence_number is not None:
             self._number = event.sequence_number
         if isinstance(event.delta, str):
             self.produced_bytes += len(event.delta)
             return True
-        if event.type in {"response.failed", "error"} or (event.error is not None and not event.type):
-            self.error = failure_of(event)
-            return False
         if event.response is not None:
             self._response = event.response
             if event.response.usage is not None:
