@@ -144,13 +144,15 @@ def _add(headers: Headers, defaults: Headers, passed: Headers, further: Headers)
 
 
 async def _open_stream(delivery: Delivery, exchange: Exchange, stream: Relay) -> None:
-    """Reads until there is something for the client, so that a failure before that can still go elsewhere."""
+    """Reads until there is an event for the client, so that a failure before that can still go elsewhere. Comments,
+    which some services write while they look for a machine, are none."""
     while True:
         data = await exchange.chunk()
         delivery.first += stream.feed(data) if data else stream.close()
-        if stream.error is not None and not delivery.first:
+        has_begun = b"data:" in delivery.first
+        if stream.error is not None and not has_begun:
             raise _event_failure(stream.error)
-        if delivery.first or stream.error is not None:
+        if has_begun or stream.error is not None:
             delivery.relay = stream
             return
         if not data:

@@ -81,7 +81,9 @@ class Call:
 
     @property
     def allow_fallback(self) -> bool:
-        return self.policy.allow_fallback and self.key.allow_fallback
+        """Never for the embeddings of a named model: another one's vectors mean something else."""
+        is_bound = self.dialect.family == "embeddings" and self.hint is not None
+        return self.policy.allow_fallback and self.key.allow_fallback and not is_bound
 
     def upstream_dialect(self, target: Target) -> Dialect:
         """Raises InvalidRequest when the target's provider speaks nothing of the kind."""

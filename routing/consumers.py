@@ -4,6 +4,7 @@ cancellation when the client leaves."""
 from __future__ import annotations
 
 import asyncio
+import re
 from time import monotonic, time
 from typing import Any, ClassVar
 
@@ -31,6 +32,9 @@ from telemetry.logs import EventLogger
 log = EventLogger(__name__)
 CLIENT_LEFT_STATUS = 499
 DRAIN_SECONDS = 0.5
+MAX_NAMES_SHOWN = 40
+MAX_NAME_SHOWN = 80
+_NOT_IN_HEADERS = re.compile(r"[^\x21-\x2b\x2d-\x7e]")
 KEEP_ALIVE = b": keep-alive\n\n"
 _EVENT_STREAM: ResponseHeaders = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -310,7 +314,7 @@ def delivery_headers(visit: Visit, delivery: Delivery) -> ResponseHeaders:
     if visit.estimated_cost_nano is not None:
         headers.append((b"x-tokenhub-estimated-cost-usd", dollars(visit.estimated_cost_nano).encode("ascii")))
     if delivery.dropped:
-        headers.append((b"x-tokenhub-warning", b"dropped=" + ",".join(delivery.dropped).encode("ascii", "replace")))
+        headers.append((b"x-tokenhub-warning", _dropped(delivery.dropped)))
     for name in (b"x-request-id", b"request-id"):
         if value := delivery.upstream_headers.get(name):
             headers.append((b"x-tokenhub-upstream-request-id", value))
@@ -321,6 +325,12 @@ def delivery_headers(visit: Visit, delivery: Delivery) -> ResponseHeaders:
 def _learn_size(visit: Visit, call: Call, delivery: Delivery, usage: Usage) -> None:
     target, guessed = delivery.target, call.needs.input_tokens
     visit.runtime.health.counted(target.provider.id, target.model_id, guessed=guessed, tokens=usage.input_tokens)
+
+
+def _dropped(names: tuple[str, ...]) -> bytes:
+    """The names are the client's own and may hold anything."""
+    shown = [_NOT_IN_HEADERS.sub("?", name[:MAX_NAME_SHOWN]) for name in names[:MAX_NAMES_SHOWN]]
+    return b"dropped=" + ",".join(shown).encode("ascii")
 
 
 async def _drain(exchange: Any) -> None:

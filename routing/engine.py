@@ -103,7 +103,7 @@ class Engine:
             yield from self.ranked(call)
             return
         if reason := unusable_because(hint, dialect=call.dialect, vault_open=self._vault_is_open()):
-            if reason == "vault_locked" or not call.allow_fallback:
+            if reason in {"vault_locked", "no_dialect"} or not call.allow_fallback:
                 raise unusable(hint, reason)
         else:
             resting = self._health.resting(hint.provider.id, hint.model_id, monotonic())
