@@ -81,7 +81,9 @@ def test_what_the_scripted_upstream_says_is_read_alike_whole_and_streamed(dialec
     streamed = read(dialect, stream(dialect, script))
     for field in ("text", "thinking", "refusal", "seals", "stop", "stop_sequence", "usage"):
         assert getattr(streamed, field) == getattr(whole, field), field
-    assert [json.loads(one.arguments) for one in streamed.calls] == [json.loads(one.arguments) for one in whole.calls]
+    if not SCRIPTS[script].is_cut_in_call:
+        said = [[json.loads(call.arguments) for call in one.calls] for one in (streamed, whole)]
+        assert said[0] == said[1]
 
 
 def test_recorded_streams_are_taken() -> None:
@@ -353,7 +355,7 @@ def test_no_event_stream_is_refused(data: bytes) -> None:
         sse.read(data)
 
 
-# -- what the upstream receives ------------------------------------------------------------------------------------------
+# -- what the upstream receives ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_what_a_client_says_is_what_the_upstream_reads(dialect: str, streamed: bool) -> None:

@@ -12,6 +12,8 @@ from tokenhub.conformance.cases_errors import (
     bad_key,
     cut_stream,
     dropped,
+    earlier_response,
+    failed_at_once,
     failed_stream,
     limited,
     rejected,
@@ -31,6 +33,7 @@ from tokenhub.conformance.values import (
     MESSAGES,
     RESPONSES,
     Ask,
+    Document,
     Image,
     Result,
     Said,
@@ -47,6 +50,7 @@ _CITY: Final[dict[str, Any]] = {
 _NOTHING: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 TOOLS: Final = (Tool("weather", "Tells the weather.", _CITY), Tool("clock", "Tells the time.", _NOTHING))
 PIXEL: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+PAPER: Final = Document("a paper.pdf", "JVBERi0xLjQKJcOkw7zDtsOfCg==")
 PICTURE_URL: Final = "https://example.com/pictures/a%20lake.png?size=large&v=2"
 
 
@@ -81,6 +85,23 @@ def conversation(play: Play) -> None:
     need(texts[1] == SCRIPTS["plain"].text, f"the first answer came back as {short(texts[1])}")
     need(texts[3] == SCRIPTS["unicode"].text, f"the second answer came back as {short(texts[3])}")
     need(play.received.system == system, f"the upstream received as system {short(play.received.system)}")
+
+
+def other_spelling(play: Play) -> None:
+    """Instructions of a developer, blocks where a text would do, and a text where blocks would do."""
+    ask = Ask("Say it otherwise.", system="You are terse.", otherwise=True)
+    _says(play.say("plain", ask), "plain")
+    need(play.received.system == ask.system, f"the upstream received as system {short(play.received.system)}")
+    need(play.received.of("text")[0].text.startswith(ask.text), "the upstream received another text")
+    _says(play.say("plain", Ask("Shortest.", otherwise=True)), "plain")
+    need(play.received.of("text")[0].text.startswith("Shortest."), "the upstream received another text")
+
+
+def empty_answer(play: Play) -> None:
+    """A model may say nothing; the conversation goes on all the same."""
+    _says(play.say("empty", Ask("Say nothing.")), "empty")
+    if not play.client.dialect == play.dialect == MESSAGES:  # Anthropic itself takes no empty turn back
+        _says(play.say("plain", Ask("And now?", history=play.history)), "plain")
 
 
 def usage(play: Play) -> None:
@@ -209,6 +230,12 @@ def image_url(play: Play) -> None:
     need(got == [PICTURE_URL], f"the upstream received the images {short(got)}")
 
 
+def document(play: Play) -> None:
+    _says(play.say("plain", Ask("What does it say?", document=PAPER)), "plain")
+    got = [(part.text, part.name) for part in play.received.of("document")]
+    need(got == [(PAPER.data, PAPER.name)], f"the upstream received the documents {short(got)}")
+
+
 # -- reasoning -----------------------------------------------------------------------------------------------------
 def thinking(play: Play) -> None:
     said = play.say("thinking", Ask("Think first.", reasoning=True))
@@ -259,6 +286,26 @@ def redacted_thinking(play: Play) -> None:
     need(seals == [script.redacted], f"the upstream received as redacted reasoning {seals}")
 
 
+def moves(play: Play) -> None:
+    """What another upstream said, called and signed: the calls go on, its signatures stay away from whoever did not
+    make them."""
+    others = {one: model for one, model in play.others.items() if one in DIALECTS and one != play.dialect}
+    if not others:
+        raise Skipped("there is no model of another upstream dialect to move to")
+    first = play.say("thinking-tools", Ask("Think, then look.", tools=TOOLS, reasoning=True))
+    results = tuple(Result(one.id, "sunny") for one in first.calls)
+    history = play.history
+    for dialect, model in others.items():
+        play.model = model
+        ask = Ask(history=history, results=results, tools=TOOLS, reasoning=True)
+        _says(play.say("plain", ask), "plain")
+        calls, got = play.received.of("call"), play.received.of("result")
+        need([one.name for one in calls] == ["weather"], f"{dialect} received the calls {calls}")
+        need([one.id for one in got] == [one.id for one in calls], f"{dialect} received the results {got} for {calls}")
+        seals = [part.seal for part in play.received.of("thinking") if part.seal]
+        need(not seals, f"{dialect} received the signed reasoning of {play.dialect}: {short(seals)}")
+
+
 # -- the answer's form and end ---------------------------------------------------------------------------------------
 def structured(play: Play) -> None:
     said = play.say("schema", Ask("Describe Zürich.", schema=SCHEMA))
@@ -278,6 +325,12 @@ def structured(play: Play) -> None:
 def cut_by_length(play: Play) -> None:
     said = play.say("length", Ask("Go on and on."))
     need(said.text == SCRIPTS["length"].text, f"the text is {short(said.text)}")
+    need(said.stop is Stop.LENGTH, f"the answer ends as {said.stop}, not {Stop.LENGTH}")
+
+
+def cut_in_call(play: Play) -> None:
+    said = play.say("length-in-call", Ask("How is the weather?", tools=TOOLS))
+    need([one.name for one in said.calls] == ["weather"], f"the calls are {said.calls}")
     need(said.stop is Stop.LENGTH, f"the answer ends as {said.stop}, not {Stop.LENGTH}")
 
 
@@ -337,6 +390,8 @@ CASES: Final = (
     Case("unicode", unicode),
     Case("long text", long),
     Case("conversation", conversation),
+    Case("other spelling", other_spelling),
+    Case("empty answer", empty_answer),
     Case("usage", usage),
     Case("usage not asked for", usage_hidden, clients=(CHAT,), modes=_STREAM),
     Case("arrives as it is said", arrives, modes=_STREAM),
@@ -353,15 +408,19 @@ CASES: Final = (
     Case("tool choice none", choice_none),
     Case("image in base64", image_data),
     Case("image by URL", image_url),
+    Case("document in base64", document),
     Case("reasoning", thinking),
     Case("reasoning handed back", thinking_handed_back),
     Case("redacted reasoning", redacted_thinking, upstreams=(MESSAGES,)),
+    Case("moves to another upstream", moves),
     Case("structured output", structured),
     Case("stop by length", cut_by_length),
+    Case("stop within a tool call", cut_in_call),
     Case("stop sequence", stop_sequence),
     Case("refusal", refusal),
     Case("dropped parameters", dropped, clients=(CHAT,), upstreams=(MESSAGES,)),
     Case("strict parameters", strict, clients=(CHAT,), upstreams=(MESSAGES,)),
+    Case("earlier response by id", earlier_response, clients=(RESPONSES,)),
     Case("count tokens", count_tokens, clients=(MESSAGES,), modes=_WHOLE),
     Case("embeddings", embeddings, clients=(CHAT,), upstreams=(EMBEDDINGS,), modes=_WHOLE),
     Case("list of models", models, clients=(CHAT, MESSAGES), upstreams=(), modes=_WHOLE),
@@ -372,6 +431,7 @@ CASES: Final = (
     Case("upstream is broken", upstream_broken),
     Case("upstream dies mid-stream", cut_stream, modes=_STREAM),
     Case("upstream fails mid-stream", failed_stream, modes=_STREAM),
+    Case("upstream fails at once", failed_at_once),
     Case("upstream limits the rate", limited),
 )
 """What may make a gateway wary of an upstream stands last."""

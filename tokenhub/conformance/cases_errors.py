@@ -7,7 +7,7 @@ from typing import Final
 from tokenhub.conformance.play import Play
 from tokenhub.conformance.rules import need, short
 from tokenhub.conformance.scripts import RETRY_AFTER, SCRIPTS, WORDS_OF_400, WORDS_OF_429
-from tokenhub.conformance.values import MESSAGES, Ask, Said, Trouble
+from tokenhub.conformance.values import MESSAGES, RESPONSES, Ask, Said, Trouble
 
 FOREIGN: Final = ("n", "seed", "logprobs")
 
@@ -58,6 +58,31 @@ def cut_stream(play: Play) -> None:
 
 def failed_stream(play: Play) -> None:
     _broke_off(play.say("fails", Ask("Fail half-way.")))
+
+
+def failed_at_once(play: Play) -> None:
+    """The stream's first event is an error: whether the client gets a status or a stream with an error is the gateway's
+    choice, but no answer."""
+    heard, told = play.post("fails-at-once", Ask("Fail at once."))
+    if heard.status != 200 or not play.stream:
+        need(heard.status >= 500, f"status {heard.status}, not one of a broken server")
+        play.client.error(heard.json())
+        return
+    said = play.client.stream(heard.events, told)
+    need(said.error is not None, "the stream ends as if the answer were complete")
+
+
+def earlier_response(play: Play) -> None:
+    """Only an upstream of that dialect can know it; a gateway without a memory says so."""
+    ask = Ask("Go on.", further={"previous_response_id": "resp_earlier"})
+    if play.dialect == RESPONSES:
+        play.say("plain", ask)
+        return
+    heard, _ = play.post("plain", ask)
+    play.only_tokenhub()
+    need(heard.status == 400, f"status {heard.status}, not 400")
+    trouble = play.client.error(heard.json())
+    need("previous_response_id" in trouble.message, f"the message does not name the field: {trouble.message!r}")
 
 
 def dropped(play: Play) -> None:

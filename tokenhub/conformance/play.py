@@ -46,7 +46,8 @@ class Heard:
 
 @dataclass(slots=True)
 class Play:
-    """`history`: the conversation so far, as the client would hand it back."""
+    """`others`: the gateway's models for each of the upstream's dialects. `history`: the conversation so far, as the
+    client would hand it back."""
 
     http: httpx.Client
     key: str
@@ -55,6 +56,7 @@ class Play:
     dialect: str
     model: str
     stream: bool
+    others: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Any, ...] = ()
     heard: Heard | None = None
     _exchanges: list[Exchange] = field(default_factory=list)

@@ -75,6 +75,9 @@ def _chat_content(read: Received, role: str, content: Any, what: str) -> None:
                 read.parts.append(Part(role, "text", part["refusal"]))
             case "image_url":
                 read.parts.append(Part(role, "image", _image(part["image_url"]["url"])))
+            case "file":
+                name = a_text(part["file"].get("filename"), f"{what}: filename", filled=True)
+                read.parts.append(Part(role, "document", _data(part["file"]["file_data"]), name=name))
             case kind:
                 raise BrokenRule(f"{what}.content: {short(kind)} is no type of a part")
 
@@ -84,6 +87,13 @@ def _image(url: str) -> str:
     data = _DATA_URL.fullmatch(url)
     need(data is not None or url.startswith(("http://", "https://")), f"no address of an image: {url[:80]!r}")
     return data[1] if data is not None else url
+
+
+def _data(url: str) -> str:
+    data = _DATA_URL.fullmatch(url)
+    if data is None:
+        raise BrokenRule(f"no data of a file: {url[:80]!r}")
+    return data[1]
 
 
 def _joined(content: Any, what: str) -> str:
@@ -135,6 +145,7 @@ def messages(body: dict[str, Any]) -> Received:
         budget = a_count(thinking.get("budget_tokens"), "thinking.budget_tokens")
         need(budget >= _LEAST_BUDGET, f"thinking.budget_tokens: {budget} is less than {_LEAST_BUDGET}")
         need(budget < limit, f"max_tokens {limit} must be greater than thinking.budget_tokens {budget}")
+        _need_thoughts_first(body["messages"])
     if read.reasoning:
         need(body.get("temperature", 1) == 1, "temperature may only be set to 1 when thinking is enabled")
         need(
@@ -144,6 +155,19 @@ def messages(body: dict[str, Any]) -> Received:
     for name in body.keys() - _MESSAGES_FIELDS:
         raise BrokenRule(f"{name}: Extra inputs are not permitted")
     return read
+
+
+def _need_thoughts_first(turns: list[dict[str, Any]]) -> None:
+    """With a budget for reasoning, the turn whose calls are being answered has to begin with its reasoning."""
+    last = [turn["content"] for turn in turns if turn["role"] == "assistant"][-1:]
+    blocks = last[0] if last and turns[-1]["role"] == "user" and isinstance(last[0], list) else []
+    if any(block.get("type") == "tool_use" for block in blocks):
+        first = blocks[0].get("type")
+        need(
+            first in {"thinking", "redacted_thinking"},
+            f"Expected `thinking` or `redacted_thinking`, but found `{first}`. When `thinking` is enabled, a final "
+            "`assistant` message must start with a thinking block.",
+        )
 
 
 _MESSAGES_FIELDS: Final = frozenset(
@@ -165,6 +189,11 @@ def _block(read: Received, role: str, block: dict[str, Any], what: str, waiting:
             if source["type"] == "base64":
                 a_text(source.get("media_type"), f"{what}: media_type", filled=True)
             read.parts.append(Part(role, "image", source["url"] if source["type"] == "url" else source["data"]))
+        case "document":
+            source = block["source"]
+            need(source["type"] == "base64", f"{what}: source.type is {short(source['type'])}")
+            a_text(source.get("media_type"), f"{what}: media_type", filled=True)
+            read.parts.append(Part(role, "document", source["data"], name=block.get("title") or ""))
         case "thinking":
             seal = a_text(block.get("signature"), f"{what}: thinking.signature", filled=True)
             read.parts.append(Part(role, "thinking", block["thinking"], seal=seal))
@@ -269,6 +298,9 @@ def _spoken(read: Received, item: dict[str, Any], what: str) -> None:
         match kind:
             case "input_image":
                 read.parts.append(Part(role, "image", _image(a_text(part.get("image_url"), f"{what}.image_url"))))
+            case "input_file":
+                name = a_text(part.get("filename"), f"{what}: filename", filled=True)
+                read.parts.append(Part(role, "document", _data(part["file_data"]), name=name))
             case "refusal":
                 read.parts.append(Part(role, "text", part["refusal"]))
             case _:

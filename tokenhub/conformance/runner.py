@@ -70,7 +70,7 @@ def run(
                     case.name, client, dialect, stream, Outcome.SKIPPED, f"no model was named for {dialect}"
                 )
             else:
-                play = Play(http, key, CLIENTS[client], upstream, dialect, model, stream)
+                play = Play(http, key, CLIENTS[client], upstream, dialect, model, stream, models)
                 outcome, reason = _outcome(case, play)
                 result = Result(case.name, client, dialect, stream, outcome, reason)
             results.append(result)

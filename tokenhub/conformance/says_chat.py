@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from tokenhub.conformance.scripts import Script, pieces
+from tokenhub.conformance.scripts import Script, arguments, pieces
 from tokenhub.conformance.values import Stop, Usage
 
 _FINISH: Final = {Stop.LENGTH: "length", Stop.TOOLS: "tool_calls"}
@@ -46,7 +46,7 @@ def whole(script: Script, request: dict[str, Any], ticket: int) -> dict[str, Any
             {
                 "id": call_id(ticket, number),
                 "type": "function",
-                "function": {"name": one.name, "arguments": _json(one.arguments)},
+                "function": {"name": one.name, "arguments": arguments(script, one)},
             }
             for number, one in enumerate(script.calls)
         ]
@@ -93,7 +93,7 @@ def events(script: Script, request: dict[str, Any], ticket: int) -> Iterator[byt
         yield delta(
             tool_calls=[{"index": number, "id": call_id(ticket, number), "type": "function", "function": function}]
         )
-        for piece in pieces(_json(call.arguments), script.piece):
+        for piece in pieces(arguments(script, call), script.piece):
             yield delta(tool_calls=[{"index": number, "function": {"arguments": piece}}])
     yield delta(_FINISH.get(script.stop, "stop"))
     if with_usage:

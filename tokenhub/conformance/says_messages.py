@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from tokenhub.conformance.scripts import STOP_SEQUENCE, Script, pieces
+from tokenhub.conformance.scripts import STOP_SEQUENCE, Script, arguments, pieces
 from tokenhub.conformance.values import Stop, Usage
 
 _STOPS: Final = {
@@ -63,7 +63,8 @@ def _blocks(script: Script, request: dict[str, Any], ticket: int) -> tuple[list[
     if text:
         blocks.append({"type": "text", "text": text})
     for number, one in enumerate(script.calls):
-        blocks.append({"type": "tool_use", "id": call_id(ticket, number), "name": one.name, "input": one.arguments})
+        given = {} if script.is_cut_in_call else one.arguments
+        blocks.append({"type": "tool_use", "id": call_id(ticket, number), "name": one.name, "input": given})
     return blocks, _STOPS[script.stop]
 
 
@@ -89,6 +90,9 @@ def events(script: Script, request: dict[str, Any], ticket: int) -> Iterator[byt
     yield _event("message_start", message=start)
     for index, block in enumerate(blocks):
         empty, deltas = _in_pieces(block, script.piece)
+        if script.is_cut_in_call:
+            text = arguments(script, script.calls[-1])
+            deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces(text, script.piece)]
         yield _event("content_block_start", index=index, content_block=empty)
         if not index:
             yield b'event: ping\ndata: {"type": "ping"}\n\n'

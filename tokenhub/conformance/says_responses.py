@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tokenhub.conformance.says_chat import CREATED, call_id
-from tokenhub.conformance.scripts import Script, pieces
+from tokenhub.conformance.scripts import Script, arguments, pieces
 from tokenhub.conformance.values import Stop, Usage
 
 
@@ -91,7 +91,7 @@ def _output(script: Script, request: dict[str, Any], ticket: int, status: str) -
                 "id": f"fc_Conf{ticket:08}x{number:02}",
                 "type": "function_call",
                 "status": status,
-                "arguments": _json(one.arguments),
+                "arguments": arguments(script, one),
                 "call_id": call_id(ticket, number),
                 "name": one.name,
             }

@@ -52,8 +52,9 @@ _USAGE: Final = Usage(100, 40, 20, 30, 10)
 @dataclass(frozen=True, slots=True)
 class Script:
     """`piece`: how many characters a stream says at once. `seal`: the signature or encrypted content of the thoughts.
-    `is_schema`: the answer is said in the way that the request demands JSON. `dies`: cut or error, after the first half
-    of a stream. `writes`: bytes, windows (CRLF, comments, retry fields) or pause; how a stream is written."""
+    `is_schema`: the answer is said in the way that the request demands JSON. `is_cut_in_call`: the arguments break off.
+    `dies`: at-once, with an error as its first event; cut or error, after the first half of a stream. `writes`: bytes,
+    windows (CRLF, comments, retry fields) or pause; how a stream is written."""
 
     text: str = "All is well."
     thinking: str = ""
@@ -67,6 +68,7 @@ class Script:
     status: int = 200
     words: str = ""
     is_schema: bool = False
+    is_cut_in_call: bool = False
     dies: str = ""
     writes: str = ""
 
@@ -108,12 +110,23 @@ SCRIPTS: Final[dict[str, Script]] = {
     "error-rejected": Script(status=400, words=WORDS_OF_400),
     "error-limited": Script(status=429, words=WORDS_OF_429),
     "error-broken": Script(status=500, words="the conformance upstream is broken"),
+    "empty": Script(""),
+    "length-in-call": Script(
+        "", calls=(Function("weather", {"city": "Zürich", "days": 3}),), stop=Stop.LENGTH, is_cut_in_call=True
+    ),
     "cut": replace(_LONG, dies="cut"),
     "fails": replace(_LONG, dies="error"),
     "bytes": replace(_ONE, text=UNICODE, writes="bytes"),
     "windows": replace(_PARALLEL, text=UNICODE, writes="windows"),
+    "fails-at-once": replace(_PLAIN, dies="at-once"),
     "slow": replace(_LONG, writes="pause"),
 }
+
+
+def arguments(script: Script, call: Function) -> str:
+    """As JSON text, which may break off."""
+    text = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
+    return text[: len(text) // 2] if script.is_cut_in_call else text
 
 
 def pieces(text: str, size: int) -> list[str]:

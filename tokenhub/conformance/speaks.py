@@ -38,7 +38,8 @@ class Chat:
         return {"authorization": f"Bearer {key}"}
 
     def body(self, ask: Ask, *, model: str, stream: bool) -> dict[str, Any]:
-        system = [{"role": "system", "content": ask.system}] if ask.system else []
+        role = "developer" if ask.otherwise else "system"
+        system = [{"role": role, "content": ask.system}] if ask.system else []
         body: dict[str, Any] = {
             "model": model,
             "messages": [*system, *ask.history, *self.turns(ask)],
@@ -72,11 +73,14 @@ class Chat:
 
     def turns(self, ask: Ask) -> list[Any]:
         turns: list[Any] = [{"role": "tool", "tool_call_id": one.call_id, "content": one.text} for one in ask.results]
+        parts: list[Any] = [{"type": "text", "text": ask.text}] if ask.text else []
         if ask.image is not None:
-            url = {"type": "image_url", "image_url": {"url": _url(ask.image)}}
-            turns.append({"role": "user", "content": [{"type": "text", "text": ask.text}, url]})
-        elif ask.text:
-            turns.append({"role": "user", "content": ask.text})
+            parts.append({"type": "image_url", "image_url": {"url": _url(ask.image)}})
+        if (file := ask.document) is not None:
+            data = f"data:{file.media_type};base64,{file.data}"
+            parts.append({"type": "file", "file": {"filename": file.name, "file_data": data}})
+        if parts:
+            turns.append({"role": "user", "content": parts if len(parts) > 1 or ask.otherwise else ask.text})
         return turns
 
     def whole(self, body: Any) -> Said:
@@ -103,7 +107,7 @@ class Messages:
             "messages": [*ask.history, *self.turns(ask)],
         }
         if ask.system:
-            body["system"] = ask.system
+            body["system"] = [{"type": "text", "text": ask.system}] if ask.otherwise else ask.system
         if ask.tools:
             body["tools"] = [
                 {"name": one.name, "description": one.description, "input_schema": one.schema} for one in ask.tools
@@ -135,6 +139,11 @@ class Messages:
             data = {"type": "base64", "media_type": ask.image.media_type, "data": ask.image.data}
             source = {"type": "url", "url": ask.image.url} if ask.image.url else data
             blocks.append({"type": "image", "source": source})
+        if (file := ask.document) is not None:
+            source = {"type": "base64", "media_type": file.media_type, "data": file.data}
+            blocks.append({"type": "document", "source": source, "title": file.name})
+        if ask.otherwise and not blocks:
+            return [{"role": "user", "content": ask.text}]
         if ask.text:
             blocks.append({"type": "text", "text": ask.text})
         return [{"role": "user", "content": blocks}] if blocks else []
@@ -159,11 +168,11 @@ class Responses:
     def body(self, ask: Ask, *, model: str, stream: bool) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": model,
-            "input": [*ask.history, *self.turns(ask)],
+            "input": self._input(ask),
             "max_output_tokens": ask.max_tokens,
             "store": False,
         }
-        if ask.system:
+        if ask.system and not ask.otherwise:
             body["instructions"] = ask.system
         if ask.tools:
             body["tools"] = [
@@ -191,6 +200,12 @@ class Responses:
             body["stream"] = True
         return {**body, **ask.further}
 
+    def _input(self, ask: Ask) -> Any:
+        if ask.otherwise and not ask.system and not ask.history and not ask.results:
+            return ask.text
+        system = [{"role": "developer", "content": ask.system}] if ask.system and ask.otherwise else []
+        return [*system, *ask.history, *self.turns(ask)]
+
     def turns(self, ask: Ask) -> list[Any]:
         turns: list[Any] = [
             {"type": "function_call_output", "call_id": one.call_id, "output": one.text} for one in ask.results
@@ -198,6 +213,9 @@ class Responses:
         parts: list[Any] = [{"type": "input_text", "text": ask.text}] if ask.text else []
         if ask.image is not None:
             parts.append({"type": "input_image", "image_url": _url(ask.image), "detail": "auto"})
+        if (file := ask.document) is not None:
+            data = f"data:{file.media_type};base64,{file.data}"
+            parts.append({"type": "input_file", "filename": file.name, "file_data": data})
         return [*turns, {"role": "user", "content": parts}] if parts else turns
 
     def whole(self, body: Any) -> Said:

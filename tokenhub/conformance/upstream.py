@@ -185,7 +185,7 @@ def _embeddings(body: dict[str, Any]) -> dict[str, Any]:
 
 async def _whole(dialect: str, script: Script, body: dict[str, Any], ticket: int, writer: asyncio.StreamWriter) -> bool:
     said: Any = {CHAT: says_chat, MESSAGES: says_messages, RESPONSES: says_responses}[dialect]
-    if script.dies == "error":
+    if script.dies in {"error", "at-once"}:
         _answer(
             writer, 500, said.error(500, "broken on demand") if dialect != RESPONSES else says_chat.error(500, "broken")
         )
@@ -205,7 +205,7 @@ async def _stream(
     dialect: str, script: Script, body: dict[str, Any], ticket: int, writer: asyncio.StreamWriter
 ) -> bool:
     events = list(_events(dialect, script, body, ticket))
-    half = len(events) // 2
+    half = 0 if script.dies == "at-once" else len(events) // 2
     writer.write(_head(200, {"content-type": "text/event-stream; charset=utf-8", "transfer-encoding": "chunked"}))
     if script.dies:
         for event in events[:half]:

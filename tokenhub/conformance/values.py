@@ -78,6 +78,14 @@ class Image(NamedTuple):
     media_type: str = ""
 
 
+class Document(NamedTuple):
+    """`data` in base64."""
+
+    name: str
+    data: str
+    media_type: str = "application/pdf"
+
+
 class Tool(NamedTuple):
     name: str
     description: str
@@ -95,11 +103,13 @@ class Result(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What a client wants. `history` holds entries of the dialect's own list of turns, told before `results` and
-    `text`. `tool_choice`: auto, none, required, a tool's name, or empty. `further`: fields of the dialect's own."""
+    `text`. `tool_choice`: auto, none, required, a tool's name, or empty. `otherwise`: said in the
+    dialect's other spelling, where it has two. `further`: fields of the dialect's own."""
 
     text: str = ""
     system: str = ""
     image: Image | None = None
+    document: Document | None = None
     history: tuple[Any, ...] = ()
     results: tuple[Result, ...] = ()
     tools: tuple[Tool, ...] = ()
@@ -110,13 +120,14 @@ class Ask:
     max_tokens: int = 4096
     reasoning: bool = False
     hide_usage: bool = False
+    otherwise: bool = False
     further: dict[str, Any] = field(default_factory=dict)
 
 
 class Part(NamedTuple):
-    """A piece of a conversation as the upstream received it. `kind`: text, image, thinking, call or result. `id` of a
-    call; `name` of its function; `text` holds its arguments, an image's URL or data, a thought's text. `seal`:
-    signature or encrypted content."""
+    """A piece of a conversation as the upstream received it. `kind`: text, image, document, thinking, call or result.
+    `id` of a call; `name` of its function; `text` holds its arguments, an image's URL or data, a thought's text.
+    `seal`: signature or encrypted content."""
 
     role: str
     kind: str
