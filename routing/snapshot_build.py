@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from urllib.parse import urljoin
 
 from django.conf import settings
 from django.db import transaction
@@ -72,7 +73,8 @@ def _provider(row: Provider, credential: SealedCredential | None) -> ProviderRec
         endpoints = [Endpoint("sandbox", dict.fromkeys(usable, SANDBOX_URL))]
     else:
         endpoints = [
-            Endpoint(base, {name: Url.parse(api_root(base) + DIALECTS[name].path) for name in usable}) for base in bases
+            Endpoint(base, {name: Url.parse(urljoin(api_root(base) + "/", DIALECTS[name].path)) for name in usable})
+            for base in bases
         ]
     return ProviderRecord(
         id=row.id,

@@ -28,7 +28,7 @@ class Dialect:
     name: str
     """As in a provider's `dialects`."""
     path: str
-    """Appended to a provider's API root."""
+    """Relative to a provider's API root, which ends in its version: `../api/chat` lies beside that."""
     family: Literal["chat", "embeddings", "count_tokens"] = "chat"
     implied_by: str = ""
 

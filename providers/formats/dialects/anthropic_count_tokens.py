@@ -21,7 +21,7 @@ _counted = msgspec.json.Decoder(_Counted).decode
 
 class AnthropicCountTokens(Dialect):
     name = "anthropic-count-tokens"
-    path = "/messages/count_tokens"
+    path = "messages/count_tokens"
     family = "count_tokens"
     implied_by = "anthropic-messages"
 

@@ -20,7 +20,7 @@ from providers.formats.seal import has_seals, without_seals
 
 class AnthropicMessages(Dialect):
     name = anthropic_messages.NAME
-    path = "/messages"
+    path = "messages"
 
     def parse_request(self, body: bytes) -> ChatRequest:
         return anthropic_messages.parse_request(body)

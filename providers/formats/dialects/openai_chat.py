@@ -20,7 +20,7 @@ from providers.formats.seal import has_seals, without_seals
 
 class OpenAIChat(Dialect):
     name = openai_chat.NAME
-    path = "/chat/completions"
+    path = "chat/completions"
 
     def parse_request(self, body: bytes) -> ChatRequest:
         return openai_chat.parse_request(body)

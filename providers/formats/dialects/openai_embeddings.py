@@ -25,7 +25,7 @@ _embedded = msgspec.json.Decoder(_Embedded).decode
 
 class OpenAIEmbeddings(Dialect):
     name = "openai-embeddings"
-    path = "/embeddings"
+    path = "embeddings"
     family = "embeddings"
 
     def read_envelope(self, body: bytes) -> Envelope:

@@ -24,7 +24,7 @@ from providers.formats.seal import has_seals, without_seals
 
 class OpenAIResponses(Dialect):
     name = openai_responses.NAME
-    path = "/responses"
+    path = "responses"
 
     def read_envelope(self, body: bytes) -> Envelope:
         return Envelope.read_responses(body)
