@@ -84,6 +84,14 @@ def test_every_command_is_mentioned() -> None:
     assert missing == []
 
 
+def test_the_example_of_a_dialect_is_the_code() -> None:
+    page = (DOCS / "developer" / "add-a-dialect.md").read_text(encoding="utf-8")
+    code = (ROOT / "providers" / "formats" / "dialects" / "ollama_chat.py").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) > 5
+    assert [block for block in blocks if block not in code] == []
+
+
 def test_every_relative_link_leads_to_a_file() -> None:
     broken = []
     for page, link in links():
