@@ -37,8 +37,7 @@ def chat(body: dict[str, Any]) -> Received:
             continue
         if message.get("reasoning_content"):
             read.parts.append(Part(role, "thinking", message["reasoning_content"]))
-        for block in message.get("thinking_blocks") or ():
-            raise BrokenRule(f"{what}.thinking_blocks is no field of OpenAI's: {short(block)}")
+        need("thinking_blocks" not in message, f"Unknown parameter: '{what}.thinking_blocks'.")
         _chat_content(read, role, message.get("content"), what)
         for call in message.get("tool_calls") or ():
             need(role == "assistant", f"{what}: a call of the {role}")

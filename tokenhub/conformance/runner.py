@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import product
+from time import monotonic
 
 import httpx
 
@@ -40,9 +41,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which part of the suite is to be played; empty: all."""
+    """Which part of the suite is to be played; empty: all. What is not played after `seconds` counts as failed."""
 
     only: str = ""
+    seconds: float = 300.0
     clients: tuple[str, ...] = DIALECTS
     upstreams: tuple[str, ...] = DIALECTS
 
@@ -61,6 +63,7 @@ def run(
 ) -> list[Result]:
     """`models`: the gateway's model for each dialect of the upstream. `told` hears each result as it comes."""
     results = []
+    until = monotonic() + wanted.seconds
     limits = httpx.Timeout(PATIENCE_SECONDS, connect=5)
     with httpx.Client(base_url=base, timeout=limits, trust_env=False) as http:
         for case, client, dialect, stream in _plays(wanted):
@@ -69,6 +72,8 @@ def run(
                 result = Result(
                     case.name, client, dialect, stream, Outcome.SKIPPED, f"no model was named for {dialect}"
                 )
+            elif monotonic() > until:
+                result = Result(case.name, client, dialect, stream, Outcome.FAILED, "the suite's time was up before")
             else:
                 play = Play(http, key, CLIENTS[client], upstream, dialect, model, stream, models)
                 outcome, reason = _outcome(case, play)

@@ -105,15 +105,18 @@ class Upstream:
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         body = await _body(reader, headers)
         path = target.partition("?")[0]
+        given = _json_object(body) if method == "POST" else {}
         if method == "GET":
             models = [{"id": "conformance", "object": "model", "created": 0, "owned_by": "conformance"}]
             _answer(writer, 200, {"object": "list", "data": models})
+        elif given is None:
+            _answer(writer, 400, says_chat.error(400, "the conformance upstream got a body that is no JSON object"))
         elif path in PATHS:
-            return await self._chat(PATHS[path], headers, json.loads(body), writer)
+            return await self._chat(PATHS[path], headers, given, writer)
         elif path == COUNT_PATH:
             _answer(writer, 200, {"input_tokens": TOKENS_COUNTED})
         elif path == EMBEDDINGS_PATH:
-            _answer(writer, 200, _embeddings(json.loads(body)))
+            _answer(writer, 200, _embeddings(given))
         else:
             _answer(writer, 404, says_chat.error(404, f"the conformance upstream has no {path}"))
         await writer.drain()
@@ -156,6 +159,14 @@ async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
         body += (await reader.readexactly(size + 2))[:-2]
     await reader.readuntil(b"\r\n")
     return body
+
+
+def _json_object(body: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _answer(writer: asyncio.StreamWriter, status: int, body: Any, headers: dict[str, str] | None = None) -> None:

@@ -35,11 +35,19 @@ class Command(BaseCommand):
         parser.add_argument("--only", default="", metavar="TEXT", help="cases with that in their name")
         parser.add_argument("--client", action="append", default=[], choices=DIALECTS)
         parser.add_argument("--upstream", action="append", default=[], choices=DIALECTS)
+        parser.add_argument(
+            "--timeout", type=float, default=300.0, metavar="SECONDS", help="for the whole suite; %(default)s"
+        )
         parser.add_argument("--json", action="store_true", help="every result as JSON")
 
     def handle(self, *args: Any, url: str, key: str, listen: str, model: list[str], **options: Any) -> None:
         host, port, models = _where(url, key, listen, model)
-        wanted = Wanted(options["only"], tuple(options["client"]) or DIALECTS, tuple(options["upstream"]) or DIALECTS)
+        wanted = Wanted(
+            options["only"],
+            options["timeout"],
+            tuple(options["client"]) or DIALECTS,
+            tuple(options["upstream"]) or DIALECTS,
+        )
         if not wanted.cases():
             raise CommandError(f"--only: no case has {options['only']!r} in its name.", returncode=_BAD_USAGE)
         signal.signal(signal.SIGTERM, _stop)  # so that the gateway ends with its suite
