@@ -30,7 +30,7 @@ WORDS_OF_400: Final = "the conformance upstream refuses this request"
 WORDS_OF_429: Final = "the conformance upstream has had enough"
 TOKENS_COUNTED: Final = 4711
 STOP_SEQUENCE: Final = "###"
-PAUSE_SECONDS: Final = 0.4
+PAUSE_SECONDS: Final = 0.5
 
 
 def mark(script: str, ticket: int) -> str:
