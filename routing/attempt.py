@@ -66,9 +66,10 @@ class Timeouts:
     whole_answer: float
 
 
-async def attempt(call: Call, target: Target, endpoint: Endpoint, door: Transport, timeouts: Timeouts) -> Delivery:
+async def attempt(
+    call: Call, target: Target, dialect: Dialect, endpoint: Endpoint, door: Transport, timeouts: Timeouts
+) -> Delivery:
     """Raises AttemptFailed, InvalidRequest when the request cannot be said in the target's dialect, VaultLocked."""
-    dialect = call.upstream_dialect(target)
     rendered = call.rendered(target, dialect)
     same = dialect is call.dialect
     secret = ""

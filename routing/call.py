@@ -85,13 +85,6 @@ class Call:
         is_bound = self.dialect.family == "embeddings" and self.hint is not None
         return self.policy.allow_fallback and self.key.allow_fallback and not is_bound
 
-    def upstream_dialect(self, target: Target) -> Dialect:
-        """Raises InvalidRequest when the target's provider speaks nothing of the kind."""
-        dialect = target.dialect_for(self.dialect)
-        if dialect is None:
-            raise InvalidRequest(f"The provider of {target.model_id} offers no {self.dialect.family}.", "model")
-        return dialect
-
     def parsed(self) -> ChatRequest:
         """The request in the canonical form. Raises InvalidRequest."""
         if self._parsed is None:

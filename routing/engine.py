@@ -29,6 +29,7 @@ from vault.errors import VaultLocked
 MAX_TARGETS: Final = 5
 MAX_RETRIES: Final = 2
 BACKOFF_SECONDS: Final = 0.1
+UNIVERSAL: Final = "openai-chat"  # whoever speaks several dialects speaks this one
 _CONNECTION_FAILURES = frozenset({FailureKind.CONNECT, FailureKind.DNS, FailureKind.TLS, FailureKind.RESET})
 
 
@@ -91,9 +92,10 @@ class Engine:
         return target
 
     async def ask(self, call: Call, target: Target) -> Delivery:
-        """One attempt that leaves no mark on the target's health. Raises as `attempt`."""
+        """One attempt in the client's own dialect, which leaves no mark on the target's health. Raises as `attempt`."""
         door = self._doors.get(target.provider.type) or self._doors[""]
-        return await attempt(call, target, self._endpoint(target, set(), monotonic()), door, self._timeouts)
+        endpoint = self._endpoint(target, set(), monotonic())
+        return await attempt(call, target, call.dialect, endpoint, door, self._timeouts)
 
     # -- which targets -------------------------------------------------------------------------------------------
     def _targets(self, call: Call) -> Iterator[Target]:
@@ -145,42 +147,67 @@ class Engine:
 
     # -- one target ----------------------------------------------------------------------------------------------
     async def _try(self, call: Call, target: Target, failures: list[tuple[Target, AttemptFailed]]) -> Delivery | None:
-        """The target's delivery, after retries where they help. None: it failed, as the last of `failures` says."""
+        """The target's delivery, after retries where they help. None: it failed, as the last of `failures` says, or the
+        request cannot be said in its dialect. A 404 may be about the endpoint, which compatible services lack in part:
+        then the client is translated."""
         door = self._doors.get(target.provider.type) or self._doors[""]
         provider, model = target.provider.id, target.model_id
+        missing = self._health.missing(provider, monotonic())
+        dialect = target.dialect_for(call.dialect, missing) or call.dialect
+        lacking = ""
         avoid: set[str] = set()
-        for retry in range(MAX_RETRIES + 1):
-            if retry:
-                await asyncio.sleep(BACKOFF_SECONDS * 2 ** (retry - 1) * (0.5 + self._rng.random()))
+        retry = 0
+        while True:
             started = monotonic()
             endpoint = self._endpoint(target, avoid, started)
             try:
-                delivery = await attempt(call, target, endpoint, door, self._timeouts)
+                delivery = await attempt(call, target, dialect, endpoint, door, self._timeouts)
             except InvalidRequest as problem:
-                if target is call.hint:
+                if target is call.hint and not lacking:
                     raise ApiError(problem.code, problem.message, param=problem.param) from None
                 return None
             except VaultLocked:
                 raise unusable(target, "vault_locked") from None
             except AttemptFailed as failure:
-                now = monotonic()
-                failures.append((target, failure))
-                call.attempts.append(_attempt_record(target, failure, (now - started) * 1000))
-                self._health.failed(
-                    provider, model, failure.error, now=now, retry_after=failure.retry_after, status=failure.status
-                )
-                if failure.kind in _CONNECTION_FAILURES or failure.status >= 500:
-                    avoid.add(endpoint.shown)
-                    self._health.endpoint_failed(provider, endpoint.shown, now)
-                if not is_retriable(failure.error, failure.kind) or _deadline_passed(call):
+                self._note_failure(call, target, failure, endpoint, started, failures, avoid)
+                other = None
+                if failure.status in {404, 405} and dialect is call.dialect and dialect.name != UNIVERSAL:
+                    other = target.dialect_for(dialect, {dialect.name, *missing})
+                if other is not None:
+                    lacking, dialect = dialect.name, other
+                    continue
+                if not is_retriable(failure.error, failure.kind) or _deadline_passed(call) or retry == MAX_RETRIES:
                     return None
+                await asyncio.sleep(BACKOFF_SECONDS * 2**retry * (0.5 + self._rng.random()))
+                retry += 1
             else:
-                elapsed = (monotonic() - started) * 1000
-                call.attempts.append(Attempt(model=model, provider=provider, latency_ms=int(elapsed)))
-                self._health.succeeded(provider, model, latency_ms=elapsed)
+                now = monotonic()
+                call.attempts.append(Attempt(model=model, provider=provider, latency_ms=int((now - started) * 1000)))
+                self._health.succeeded(provider, model, latency_ms=(now - started) * 1000)
                 self._health.endpoint_answered(provider, endpoint.shown)
+                if lacking:
+                    self._health.lacks(provider, lacking, now)
                 return delivery
-        return None
+
+    def _note_failure(
+        self,
+        call: Call,
+        target: Target,
+        failure: AttemptFailed,
+        endpoint: Endpoint,
+        started: float,
+        failures: list[tuple[Target, AttemptFailed]],
+        avoid: set[str],
+    ) -> None:
+        now, provider = monotonic(), target.provider.id
+        failures.append((target, failure))
+        call.attempts.append(_attempt_record(target, failure, (now - started) * 1000))
+        self._health.failed(
+            provider, target.model_id, failure.error, now=now, retry_after=failure.retry_after, status=failure.status
+        )
+        if failure.kind in _CONNECTION_FAILURES or failure.status >= 500:
+            avoid.add(endpoint.shown)
+            self._health.endpoint_failed(provider, endpoint.shown, now)
 
     def _endpoint(self, target: Target, avoid: set[str], now: float) -> Endpoint:
         endpoints = target.provider.endpoints
@@ -207,6 +234,8 @@ def _reason(call: Call, target: Target, failures: list[tuple[Target, AttemptFail
     if not failures:
         return "model-hint" if target is call.hint else f"routed-weight-{target.weight}"
     last_target, last = failures[-1]
+    if last_target is target and last.error is ErrorClass.MODEL_UNAVAILABLE:  # found in another dialect
+        return _reason(call, target, [one for one in failures if one[0] is not target])
     if last_target is target:
         return "retried-transient"
     if last.error is ErrorClass.CONTEXT_OVERFLOW:

@@ -3,6 +3,8 @@ seconds of a steady clock."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from providers.outcomes import ErrorClass
 
 DECAY = 0.1  # share of the newest observation in an average
@@ -11,6 +13,7 @@ AUTH_REST_SECONDS = 60.0
 DOWN_AFTER = 5
 DOWN_SECONDS = 30.0
 ENDPOINT_REST_SECONDS = 5.0
+MISSING_SECONDS = 300.0
 ASSUMED_LATENCY_MS = 1000.0
 
 
@@ -40,6 +43,7 @@ class Health:
         self._providers: dict[str, tuple[float, str]] = {}
         self._endpoints: dict[tuple[str, str], float] = {}
         self._turns: dict[str, int] = {}
+        self._missing: dict[str, dict[str, float]] = {}
 
     def stats(self, provider_id: str, model_id: str) -> TargetStats:
         key = (provider_id, model_id)
@@ -106,6 +110,17 @@ class Health:
         for (provider, _), stats in self._targets.items():
             if provider == provider_id and stats.rest_reason == "auth":
                 stats.rest_until = 0.0
+
+    # -- what a provider lacks ---------------------------------------------------------------------------------------
+    def missing(self, provider_id: str, now: float) -> Collection[str]:
+        """Dialects that the provider is said to speak, and was found not to."""
+        if not self._missing:
+            return ()
+        found = self._missing.get(provider_id, {})
+        return [name for name, until in found.items() if now < until]
+
+    def lacks(self, provider_id: str, dialect: str, now: float) -> None:
+        self._missing.setdefault(provider_id, {})[dialect] = now + MISSING_SECONDS
 
     # -- several addresses of one provider -------------------------------------------------------------------------
     def next_endpoint(self, provider_id: str, shown: tuple[str, ...], now: float, avoid: set[str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from keys.auth import KeyRecord
@@ -51,19 +51,21 @@ class Target:
     abilities: frozenset[str]
     prices: Prices | None
 
-    def dialect_for(self, client: Dialect) -> Dialect | None:
-        """The one to call it in: the client's own where its provider speaks it, else the first of the same family."""
+    def dialect_for(self, client: Dialect, missing: Container[str] = ()) -> Dialect | None:
+        """The one to call it in: the client's own where its provider speaks it, else the first of the same family.
+        `missing`: those that it is said to speak, and does not."""
         provider = self.provider
         if not provider.endpoints:
             return None
         urls = provider.endpoints[0].urls
-        if client.name in urls:
+        if client.name in urls and client.name not in missing:
             return client
         if client.family != "chat":
             return None
         if RESPONSES in urls and provider.endpoints[0].shown == OPENAI_URL and is_openai_reasoner(self.upstream_model):
             return DIALECTS[RESPONSES]
-        return next((DIALECTS[name] for name in urls if DIALECTS[name].family == "chat"), None)
+        chat = (DIALECTS[name] for name in urls if DIALECTS[name].family == "chat" and name not in missing)
+        return next(chat, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

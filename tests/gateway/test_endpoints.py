@@ -165,6 +165,22 @@ def test_a_response_that_refers_to_a_stored_one_needs_a_provider_that_stores(
     assert upstream.requests[-1].json["previous_response_id"] == "resp_1"
 
 
+@pytest.mark.parametrize(("path", "model"), [("/v1/responses", "openai"), ("/v1/messages", "vllm")])
+def test_a_service_that_lacks_an_endpoint_is_asked_by_chat_from_then_on(
+    gateway: Gateway, upstream: Upstream, path: str, model: str
+) -> None:
+    """Compatible services seldom have all of them, and their operator need not know."""
+    body = {"model": model, "max_tokens": 50, "input": "Hi", "messages": USER}
+    body.pop("messages" if path == "/v1/responses" else "input")
+    asked = len(upstream.requests)
+    upstream.next(Reply(status=404, body=b'{"detail": "Not Found"}'))
+    for attempts in ("2", "1", "1"):
+        answer = gateway.post(path, body)
+        assert (answer.status_code, answer.headers["x-tokenhub-reason"]) == (200, "model-hint"), answer.text
+        assert answer.headers["x-tokenhub-attempts"] == attempts
+    assert [request.path for request in upstream.requests[asked:]] == [path, *["/v1/chat/completions"] * 3]
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -62,7 +62,7 @@ def call(
 
 def sent(to: Target, **options: Any) -> dict[str, Any]:
     made = call(**options)
-    result: dict[str, Any] = json.loads(made.rendered(to, made.upstream_dialect(to)).body)
+    result: dict[str, Any] = json.loads(made.rendered(to, to.dialect_for(made.dialect) or made.dialect).body)
     return result
 
 
@@ -112,9 +112,11 @@ def test_no_query_forwards_a_key(parts: list[bytes]) -> None:
 
 # -- bodies ------------------------------------------------------------------------------------------------------------
 def test_the_clients_own_dialect_is_kept_where_the_provider_speaks_it() -> None:
-    assert call().upstream_dialect(target(at=AT_BOTH)) is CHAT
-    assert call(dialect="anthropic-messages").upstream_dialect(target(at=AT_BOTH)) is MESSAGES
-    assert call().upstream_dialect(target(at=AT_ANTHROPIC)) is MESSAGES
+    assert target(at=AT_BOTH).dialect_for(CHAT) is CHAT
+    assert target(at=AT_BOTH).dialect_for(MESSAGES) is MESSAGES
+    assert target(at=AT_ANTHROPIC).dialect_for(CHAT) is MESSAGES
+    assert target(at=AT_BOTH).dialect_for(MESSAGES, {"anthropic-messages"}) is CHAT
+    assert target(at=provider(dialects=("openai-embeddings",))).dialect_for(CHAT) is None
 
 
 def test_a_target_is_asked_by_the_name_that_its_provider_knows() -> None:
