@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from providers.formats.registry import DIALECTS
 from tests.agents.scripted import Scripted
 from tests.support.gateway import Gateway
 
@@ -30,7 +29,6 @@ DOT = base64.b64decode(
 Answered = Callable[[int], list[dict[str, Any]]]
 ABILITIES = ["tools", "vision", "documents", "structured_output", "reasoning"]
 UPSTREAMS = {"chat": "openai-chat", "responses": "openai-responses", "messages": "anthropic-messages"}
-UPSTREAMS = {name: dialect for name, dialect in UPSTREAMS.items() if dialect in DIALECTS}
 EXTRA_MODELS = ("gpt-5.5",)
 """Each dialect also has them under `<id>-by-<dialect>`: a name by which Codex takes a model for one that it knows."""
 

@@ -276,3 +276,11 @@ def _responses(body: dict[str, Any], answer: Answer) -> tuple[list[bytes], dict[
         {"type": "response.completed", "response": whole},
     ]
     return [_event({**event, "sequence_number": number}) for number, event in enumerate(listed)], whole
+
+
+def structured(asked: Asked, value: dict[str, Any]) -> Answer:
+    """The value in the way that the request demands: by the tool that it forces, else as text."""
+    choice = asked.body.get("tool_choice")
+    if isinstance(choice, dict) and choice.get("type") == "tool":
+        return Answer(calls=(Call(choice["name"], value, id="call_structured"),))
+    return Answer(json.dumps(value))

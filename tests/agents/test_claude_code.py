@@ -104,6 +104,18 @@ def test_its_thinking_comes_back_to_a_messages_upstream_as_it_was(
     answered(2)
 
 
+@pytest.mark.xfail(reason="references to tools in a tool's result are refused")
+@pytest.mark.parametrize("dialect", ["chat", "responses"])
+def test_it_finds_a_tool_by_search(
+    claude: Callable[..., Ran], upstream: Scripted, answered: Answered, dialect: str
+) -> None:
+    call = Call("ToolSearch", {"query": "select:WebFetch"})
+    upstream.script = lambda asked: Answer("I have it.") if asked.results else Answer(calls=(call,))
+    assert last_words(claude("Search", model=f"by-{dialect}")) == "I have it."
+    assert "WebFetch" in upstream.asked[-1].tools
+    answered(2)
+
+
 @pytest.mark.parametrize(
     ("model", "key", "words"),
     [
