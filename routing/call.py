@@ -94,9 +94,12 @@ class Call:
     def rendered(self, target: Target, dialect: Dialect) -> Rendered:
         """The body for the target. Raises InvalidRequest when it cannot be said in its dialect."""
         if dialect is self.dialect:
-            return Rendered(dialect.for_upstream(self.envelope, target.upstream_model))
-        model = UpstreamModel(target.upstream_model, target.provider.type, target.abilities, target.max_output_tokens)
-        rendered = dialect.render_request(self.parsed(), model)
+            rendered = dialect.for_upstream(self.envelope, target.upstream_model)
+        else:
+            model = UpstreamModel(
+                target.upstream_model, target.provider.type, target.abilities, target.max_output_tokens
+            )
+            rendered = dialect.render_request(self.parsed(), model)
         if rendered.dropped and self.is_strict:
             name = rendered.dropped[0]
             raise InvalidRequest(

@@ -287,9 +287,49 @@ def _add_reasoning(
 
 def _is_amid_unthought_turn(turns: Sequence[tuple[str, list[dict[str, Any]]]]) -> bool:
     """Whether the model is to go on after tool results, in a turn that holds no thinking."""
-    if len(turns) < 2 or turns[-1][1][0]["type"] != "tool_result":
+    if len(turns) < 2 or turns[-1][1][0].get("type") != "tool_result":
         return False
-    return turns[-2][1][0]["type"] not in {"thinking", "redacted_thinking"}
+    return turns[-2][1][0].get("type") not in {"thinking", "redacted_thinking"}
+
+
+class _Turn(msgspec.Struct):
+    role: str
+    content: Any = None
+
+
+class _Asked(msgspec.Struct):
+    messages: list[_Turn]
+    thinking: wire.Thinking | None = None
+
+
+_asked = msgspec.json.Decoder(_Asked).decode
+_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+def without_unthought_turn(body: bytes) -> Rendered:
+    """A client's own body from which the thoughts of another provider were taken: a turn that goes on without any
+    cannot be asked for further ones within a budget."""
+    try:
+        asked = _asked(body)
+    except msgspec.ValidationError:
+        return Rendered(body)  # its provider says what is wrong with it
+    turns = [
+        (
+            turn.role,
+            [block for block in turn.content if isinstance(block, dict)] if isinstance(turn.content, list) else [],
+        )
+        for turn in asked.messages
+    ]
+    is_budgeted = asked.thinking is not None and asked.thinking.type == "enabled"
+    if not is_budgeted or any(not blocks for _, blocks in turns[-2:]) or not _is_amid_unthought_turn(turns):
+        return Rendered(body)
+    fields = _fields(body)
+    del fields["thinking"]
+    return Rendered(_encode(fields), ("thinking",))
+
+
+def _dicts(content: Any) -> list[dict[str, Any]]:
+    return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
 
 
 def _add_output_schema(body: dict[str, Any], request: ChatRequest, model: UpstreamModel, dropped: list[str]) -> str:

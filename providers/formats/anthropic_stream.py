@@ -225,6 +225,8 @@ class Renderer:
         match event:
             case Started():
                 return self._start(event)
+            case TextDelta(text="") | RefusalDelta(text=""):
+                return b""
             case TextDelta() | RefusalDelta():
                 block = {"type": "text", "text": ""}
                 return self._open("text", block) + self._delta({"type": "text_delta", "text": event.text})

@@ -57,9 +57,9 @@ class Dialect:
         """Raises InvalidRequest, naming the field."""
         raise NotImplementedError
 
-    def for_upstream(self, envelope: Envelope, upstream_model: str) -> bytes:
+    def for_upstream(self, envelope: Envelope, upstream_model: str) -> Rendered:
         """The client's own body for a provider that speaks this dialect."""
-        return envelope.with_model(upstream_model)
+        return Rendered(envelope.with_model(upstream_model))
 
     def render_response(self, response: ChatResponse, asked: ChatRequest | None = None) -> bytes:
         """`asked`: the request, as far as the dialect's answers repeat it."""

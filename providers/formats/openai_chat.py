@@ -560,13 +560,11 @@ def render_response(response: ChatResponse) -> bytes:
 
 
 def thinking_block(part: Thinking) -> dict[str, str]:
-    if part.source not in {"", SIGNED_BY}:
-        if part.redacted or not part.text:
-            return {"type": "redacted_thinking", "data": sealed(part)}
-        return {"type": "thinking", "thinking": part.text, "signature": sealed(part)}
-    if part.redacted:
-        return {"type": "redacted_thinking", "data": part.redacted}
-    return {"type": "thinking", "thinking": part.text, "signature": part.signature}
+    """Always sealed: as it is, it could not be told from one that a compatible service gave, and wants back."""
+    part = part if part.source else replace(part, source=SIGNED_BY)
+    if part.redacted or not part.text:
+        return {"type": "redacted_thinking", "data": sealed(part)}
+    return {"type": "thinking", "thinking": part.text, "signature": sealed(part)}
 
 
 def chat_id(identity: str) -> str:

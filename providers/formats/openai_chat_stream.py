@@ -106,6 +106,8 @@ class Parser:
         for choice in chunk.choices or ():
             if not choice.index:
                 logprobs = given(choice.logprobs.content) if choice.logprobs is not None else None
+                if logprobs is not None and bytes(logprobs) == b"[]":
+                    logprobs = None
                 self._read_delta(choice.delta, logprobs, events)
                 self._finish = choice.finish_reason or self._finish
         if chunk.usage is not None:
@@ -120,7 +122,7 @@ class Parser:
             for part in thinking(delta.thinking_blocks, None):
                 events.append(ThinkingDelta("", part.signature, part.redacted, part.source, part.id))
                 events.append(PartEnded())
-        if isinstance(delta.content, str) and delta.content:
+        if isinstance(delta.content, str) and (delta.content or logprobs is not None):  # half a letter has no text yet
             events.append(TextDelta(delta.content, logprobs))
         elif isinstance(delta.content, list):
             events += [TextDelta(part.text) for part in delta.content if isinstance(part, wire.TextPart) and part.text]

@@ -7,6 +7,7 @@ next turn. Whoever else would get it, does not. Pure.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -55,6 +56,17 @@ def without_seals(body: bytes, field: str) -> bytes:
     return _encode(fields)
 
 
+def without_fields(body: bytes, field: str, names: Iterable[str]) -> bytes:
+    """The request body without those fields of the turns in its list `field`."""
+    fields = _fields(body)
+    turns = _decode(fields.get(field, b"null"))
+    if isinstance(turns, list):
+        drop = frozenset(names)
+        kept = [{k: v for k, v in turn.items() if k not in drop} if isinstance(turn, dict) else turn for turn in turns]
+        fields[field] = Raw(_encode(kept))
+    return _encode(fields)
+
+
 def _cleared(turn: Any) -> Any:
     """None when nothing is left that was said."""
     if not isinstance(turn, dict):
@@ -63,8 +75,11 @@ def _cleared(turn: Any) -> Any:
         parts = turn.get(name)
         if isinstance(parts, list) and any(map(_is_foreign, parts)):
             turn[name] = [part for part in parts if not _is_foreign(part)]
-            if name == "content" and not turn[name]:
+            if turn[name]:
+                continue
+            if name == "content":
                 return None
+            del turn[name]
     return turn
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from providers.formats import anthropic_wire
 from providers.formats.base import Dialect
-from providers.formats.dialect import Answer, ClientError, Usage
+from providers.formats.dialect import Answer, ClientError, Rendered, Usage
 from providers.formats.envelope import Envelope
 from providers.formats.reading import read_answer
 from providers.formats.seal import has_seals, without_seals
@@ -25,9 +25,9 @@ class AnthropicCountTokens(Dialect):
     family = "count_tokens"
     implied_by = "anthropic-messages"
 
-    def for_upstream(self, envelope: Envelope, upstream_model: str) -> bytes:
+    def for_upstream(self, envelope: Envelope, upstream_model: str) -> Rendered:
         body = envelope.with_model(upstream_model)
-        return without_seals(body, "messages") if has_seals(body) else body
+        return Rendered(without_seals(body, "messages") if has_seals(body) else body)
 
     def inspect_response(self, body: bytes) -> Answer:
         """Nothing is produced, and nothing is paid for."""

@@ -25,9 +25,11 @@ class AnthropicMessages(Dialect):
     def parse_request(self, body: bytes) -> ChatRequest:
         return anthropic_messages.parse_request(body)
 
-    def for_upstream(self, envelope: Envelope, upstream_model: str) -> bytes:
+    def for_upstream(self, envelope: Envelope, upstream_model: str) -> Rendered:
         body = envelope.with_model(upstream_model)
-        return without_seals(body, "messages") if has_seals(body) else body
+        if not has_seals(body):
+            return Rendered(body)
+        return anthropic_messages.without_unthought_turn(without_seals(body, "messages"))
 
     def render_request(self, request: ChatRequest, model: UpstreamModel) -> Rendered:
         return anthropic_messages.render_request(request, model)

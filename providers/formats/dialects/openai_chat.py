@@ -15,7 +15,8 @@ from providers.formats.dialect import (
     UpstreamModel,
 )
 from providers.formats.envelope import Envelope
-from providers.formats.seal import has_seals, without_seals
+from providers.formats.reasoning import is_openai_model
+from providers.formats.seal import has_seals, without_fields, without_seals
 
 
 class OpenAIChat(Dialect):
@@ -25,9 +26,14 @@ class OpenAIChat(Dialect):
     def parse_request(self, body: bytes) -> ChatRequest:
         return openai_chat.parse_request(body)
 
-    def for_upstream(self, envelope: Envelope, upstream_model: str) -> bytes:
+    def for_upstream(self, envelope: Envelope, upstream_model: str) -> Rendered:
+        """OpenAI's own models give no thoughts in this dialect: those in the history are another's, and refused."""
         body = envelope.with_model(upstream_model, ask_usage=True)
-        return without_seals(body, "messages") if has_seals(body) else body
+        if has_seals(body):
+            body = without_seals(body, "messages")
+        if b'"reasoning_content"' in body and is_openai_model(upstream_model):
+            body = without_fields(body, "messages", ("reasoning_content", "reasoning"))
+        return Rendered(body)
 
     def render_request(self, request: ChatRequest, model: UpstreamModel) -> Rendered:
         return openai_chat.render_request(request, model)

@@ -32,9 +32,9 @@ class OpenAIResponses(Dialect):
     def parse_request(self, body: bytes) -> ChatRequest:
         return openai_responses.parse_request(body)
 
-    def for_upstream(self, envelope: Envelope, upstream_model: str) -> bytes:
+    def for_upstream(self, envelope: Envelope, upstream_model: str) -> Rendered:
         body = envelope.with_model(upstream_model)
-        return without_seals(body, "input") if has_seals(body) else body
+        return Rendered(without_seals(body, "input") if has_seals(body) else body)
 
     def render_request(self, request: ChatRequest, model: UpstreamModel) -> Rendered:
         return openai_responses.render_request(request, model)
