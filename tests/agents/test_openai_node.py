@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,10 @@ def test_its_helpers_understand_everything(
     gateway: Gateway, upstream: Scripted, answered: Answered, tmp_path: Path, helpers: str, dialect: str
 ) -> None:
     installed("openai/package.json")
-    if not (node := shutil.which("node")):
-        pytest.skip("there is no node")
+    node = shutil.which("node") or pytest.skip("there is no node")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+    if int(version.removeprefix("v").split(".")[0]) < 20:
+        pytest.skip(f"the package needs Node 20, this is {version.strip()}")
     upstream.script = script
     command = [node, NODE / f"{helpers}.mjs", f"{gateway.base}/v1", f"by-{dialect}"]
     ran = run(command, home=tmp_path, cwd=tmp_path, env={"TOKENHUB_API_KEY": KEY})
