@@ -168,8 +168,11 @@ def thinking(text: str, signature: str = "", redacted: str = "") -> Thinking:
 
 
 def _plain_part(
-    block: wire.TextBlock | wire.ImageBlock | wire.DocumentBlock | wire.SearchResultBlock, param: str
+    block: wire.TextBlock | wire.ImageBlock | wire.DocumentBlock | wire.SearchResultBlock | wire.ToolReferenceBlock,
+    param: str,
 ) -> Text | Image | Document:
+    if isinstance(block, wire.ToolReferenceBlock):
+        return Text(f"The tool {block.tool_name} can be called now.")
     mark = None if isinstance(block, wire.SearchResultBlock) else given(block.cache_control)
     match block:
         case wire.TextBlock():

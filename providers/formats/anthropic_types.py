@@ -61,6 +61,12 @@ class SearchResultBlock(_Block, tag="search_result"):
     source: str = ""
 
 
+class ToolReferenceBlock(_Block, tag="tool_reference"):
+    """What a search for tools found: one of the request's own."""
+
+    tool_name: str
+
+
 class ThinkingBlock(_Block, tag="thinking"):
     thinking: str = ""
     signature: str = ""
@@ -79,7 +85,7 @@ class ToolUseBlock(_Block, tag="tool_use"):
 
 class ToolResultBlock(_Block, tag="tool_result"):
     tool_use_id: str
-    content: str | list[TextBlock | ImageBlock | DocumentBlock | SearchResultBlock] | None = None
+    content: str | list[TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock] | None = None
     is_error: bool | None = None
     cache_control: Raw = Raw()
 

@@ -335,7 +335,7 @@ def render_request(request: ChatRequest, model: UpstreamModel) -> Rendered:
         instructions += [part.text for part in messages.pop(0).parts if isinstance(part, Text)]
     items: list[dict[str, Any]] = []
     for number, message in enumerate(messages):
-        items += _items(message, f"messages[{number}]", dropped)
+        items += _items(message, number, dropped)
     if not items:  # instructions alone: somebody has to say them
         items = [{"role": "user", "content": "\n\n".join(instructions)}]
         instructions = []
@@ -416,17 +416,22 @@ def _rendered_tool(tool: Tool) -> dict[str, Any]:
     return shown
 
 
-def _items(message: Message, param: str, dropped: list[str]) -> list[dict[str, Any]]:
+def _items(message: Message, number: int, dropped: list[str]) -> list[dict[str, Any]]:
     """One message may become several items; their order is kept."""
+    param = f"messages[{number}]"
     items: list[dict[str, Any]] = []
     content: list[dict[str, Any]] = []
     is_answer = message.role == "assistant"
 
     def end_message() -> None:
         if content:
-            alone = len(content) == 1 and content[0]["type"] == "input_text"
             role = {"system": "developer"}.get(message.role, message.role)
-            items.append({"role": role, "content": content[0]["text"] if alone else content.copy()})
+            if len(content) == 1 and "text" in content[0]:
+                items.append({"role": role, "content": content[0]["text"]})
+            elif is_answer:  # parts of an answer stand in whole items only
+                items.append(message_item(f"msg_{number}_{len(items)}", content.copy()))
+            else:
+                items.append({"role": role, "content": content.copy()})
             content.clear()
 
     for part in message.parts:

@@ -328,7 +328,9 @@ def answers(name: str) -> st.SearchStrategy[ChatResponse]:
 
 
 logprobs = st.lists(
-    st.fixed_dictionaries({"token": texts, "logprob": st.integers(-9, 0), "top_logprobs": st.just([])}),
+    st.fixed_dictionaries(
+        {"token": texts, "bytes": st.just([]), "logprob": st.integers(-9, 0), "top_logprobs": st.just([])}
+    ),
     min_size=1,
     max_size=2,
 ).map(lambda entries: Raw(msgspec.json.encode(entries)))
@@ -476,11 +478,13 @@ def cuts(draw: st.DrawFn, text: str) -> list[str]:
 
 @dataclass
 class Said:
-    """What a stream said, whatever pieces it came in. `thoughts`: text, signature, redacted, source, id of each."""
+    """What a stream said, whatever pieces it came in. `spoken`: text and refusal in their order; `thoughts`: text,
+    signature, redacted, source, id of each."""
 
     model: str = ""
     text: str = ""
     refusal: str = ""
+    spoken: str = ""
     thoughts: list[list[str]] = field(default_factory=list)
     calls: list[list[str]] = field(default_factory=list)
     logprobs: list[Any] = field(default_factory=list)
@@ -521,9 +525,11 @@ def said(events: list[StreamEvent]) -> Said:
                 out.model, out.usage = event.model, event.usage
             case TextDelta():
                 out.text += event.text
+                out.spoken += event.text
                 out.logprobs += msgspec.json.decode(event.logprobs) if event.logprobs is not None else []
             case RefusalDelta():
                 out.refusal += event.text
+                out.spoken += event.text
             case ToolStarted():
                 assert event.index == len(out.calls)
                 out.calls.append([event.id, event.name, ""])
@@ -550,9 +556,11 @@ def said_whole(answer: ChatResponse) -> Said:
         match part:
             case Text():
                 out.text += part.text
+                out.spoken += part.text
                 out.logprobs += msgspec.json.decode(part.logprobs) if part.logprobs is not None else []
             case Refusal():
                 out.refusal += part.text
+                out.spoken += part.text
             case Thinking():
                 out.thoughts.append([part.text, part.signature, part.redacted, part.source, part.id])
             case ToolCall():
