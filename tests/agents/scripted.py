@@ -123,7 +123,7 @@ class Scripted(Upstream):
         asked = Asked(PATHS[path], request.json, request.headers)
         self.asked.append(asked)
         events, whole = {"chat": _chat, "messages": _messages, "responses": _responses}[asked.dialect](
-            asked.body, self.script(asked)
+            asked.body, self.script(asked), len(self.requests)
         )
         return Reply(events=tuple(events)) if asked.body.get("stream") else Reply(body=encode(whole))
 
@@ -139,8 +139,8 @@ def _event(data: dict[str, Any], *, named: bool = True) -> bytes:
     return name + b"data: %b\n\n" % encode(data)
 
 
-def _chat(body: dict[str, Any], answer: Answer) -> tuple[list[bytes], dict[str, Any]]:
-    head: dict[str, Any] = {"id": "chatcmpl-1", "created": 1_700_000_000, "model": body["model"]}
+def _chat(body: dict[str, Any], answer: Answer, number: int) -> tuple[list[bytes], dict[str, Any]]:
+    head: dict[str, Any] = {"id": f"chatcmpl-{number}", "created": 1_700_000_000, "model": body["model"]}
     usage = {
         "prompt_tokens": INPUT_TOKENS, "completion_tokens": OUTPUT_TOKENS, "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,
     }  # fmt: skip
@@ -175,7 +175,7 @@ def _chat(body: dict[str, Any], answer: Answer) -> tuple[list[bytes], dict[str, 
     return [*events, b"data: [DONE]\n\n"], whole
 
 
-def _messages(body: dict[str, Any], answer: Answer) -> tuple[list[bytes], dict[str, Any]]:
+def _messages(body: dict[str, Any], answer: Answer, number: int) -> tuple[list[bytes], dict[str, Any]]:
     usage = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
     end = {"stop_reason": "tool_use" if answer.calls else "end_turn", "stop_sequence": None}
     blocks: list[dict[str, Any]] = []
@@ -196,7 +196,7 @@ def _messages(body: dict[str, Any], answer: Answer) -> tuple[list[bytes], dict[s
         streamed.append(
             ({**block, "input": {}}, [{"type": "input_json_delta", "partial_json": piece} for piece in pieces])
         )
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"]}
+    message = {"id": f"msg_{number}", "type": "message", "role": "assistant", "model": body["model"]}
     whole = {**message, "content": blocks, **end, "usage": usage}
     start = {**whole, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
     events = [_event({"type": "message_start", "message": start})]
@@ -209,7 +209,7 @@ def _messages(body: dict[str, Any], answer: Answer) -> tuple[list[bytes], dict[s
     return events, whole
 
 
-def _responses(body: dict[str, Any], answer: Answer) -> tuple[list[bytes], dict[str, Any]]:
+def _responses(body: dict[str, Any], answer: Answer, number: int) -> tuple[list[bytes], dict[str, Any]]:
     """Each item is announced empty, filled piece by piece, and repeated whole, as OpenAI's own server does."""
     items: list[dict[str, Any]] = []
     inner: list[dict[str, Any]] = []
@@ -223,7 +223,8 @@ def _responses(body: dict[str, Any], answer: Answer) -> tuple[list[bytes], dict[
 
     if answer.reasoning:
         part: dict[str, Any] = {"type": "summary_text", "text": answer.reasoning}
-        item: dict[str, Any] = {"id": "rs_1", "type": "reasoning", "summary": [part], "encrypted_content": "c2VhbGVk"}
+        item: dict[str, Any] = {"id": f"rs_{number}", "type": "reasoning", "summary": [part]}
+        item["encrypted_content"] = "c2VhbGVk"
         prefix, at = "response.reasoning_summary", {"summary_index": 0}
         add(item, {"summary": [], "encrypted_content": ""}, [
             {"type": f"{prefix}_part.added", **at, "part": {**part, "text": ""}},
@@ -233,7 +234,7 @@ def _responses(body: dict[str, Any], answer: Answer) -> tuple[list[bytes], dict[
         ])  # fmt: skip
     if answer.text:
         part = {"type": "output_text", "text": answer.text, "annotations": [], "logprobs": []}
-        item = {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
+        item = {"id": f"msg_{number}", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
         at, pieces = {"content_index": 0}, _pieces(answer.text)
         add(item, {"content": [], "status": "in_progress"}, [
             {"type": "response.content_part.added", **at, "part": {**part, "text": ""}},
@@ -241,14 +242,14 @@ def _responses(body: dict[str, Any], answer: Answer) -> tuple[list[bytes], dict[
             {"type": "response.output_text.done", **at, "text": answer.text, "logprobs": []},
             {"type": "response.content_part.done", **at, "part": part},
         ])  # fmt: skip
-    for number, call in enumerate(answer.calls):
+    for index, call in enumerate(answer.calls):
         if isinstance(call.arguments, str):
             kind, key, prefix, prefix_id = "custom_tool_call", "input", "response.custom_tool_call_input", "ctc"
         else:
             kind, key, prefix, prefix_id = "function_call", "arguments", "response.function_call_arguments", "fc"
         item = {
-            "id": f"{prefix_id}_{number}", "type": kind, "status": "completed", "call_id": call.id, "name": call.name,
-            key: call.written,
+            "id": f"{prefix_id}_{number}_{index}", "type": kind, "status": "completed", "call_id": call.id,
+            "name": call.name, key: call.written,
         }  # fmt: skip
         if call.namespace:
             item["namespace"] = call.namespace
@@ -262,7 +263,7 @@ def _responses(body: dict[str, Any], answer: Answer) -> tuple[list[bytes], dict[
         "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,
     }  # fmt: skip
     whole = {
-        "id": "resp_1", "object": "response", "created_at": 1_700_000_000, "status": "completed", "error": None,
+        "id": f"resp_{number}", "object": "response", "created_at": 1_700_000_000, "status": "completed", "error": None,
         "incomplete_details": None, "instructions": body.get("instructions"), "model": body["model"], "output": items,
         "parallel_tool_calls": True, "previous_response_id": None, "store": False, "temperature": 1.0, "top_p": 1.0,
         "text": body.get("text") or {"format": {"type": "text"}}, "tool_choice": body.get("tool_choice", "auto"),
@@ -275,7 +276,7 @@ def _responses(body: dict[str, Any], answer: Answer) -> tuple[list[bytes], dict[
         *inner,
         {"type": "response.completed", "response": whole},
     ]
-    return [_event({**event, "sequence_number": number}) for number, event in enumerate(listed)], whole
+    return [_event({**event, "sequence_number": at}) for at, event in enumerate(listed)], whole
 
 
 def structured(asked: Asked, value: dict[str, Any]) -> Answer:
