@@ -511,6 +511,11 @@ def stop_reason(finish_reason: str | None, *, has_calls: bool, refused: bool) ->
     return StopReason.REFUSAL if reason is StopReason.END and refused else reason
 
 
+def finish_reason(reason: StopReason, *, refused: bool) -> str:
+    """A refusal that the model put in words ends like any answer; `content_filter` is one that somebody cut off."""
+    return "stop" if refused and reason is StopReason.REFUSAL else FINISH_REASONS[reason]
+
+
 def render_response(response: ChatResponse) -> bytes:
     texts, reasoning, blocks, calls, refusals, logprobs = [], [], [], [], [], []
     for part in response.parts:
@@ -543,7 +548,7 @@ def render_response(response: ChatResponse) -> bytes:
         "index": 0,
         "message": message,
         "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
-        "finish_reason": FINISH_REASONS[response.stop_reason],
+        "finish_reason": finish_reason(response.stop_reason, refused=any(refusals)),
     }
     body: dict[str, Any] = {
         "id": chat_id(response.id),

@@ -27,9 +27,9 @@ from providers.formats.canonical import (
 )
 from providers.formats.dialect import ClientError, Usage
 from providers.formats.openai_chat import (
-    FINISH_REASONS,
     NAME,
     chat_id,
+    finish_reason,
     rendered_usage,
     stop_reason,
     thinking,
@@ -153,8 +153,10 @@ class Renderer:
         self._head: dict[str, Any] = {}
         self._usage: Usage | None = None
         self._reason = StopReason.END
+        self._refused = False
         self._thinking: list[str] = []
         self._bound = Thinking()
+        self._blocks = 0
 
     def render(self, events: list[StreamEvent]) -> bytes:
         return b"".join([self._one(event) for event in events])
@@ -189,6 +191,7 @@ class Renderer:
             case TextDelta():
                 return self._end_of_thought() + self._chunk({"content": event.text}, logprobs=event.logprobs)
             case RefusalDelta():
+                self._refused = self._refused or bool(event.text)
                 return self._chunk({"refusal": event.text})
             case ThinkingDelta():
                 return self._thought(event)
@@ -214,7 +217,7 @@ class Renderer:
         """The text goes out as it comes; what its provider wants back follows at its end."""
         if event.redacted:
             part = Thinking(redacted=event.redacted, source=event.source, id=event.id)
-            return self._end_of_thought() + self._chunk({"thinking_blocks": [thinking_block(part)]})
+            return self._end_of_thought() + self._block(part)
         if event.signature or event.id:
             signature = self._bound.signature + event.signature
             self._bound = Thinking("", signature, source=event.source, id=event.id or self._bound.id)
@@ -229,10 +232,15 @@ class Renderer:
             return b""
         part = replace(self._bound, text="".join(self._thinking))
         self._thinking, self._bound = [], Thinking()
-        return self._chunk({"thinking_blocks": [thinking_block(part)]})
+        return self._block(part)
+
+    def _block(self, part: Thinking) -> bytes:
+        """The `openai` package joins lists of two chunks by the `index` of their entries, and fails without one."""
+        self._blocks += 1
+        return self._chunk({"thinking_blocks": [{"index": self._blocks - 1, **thinking_block(part)}]})
 
     def _end(self) -> bytes:
-        out = self._end_of_thought() + self._chunk({}, FINISH_REASONS[self._reason])
+        out = self._end_of_thought() + self._chunk({}, finish_reason(self._reason, refused=self._refused))
         if self._show_usage and self._usage is not None:
             out += self._event([], rendered_usage(self._usage))
         return out + DONE_EVENT

@@ -390,7 +390,7 @@ def responses_answers(draw: st.DrawFn) -> ChatResponse:
     own = st.builds(Thinking, texts, texts, source=st.just(RESPONSES), id=words)
     plain = st.builds(Thinking, some_text, source=st.just(CHAT))
     said = st.one_of(
-        st.builds(Text, texts, logprobs=st.none() | logprobs), st.builds(Refusal, texts), own, plain,
+        st.builds(Text, texts, logprobs=st.none() | logprobs), st.builds(Refusal, some_text), own, plain,
         foreign_thoughts(MESSAGES, CHAT), st.builds(ToolCall, words, words, some_text),
     )  # fmt: skip
     parts = _numbered(draw(st.lists(said, max_size=4)))
