@@ -24,13 +24,14 @@ class ClientKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for t
         widget=UnfoldAdminCheckboxSelectMultipleWidget,
         help_text="None chosen: every scope.",
     )
-    allowed_models = WordsField(help_text="Model ids, one per line. Empty: every model.")
+    allowed_models = WordsField(help_text="Ids of models and aliases, one per line. Empty: every one.")
     tags = WordsField(help_text="Words to find requests by, one per line.")
 
     class Meta:
         model = ClientKey
         fields = (
-            "name", "owner", "project", "tags", "scopes", "allowed_models", "allow_fallback", "enabled", "expires_at",
+            "name", "owner", "project", "tags", "scopes", "allowed_models", "allow_fallback", "allow_directives",
+            "enabled", "expires_at",
         )  # fmt: skip
 
 
@@ -43,7 +44,10 @@ class ClientKeyAdmin(Admin):
     readonly_fields = ("key_prefix", "created_at")
     fieldsets = (
         (None, {"fields": ("name", ("owner", "project"), "tags")}),
-        ("What it may do", {"fields": ("enabled", "expires_at", "scopes", "allowed_models", "allow_fallback")}),
+        (
+            "What it may do",
+            {"fields": ("enabled", "expires_at", "scopes", "allowed_models", "allow_fallback", "allow_directives")},
+        ),
         ("The key", {"fields": (("key_prefix", "created_at"),)}),
     )
     actions_detail = ("rotate",)

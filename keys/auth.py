@@ -24,6 +24,7 @@ class KeyRecord:
     allow_fallback: bool
     enabled: bool
     expires_at: float | None
+    allow_directives: bool = True
 
     def may_use(self, model_id: str) -> bool:
         return not self.allowed_models or model_id in self.allowed_models

@@ -28,6 +28,7 @@ class ClientKeyQuerySet(models.QuerySet["ClientKey"]):
             "scopes",
             "allowed_models",
             "allow_fallback",
+            "allow_directives",
             "enabled",
             "expires_at",
         )
@@ -42,9 +43,15 @@ class ClientKey(models.Model):
     key_prefix = models.CharField(max_length=24, editable=False)
     digest = models.CharField(max_length=64, unique=True, editable=False)
     scopes = models.JSONField(default=list, blank=True, help_text="Empty: every scope.")
-    allowed_models = models.JSONField(default=list, blank=True, help_text="Model ids. Empty: every model.")
+    allowed_models = models.JSONField(
+        default=list, blank=True, help_text="Ids of models, and aliases. Empty: every one."
+    )
     allow_fallback = models.BooleanField(
         default=True, help_text="When the asked-for model fails, others may answer in its place."
+    )
+    allow_directives = models.BooleanField(
+        default=True,
+        help_text="@@tokenhub lines in messages are obeyed. Off for whoever forwards the text of strangers.",
     )
     enabled = models.BooleanField(default=True)
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: it does not expire.")

@@ -36,6 +36,7 @@ def issue(
     scopes: Sequence[str] = (),
     allowed_models: Sequence[str] = (),
     allow_fallback: bool = True,
+    allow_directives: bool = True,
     enabled: bool = True,
     expires_at: datetime | None = None,
 ) -> IssuedKey:
@@ -48,6 +49,7 @@ def issue(
         scopes=list(scopes),
         allowed_models=list(allowed_models),
         allow_fallback=allow_fallback,
+        allow_directives=allow_directives,
         enabled=enabled,
         expires_at=expires_at,
     )

@@ -10,8 +10,8 @@ from django.http import HttpRequest
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from routing import services
-from routing.models import Ability, Model
-from tokenhub.adminkit import Admin, display
+from routing.models import Ability, Alias, AliasVariant, Model, RoutingProfile
+from tokenhub.adminkit import Admin, TabularInline, display
 
 
 def _price(amount: Decimal | None) -> str:
@@ -89,3 +89,86 @@ class ModelAdmin(Admin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
         for model in queryset:
             services.delete(model=model)
+
+
+class VariantFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]  # generic for the type checker only
+    def clean(self) -> None:
+        super().clean()
+        if any(self.errors):
+            return
+        rows = [form.cleaned_data for form in self.forms if form.cleaned_data and not form.cleaned_data.get("DELETE")]
+        services.check_variants([(row["model"].pk, row["weight"], row["is_shadow"]) for row in rows])
+
+
+class VariantInline(TabularInline):
+    model = AliasVariant
+    formset = VariantFormSet
+    fields = ("model", "weight", "is_shadow")
+    autocomplete_fields = ("model",)
+    extra = 1
+
+
+@admin.register(Alias)
+class AliasAdmin(Admin):
+    list_display = ("name", "enabled_shown", "variants_shown", "sticky_by")
+    list_filter = ("enabled", "sticky_by")
+    search_fields = ("name", "variants__model__id")
+    fields = ("name", "enabled", "sticky_by")
+    inlines = (VariantInline,)
+    empty_title = "No alias yet"
+    empty_hint = "An alias is a name for one or several models: to compare them, or to have one model at two providers."
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Alias]:
+        found: QuerySet[Alias] = super().get_queryset(request)
+        return found.prefetch_related("variants")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Alias | None = None) -> tuple[str, ...]:
+        return ("name",) if obj is not None else ()
+
+    @display(description="State", label={"on": "success", "off": "danger"})
+    def enabled_shown(self, alias: Alias) -> str:
+        return "on" if alias.enabled else "off"
+
+    @display(description="Variants")
+    def variants_shown(self, alias: Alias) -> str:
+        rows = list(alias.variants.all())
+        total = sum(one.weight for one in rows if not one.is_shadow) or 1
+        return ", ".join(
+            f"{one.model_id} (shadow, {one.weight} %)" if one.is_shadow else f"{one.model_id} {one.weight / total:.0%}"
+            for one in rows
+        )
+
+    def save_model(self, request: HttpRequest, obj: Alias, form: Any, change: bool) -> None:
+        services.save_alias(alias=obj)
+
+    def delete_model(self, request: HttpRequest, obj: Alias) -> None:
+        services.delete_alias(alias=obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Alias]) -> None:
+        for alias in queryset:
+            services.delete_alias(alias=alias)
+
+
+@admin.register(RoutingProfile)
+class RoutingProfileAdmin(Admin):
+    list_display = ("name", "cost", "latency", "failure", "capability")
+    search_fields = ("name",)
+    fields = ("name", ("cost", "latency", "failure", "capability"))
+    empty_title = "The built-in modes are in force"
+    empty_hint = (
+        "A profile by the name of a built-in mode (cheap, normal, high_confidence, planning, adversarial) takes its"
+        " place; any other name is a further mode, which clients ask for as tokenhub/NAME."
+    )
+
+    def get_readonly_fields(self, request: HttpRequest, obj: RoutingProfile | None = None) -> tuple[str, ...]:
+        return ("name",) if obj is not None else ()
+
+    def save_model(self, request: HttpRequest, obj: RoutingProfile, form: Any, change: bool) -> None:
+        services.save_profile(profile=obj)
+
+    def delete_model(self, request: HttpRequest, obj: RoutingProfile) -> None:
+        services.delete_profile(profile=obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[RoutingProfile]) -> None:
+        for profile in queryset:
+            services.delete_profile(profile=profile)

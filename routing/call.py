@@ -13,11 +13,12 @@ from providers.formats.canonical import ChatRequest
 from providers.formats.dialect import Rendered, UpstreamModel
 from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
+from routing.affinity import Conversation
 from routing.eligibility import Needs
 from routing.patience import Patience
 from routing.policy import Policy
-from routing.snapshot import Snapshot, Target
-from telemetry.journal import Attempt
+from routing.snapshot import Alias, Snapshot, Target
+from telemetry.journal import Attempt, Candidate
 
 # never forwarded: ours, the client's identity, and what belongs to one hop
 _KEPT_BACK = frozenset(
@@ -61,7 +62,8 @@ def forwardable_query(query: bytes) -> bytes:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """`hint`: the target that the client named, None where the router decides. `headers` and `query` go along where
+    """`hint`: the target that the client named, None where the router decides; `variants`: the others of its alias, to
+    be asked next. `headers` and `query` go along where
     the upstream speaks the client's dialect. `is_strict`: a parameter that would be dropped is an error."""
 
     snapshot: Snapshot
@@ -75,8 +77,13 @@ class Call:
     headers: Headers = field(default_factory=list)
     query: bytes = b""
     is_strict: bool = False
+    alias: Alias | None = None
+    variants: tuple[Target, ...] = ()
     patience: Patience = field(default_factory=Patience)
+    conversation: Conversation | None = None
     attempts: list[Attempt] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    """What the router looked at, the best first; filled when it ranks."""
     _parsed: ChatRequest | None = None
 
     @property

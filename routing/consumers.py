@@ -19,13 +19,16 @@ from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.registry import DIALECTS
 from providers.outcomes import classify_failure
+from routing.affinity import Conversation, conversation
 from routing.attempt import Delivery
 from routing.call import Call, forwardable_headers, forwardable_query
+from routing.directives import MARK, taken_from_body, with_output_schema
 from routing.eligibility import expected_cost, needs_of, needs_of_embedding
 from routing.errors import ApiError
 from routing.policy import Policy, choose, from_headers
 from routing.pricing import dollars
 from routing.runtime import runtime
+from routing.snapshot import Target
 from routing.visit import ClientLeft, ResponseHeaders, Visit, client_error, estimate
 from telemetry.logs import EventLogger
 
@@ -151,7 +154,20 @@ class Chat(Endpoint):
         return prepare(visit, envelope, policy)
 
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
-        return self.dialect.read_envelope(body), from_headers(visit.runtime.default_policy, visit.headers)
+        policy = from_headers(visit.runtime.default_policy, visit.headers, visit.runtime.snapshot.profiles)
+        body, policy = self.obey(visit, body, policy)
+        return self.dialect.read_envelope(body), policy
+
+    def obey(self, visit: Visit, body: bytes, policy: Policy) -> tuple[bytes, Policy]:
+        """What directives in its text ask for; they go no further. Raises ApiError."""
+        if MARK not in body or visit.key is None or not visit.key.allow_directives or self.dialect.family != "chat":
+            return body, policy
+        body, found = taken_from_body(body, self.dialect.name)
+        if found is not None:
+            policy = found.apply(policy, visit.runtime.snapshot.profiles)
+            if (schema := found.output_schema) is not None:
+                body = with_output_schema(body, self.dialect.name, schema)
+        return body, policy
 
     def shape(self, visit: Visit, body: bytes, cost: int | None) -> bytes:
         """The last say over a whole answer's body."""
@@ -283,8 +299,19 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
     snapshot = visit.runtime.snapshot
     visit.stream = envelope.stream
     visit.requested_model = envelope.model[:200]
-    hint, policy = choose(snapshot, envelope.model, policy, key)
+    engine = visit.runtime.engine
+    chosen = choose(snapshot, envelope.model, policy, key)
+    policy, hint, alias = chosen.policy, chosen.hint, chosen.alias
+    variants: tuple[Target, ...] = ()
+    talk: Conversation | None = None
+    if hint is None:
+        talk = conversation(key.id, envelope.raw("system"), envelope.turns)
+    if alias is not None:
+        hint = engine.pick_variant(alias, key.id, talk)
+        rest = sorted((one for one in alias.variants if one.target is not hint), key=lambda one: -one.share)
+        variants = tuple(one.target for one in rest)
     visit.mode = policy.mode if hint is None else ""
+    visit.alias = alias.name if alias is not None else ""
     needs = needs_of_embedding(envelope) if visit.dialect.family == "embeddings" else needs_of(envelope)
     return Call(
         snapshot=snapshot,
@@ -298,8 +325,12 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         headers=forwardable_headers(visit.headers),
         query=forwardable_query(visit.scope["query_string"]),
         is_strict=visit.headers.get(b"x-tokenhub-strict", b"").lower() == b"true",
+        alias=alias,
+        variants=variants,
         patience=visit.patience,
+        conversation=talk,
         attempts=visit.attempts,
+        candidates=visit.candidates,
     )
 
 
@@ -311,6 +342,8 @@ def delivery_headers(visit: Visit, delivery: Delivery) -> ResponseHeaders:
         (b"x-tokenhub-reason", delivery.reason.encode("ascii")),
         (b"x-tokenhub-attempts", str(len(visit.attempts)).encode("ascii")),
     ]
+    if visit.alias:
+        headers.append((b"x-tokenhub-alias", visit.alias.encode("ascii")))
     if visit.estimated_cost_nano is not None:
         headers.append((b"x-tokenhub-estimated-cost-usd", dollars(visit.estimated_cost_nano).encode("ascii")))
     if delivery.dropped:

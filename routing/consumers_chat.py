@@ -85,10 +85,11 @@ class TokenHubChat(Chat):
 
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
         parsed = read_body(_decode, body)
-        policy = from_headers(visit.runtime.default_policy, visit.headers)
+        profiles = visit.runtime.snapshot.profiles
+        policy = from_headers(visit.runtime.default_policy, visit.headers, profiles)
         if parsed.policy:
             if parsed.policy.mode is not None:
-                policy = with_mode(policy, parsed.policy.mode, param="policy.mode")
+                policy = with_mode(policy, parsed.policy.mode, param="policy.mode", profiles=profiles)
             policy = with_limits(
                 policy,
                 max_budget_usd=parsed.policy.max_budget_usd,
@@ -97,8 +98,9 @@ class TokenHubChat(Chat):
                 names=LIMIT_NAMES,
             )
         if parsed.capabilities and parsed.capabilities.planning and not (parsed.policy and parsed.policy.mode):
-            policy = with_mode(policy, "planning", param="capabilities.planning")
-        return Envelope.read(_chat_body(parsed)), policy
+            policy = with_mode(policy, "planning", param="capabilities.planning", profiles=profiles)
+        chat, policy = self.obey(visit, _chat_body(parsed), policy)
+        return Envelope.read(chat), policy
 
     def shape(self, visit: Visit, body: bytes, cost: int | None) -> bytes:
         target = visit.target

@@ -12,8 +12,7 @@ from django.conf import settings
 from keys.auth import KeyRecord, authenticate
 from routing.consumers import Endpoint
 from routing.errors import ApiError
-from routing.policy import MODE_PREFIX
-from routing.scoring import PROFILES
+from routing.policy import MODE_PREFIX, usable_names
 from routing.snapshot import Snapshot, Target
 from routing.visit import Visit
 
@@ -29,19 +28,18 @@ class Models(Endpoint):
         key: KeyRecord | None = None
         if not settings.TOKENHUB_PUBLIC_MODELS or b"authorization" in visit.headers or b"x-api-key" in visit.headers:
             key = visit.key = authenticate(visit.runtime.snapshot.keys, visit.headers, now=time())
-        usable = {
-            name: target
-            for name, target in sorted(visit.runtime.snapshot.targets.items())
-            if key is None or key.may_use(name)
+        snapshot = visit.runtime.snapshot
+        usable: dict[str, Target | None] = {
+            name: snapshot.targets.get(name) for name in sorted(usable_names(snapshot, key))
         }
         is_anthropic = b"anthropic-version" in visit.headers
         wanted = unquote(visit.scope["path"].removeprefix(self.path).strip("/"))
         if wanted:
-            if wanted not in usable and wanted not in _router_names(visit.runtime.snapshot):
+            if wanted not in usable and wanted not in _router_names(snapshot):
                 raise ApiError("model_not_found", f"There is no model {wanted[:200]!r} here.", param="model")
             result: Any = _described(wanted, usable.get(wanted), is_anthropic)
         else:
-            names = [*usable, *(_router_names(visit.runtime.snapshot) if usable else [])]
+            names = [*usable, *(_router_names(snapshot) if usable else [])]
             rows = [_described(name, usable.get(name), is_anthropic) for name in names]
             result = (
                 {"data": rows, "has_more": False, "first_id": names[0] if names else None,
@@ -54,7 +52,7 @@ class Models(Endpoint):
 
 def _router_names(snapshot: Snapshot) -> list[str]:
     """What a client may name to leave the choice to the router."""
-    return [MODE_PREFIX + mode for mode in ("auto", *PROFILES)] if snapshot.routable else []
+    return [MODE_PREFIX + mode for mode in ("auto", *snapshot.profiles)] if snapshot.routable else []
 
 
 def _described(name: str, target: Target | None, is_anthropic: bool) -> dict[str, Any]:

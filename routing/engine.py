@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from random import Random
 from time import monotonic
 from typing import Final
@@ -15,18 +16,21 @@ from typing import Final
 from providers.client import FailureKind, Transport
 from providers.formats.errors import InvalidRequest
 from providers.outcomes import ErrorClass, is_retriable
+from routing.affinity import Affinity, Conversation
 from routing.attempt import AttemptFailed, Delivery, Timeouts, attempt
 from routing.call import Call
 from routing.eligibility import exclusion, expected_cost, unusable_because
 from routing.errors import ApiError
 from routing.failures import after_failures, nobody_eligible, rejected, unusable
 from routing.health import Health
-from routing.scoring import PROFILES, Figures, scores
-from routing.snapshot import Endpoint, Target
-from telemetry.journal import Attempt
+from routing.policy import pick_variant
+from routing.scoring import Figures, scores
+from routing.snapshot import Alias, Endpoint, Target
+from telemetry.journal import Attempt, Candidate
 from vault.errors import VaultLocked
 
 MAX_TARGETS: Final = 5
+SHOWN: Final = 20  # candidates, and as many that were left out
 MAX_RETRIES: Final = 2
 BACKOFF_SECONDS: Final = 0.1
 UNIVERSAL: Final = "openai-chat"  # whoever speaks several dialects speaks this one
@@ -47,6 +51,8 @@ class Engine:
     ) -> None:
         self._doors = doors
         self._health = health
+        self._affinity = Affinity()
+        self._claims: dict[str, dict[str, float]] = {}
         self._timeouts = timeouts
         self._rng = rng
         self._vault_is_open = vault_is_open
@@ -66,6 +72,8 @@ class Engine:
             delivery = await self._try(call, target, failures)
             if delivery is not None:
                 delivery.reason = _reason(call, target, failures)
+                if call.conversation is not None:
+                    self._affinity.remember(call.conversation, target.model_id, monotonic())
                 return delivery
             if not failures or failures[-1][0] is not target:
                 continue  # the request cannot be said in this target's dialect
@@ -97,6 +105,31 @@ class Engine:
         endpoint = self._endpoint(target, set(), monotonic())
         return await attempt(call, target, call.dialect, endpoint, door, self._timeouts)
 
+    def pick_variant(self, alias: Alias, key_id: str, talk: Conversation | None) -> Target:
+        """One of the alias's variants, by its rule; a later turn of a conversation stays where it began."""
+        if talk is not None and (home := self._affinity.target(talk, monotonic())):
+            for variant in alias.variants:
+                if variant.target.model_id == home:
+                    return variant.target
+        match alias.sticky_by:
+            case "api_key":
+                digest = blake2b(f"{alias.name}\0{key_id}".encode(), digest_size=8).digest()
+                return pick_variant(alias, draw=int.from_bytes(digest, "big") / 2**64)
+            case "round_robin":
+                return self._turn_of(alias)
+            case _:
+                return pick_variant(alias, draw=self._rng.random())
+
+    def _turn_of(self, alias: Alias) -> Target:
+        """Smooth weighted round robin: each variant's claim grows by its share, and the largest claim is paid."""
+        claims = self._claims.setdefault(alias.name, {})
+        for variant in alias.variants:
+            model_id = variant.target.model_id
+            claims[model_id] = claims.get(model_id, 0.0) + variant.share
+        chosen = max(alias.variants, key=lambda one: claims[one.target.model_id]).target
+        claims[chosen.model_id] -= 1.0
+        return chosen
+
     # -- which targets -------------------------------------------------------------------------------------------
     def _targets(self, call: Call) -> Iterator[Target]:
         """Lazily: a request whose named model answers never pays for the ranking."""
@@ -107,21 +140,33 @@ class Engine:
         if reason := unusable_because(hint, dialect=call.dialect, vault_open=self._vault_is_open()):
             if reason in {"vault_locked", "no_dialect"} or not call.allow_fallback:
                 raise unusable(hint, reason)
-        else:
-            resting = self._health.resting(hint.provider.id, hint.model_id, monotonic())
-            others = self.ranked(call) if resting and call.allow_fallback else []
-            if not others:  # an only target is asked even while it rests: its provider knows best
-                yield hint
-                others = self.ranked(call) if call.allow_fallback else []
-            yield from others
+            yield from self._others(call)
             return
-        yield from self.ranked(call)
+        resting = self._health.resting(hint.provider.id, hint.model_id, monotonic())
+        others = self._others(call) if resting and call.allow_fallback else []
+        if not others:  # an only target is asked even while it rests: its provider knows best
+            yield hint
+            others = self._others(call) if call.allow_fallback else []
+        yield from others
 
-    def ranked(self, call: Call, excluded: dict[str, str] | None = None) -> list[Target]:
-        """The eligible targets but the named one, best first. `excluded` is filled with why the others are not."""
+    def _others(self, call: Call) -> list[Target]:
+        """Who comes after the named target: the further variants of its alias, as far as they serve, and the rest."""
+        now, vault_open = monotonic(), self._vault_is_open()
+        variants = [
+            target
+            for target in call.variants
+            if not unusable_because(target, dialect=call.dialect, vault_open=vault_open)
+            and not self._health.resting(target.provider.id, target.model_id, now)
+        ]
+        return [*variants, *(target for target in self.ranked(call) if target not in variants)]
+
+    def ranked(self, call: Call) -> list[Target]:
+        """The eligible targets but the named one, best first; the conversation's own goes before all. What was looked
+        at is noted in `call.candidates`."""
         now, vault_open = monotonic(), self._vault_is_open()
         eligible: list[Target] = []
         figures: list[Figures] = []
+        excluded: list[Candidate] = []
         for target in call.snapshot.routable:
             if target is call.hint:
                 continue
@@ -137,13 +182,17 @@ class Engine:
                 vault_open=vault_open,
             )
             if why:
-                if excluded is not None:
-                    excluded[target.model_id] = why
+                excluded.append(Candidate(target.model_id, target.provider.id, excluded=why))
                 continue
             eligible.append(target)
             figures.append(Figures(expected_cost(target, call.needs), stats.latency_ms, stats.failure, target.weight))
-        ranks = scores(figures, PROFILES[call.policy.mode])
-        return [target for _, _, target in sorted(zip(ranks, range(len(ranks)), eligible, strict=True))]
+        parts = scores(figures, call.snapshot.profiles[call.policy.mode])
+        home = self._affinity.target(call.conversation, now) if call.conversation is not None else ""
+        order = sorted(range(len(parts)), key=lambda one: (eligible[one].model_id != home, parts[one].score))
+        call.candidates[:] = [
+            Candidate(eligible[one].model_id, eligible[one].provider.id, *parts[one]) for one in order[:SHOWN]
+        ] + excluded[:SHOWN]
+        return [eligible[one] for one in order]
 
     # -- one target ----------------------------------------------------------------------------------------------
     async def _try(self, call: Call, target: Target, failures: list[tuple[Target, AttemptFailed]]) -> Delivery | None:
@@ -220,9 +269,8 @@ class Engine:
     def _final_error(self, call: Call, failures: list[tuple[Target, AttemptFailed]]) -> ApiError:
         if failures:
             return after_failures(failures)
-        excluded: dict[str, str] = {}
-        self.ranked(call, excluded)
-        return nobody_eligible(call.snapshot, excluded)
+        self.ranked(call)
+        return nobody_eligible(call.snapshot, {one.model: one.excluded for one in call.candidates if one.excluded})
 
 
 def _deadline_passed(call: Call) -> bool:
@@ -232,7 +280,9 @@ def _deadline_passed(call: Call) -> bool:
 
 def _reason(call: Call, target: Target, failures: list[tuple[Target, AttemptFailed]]) -> str:
     if not failures:
-        return "model-hint" if target is call.hint else f"routed-weight-{target.weight}"
+        if target is not call.hint:
+            return f"routed-weight-{target.weight}"
+        return "alias-variant" if call.alias is not None else "model-hint"
     last_target, last = failures[-1]
     if last_target is target and last.error is ErrorClass.MODEL_UNAVAILABLE:  # found in another dialect
         return _reason(call, target, [one for one in failures if one[0] is not target])

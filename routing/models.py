@@ -64,6 +64,85 @@ class Model(models.Model):
             raise ValidationError({"max_context_tokens": "At least 1."})
 
 
+class StickyBy(models.TextChoices):
+    REQUEST = "request", "Each request by chance"
+    API_KEY = "api_key", "Each client key always the same"
+    ROUND_ROBIN = "round_robin", "In turn"
+
+
+class Alias(models.Model):
+    """A public name for one or several models: for an A/B test, or for one model at two providers."""
+
+    name = models.CharField(primary_key=True, max_length=200, validators=[validate_id])
+    sticky_by = models.CharField(
+        "choice", max_length=20, choices=StickyBy.choices, default=StickyBy.REQUEST,
+        help_text="Turns of one conversation stay where they began, in any case.",
+    )  # fmt: skip
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True, editable=False)
+    updated_at = models.DateTimeField(auto_now=True, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name_plural = "aliases"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        if Model.objects.filter(pk=self.name).exists():
+            raise ValidationError({"name": "A model has this name already."})
+
+
+class AliasVariant(models.Model):
+    alias = models.ForeignKey(Alias, on_delete=models.CASCADE, related_name="variants")
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="+")
+    weight = models.PositiveSmallIntegerField(
+        default=1, validators=[MaxValueValidator(1000)], help_text="Its share of the traffic, relative to the others."
+    )
+    is_shadow = models.BooleanField(
+        "shadow",
+        default=False,
+        help_text="Gets a copy of so many percent of the requests; its answers are logged and never returned.",
+    )
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [models.UniqueConstraint(fields=["alias", "model"], name="aliasvariant_once")]
+
+    def __str__(self) -> str:
+        return f"{self.model_id} ({self.weight})"
+
+
+def _share(help_text: str) -> models.FloatField[Any, Any]:
+    return models.FloatField(validators=[MinValueValidator(0.0), MaxValueValidator(1.0)], help_text=help_text)
+
+
+class RoutingProfile(models.Model):
+    """How a mode weighs a target. A row by the name of a built-in mode takes its place; others are further modes."""
+
+    name = models.CharField(primary_key=True, max_length=60, validators=[validate_id])
+    cost = _share("Of the expected cost.")
+    latency = _share("Of the latency.")
+    failure = _share("Of the failure rate.")
+    capability = _share("Of the model's weight.")
+    created_at = models.DateTimeField(auto_now_add=True, editable=False)
+    updated_at = models.DateTimeField(auto_now=True, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        if self.name in {"auto", "thompson"}:
+            raise ValidationError({"name": "This name has a meaning of its own."})
+        total = sum(value or 0.0 for value in (self.cost, self.latency, self.failure, self.capability))
+        if not 0.999 <= total <= 1.001:
+            raise ValidationError(f"The four weights must add up to 1; they add up to {total:g}.")
+
+
 class ConfigVersion(models.Model):
     """One row, raised in the transaction of every change that the data plane must see."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -11,7 +11,7 @@ from keys.auth import KeyRecord
 from routing.errors import ApiError
 from routing.pricing import NANO
 from routing.scoring import PROFILES
-from routing.snapshot import Snapshot, Target
+from routing.snapshot import Alias, Snapshot, Target
 
 MAX_BUDGET_USD = 100.0
 MAX_LATENCY_MS = 300_000
@@ -34,10 +34,11 @@ class Policy:
     allow_fallback: bool = True
 
 
-def with_mode(policy: Policy, mode: str, *, param: str) -> Policy:
-    if mode not in PROFILES:
+def with_mode(policy: Policy, mode: str, *, param: str, profiles: Collection[str] = PROFILES.keys()) -> Policy:
+    """`profiles`: the modes that there are."""
+    if mode not in profiles:
         raise ApiError(
-            "invalid_request", f"There is no mode {mode[:40]!r}.", param=param, hint="Modes: " + ", ".join(PROFILES)
+            "invalid_request", f"There is no mode {mode[:40]!r}.", param=param, hint="Modes: " + ", ".join(profiles)
         )
     return replace(policy, mode=mode)
 
@@ -74,7 +75,7 @@ _LIMIT_HEADERS = tuple(name.lower().encode() for name in HEADER_NAMES)
 _POLICY_HEADERS = (b"x-tokenhub-fallback", b"x-tokenhub-mode", *_LIMIT_HEADERS)
 
 
-def from_headers(policy: Policy, headers: Mapping[bytes, bytes]) -> Policy:
+def from_headers(policy: Policy, headers: Mapping[bytes, bytes], profiles: Collection[str] = PROFILES.keys()) -> Policy:
     """The policy with what the X-TokenHub-* headers say. Raises ApiError for a bad value."""
     if headers.keys().isdisjoint(_POLICY_HEADERS):
         return policy
@@ -83,7 +84,7 @@ def from_headers(policy: Policy, headers: Mapping[bytes, bytes]) -> Policy:
             raise ApiError("invalid_request", "X-TokenHub-Fallback knows only `none`.", param="X-TokenHub-Fallback")
         policy = replace(policy, allow_fallback=False)
     if mode := headers.get(b"x-tokenhub-mode"):
-        policy = with_mode(policy, mode.decode("latin-1").strip(), param="X-TokenHub-Mode")
+        policy = with_mode(policy, mode.decode("latin-1").strip(), param="X-TokenHub-Mode", profiles=profiles)
     values = []
     for shown, name in zip(HEADER_NAMES, _LIMIT_HEADERS, strict=True):
         raw = headers.get(name)
@@ -98,8 +99,18 @@ def from_headers(policy: Policy, headers: Mapping[bytes, bytes]) -> Policy:
     )
 
 
-def choose(snapshot: Snapshot, name: str, policy: Policy, key: KeyRecord) -> tuple[Target | None, Policy]:
-    """The target that the client named, None where the router decides. Never a silent substitute: raises ApiError."""
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a name in a request stands for: a target, an alias as far as the key may use it, or neither: the router
+    decides."""
+
+    policy: Policy
+    hint: Target | None = None
+    alias: Alias | None = None
+
+
+def choose(snapshot: Snapshot, name: str, policy: Policy, key: KeyRecord) -> Choice:
+    """Never a silent substitute: raises ApiError."""
     target = snapshot.targets.get(name)
     if target is not None:
         if not key.may_use(name):
@@ -107,15 +118,17 @@ def choose(snapshot: Snapshot, name: str, policy: Policy, key: KeyRecord) -> tup
                 "model_not_allowed",
                 f"This client key may not use the model {name!r}.",
                 param="model",
-                hint=_hint([one for one in snapshot.targets if key.may_use(one)]),
+                hint=_hint(usable_names(snapshot, key)),
             )
-        return target, policy
+        return Choice(policy, target)
     if name in AUTO:
-        return None, policy
-    if name.startswith(MODE_PREFIX) and (mode := name[len(MODE_PREFIX) :]) in PROFILES:
-        return None, replace(policy, mode=mode)
-    usable = [one for one in snapshot.targets if key.may_use(one)]
-    modes = [MODE_PREFIX + mode for mode in ("auto", *PROFILES)]
+        return Choice(policy)
+    if (alias := snapshot.aliases.get(name)) is not None:
+        return Choice(policy, alias=_usable_alias(snapshot, alias, key))
+    if name.startswith(MODE_PREFIX) and (mode := name[len(MODE_PREFIX) :]) in snapshot.profiles:
+        return Choice(replace(policy, mode=mode))
+    usable = usable_names(snapshot, key)
+    modes = [MODE_PREFIX + mode for mode in ("auto", *snapshot.profiles)]
     nearest = get_close_matches(name[:200], usable + modes, n=3, cutoff=0.5)
     raise ApiError(
         "model_not_found",
@@ -123,6 +136,43 @@ def choose(snapshot: Snapshot, name: str, policy: Policy, key: KeyRecord) -> tup
         param="model",
         hint=f"Did you mean {', '.join(nearest)}?" if nearest else _hint(usable),
     )
+
+
+def _usable_alias(snapshot: Snapshot, alias: Alias, key: KeyRecord) -> Alias:
+    """A key may use an alias that it names, whatever its variants are; otherwise the variants that it may use."""
+    if key.may_use(alias.name):
+        return alias
+    variants = tuple(one for one in alias.variants if key.may_use(one.target.model_id))
+    if not variants:
+        raise ApiError(
+            "model_not_allowed",
+            f"This client key may not use the alias {alias.name!r}.",
+            param="model",
+            hint=_hint(usable_names(snapshot, key)),
+        )
+    total = sum(one.share for one in variants)
+    return replace(alias, variants=tuple(replace(one, share=one.share / total) for one in variants))
+
+
+def pick_variant(alias: Alias, *, draw: float) -> Target:
+    """`draw` from 0 to below 1: the same draw gives the same variant as long as the alias stays as it is."""
+    for variant in alias.variants:
+        draw -= variant.share
+        if draw < 0:
+            return variant.target
+    return alias.variants[-1].target
+
+
+def usable_names(snapshot: Snapshot, key: KeyRecord | None) -> list[str]:
+    """Models and aliases that the key may name; all of them without one."""
+    if key is None:
+        return [*snapshot.targets, *snapshot.aliases]
+    aliases = [
+        name
+        for name, alias in snapshot.aliases.items()
+        if key.may_use(name) or any(key.may_use(one.target.model_id) for one in alias.variants)
+    ]
+    return [*(one for one in snapshot.targets if key.may_use(one)), *aliases]
 
 
 def _hint(usable: list[str]) -> str:

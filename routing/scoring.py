@@ -39,7 +39,17 @@ class Figures(NamedTuple):
     weight: int
 
 
-def scores(candidates: Sequence[Figures], profile: Profile) -> list[float]:
+class Parts(NamedTuple):
+    """A score, and what it is made of. Capability counts against the others."""
+
+    score: float
+    cost: float
+    latency: float
+    failure: float
+    capability: float
+
+
+def scores(candidates: Sequence[Figures], profile: Profile) -> list[Parts]:
     """Cost and latency count relative to the dearest and slowest candidate. No price counts as the dearest."""
     if not candidates:
         return []
@@ -47,11 +57,10 @@ def scores(candidates: Sequence[Figures], profile: Profile) -> list[float]:
     slowest = max(one.latency_ms for one in candidates) or 1.0
     result = []
     for cost, latency_ms, failure, weight in candidates:
-        relative_cost = 1.0 if cost is None else cost / dearest
-        result.append(
-            profile.cost * relative_cost
-            + profile.latency * (latency_ms / slowest)
-            + profile.failure * failure
-            - profile.capability * (weight / 10)
-        )
+        cost_part = profile.cost * (1.0 if cost is None else cost / dearest)
+        latency_part = profile.latency * (latency_ms / slowest)
+        failure_part = profile.failure * failure
+        capability_part = profile.capability * (weight / 10)
+        score = cost_part + latency_part + failure_part - capability_part
+        result.append(Parts(score, cost_part, latency_part, failure_part, capability_part))
     return result

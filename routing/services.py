@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from providers.models import CredentialStore, Provider, ProviderType
 from providers.sandbox import SANDBOX_MODELS
-from routing.models import Model
+from routing.models import Alias, Model, RoutingProfile
 
 SANDBOX_PROVIDER_ID = "sandbox"
 
@@ -20,6 +23,36 @@ def save(*, model: Model) -> None:
 
 def delete(*, model: Model) -> None:
     model.delete()
+
+
+@transaction.atomic
+def save_alias(*, alias: Alias) -> None:
+    """Its variants are rows of their own, and checked by `check_variants`. Raises ValidationError."""
+    alias.full_clean()
+    alias.save()
+
+
+def check_variants(variants: Sequence[tuple[str, int, bool]]) -> None:
+    """Of one alias: model id, weight, whether it is a shadow. Raises ValidationError."""
+    if not any(weight and not is_shadow for _, weight, is_shadow in variants):
+        raise ValidationError("An alias needs a variant that answers: one with a weight above 0 that is no shadow.")
+    if any(is_shadow and weight > 100 for _, weight, is_shadow in variants):
+        raise ValidationError("A shadow's weight is the percentage of requests that it gets: at most 100.")
+
+
+def delete_alias(*, alias: Alias) -> None:
+    alias.delete()
+
+
+@transaction.atomic
+def save_profile(*, profile: RoutingProfile) -> None:
+    """Raises ValidationError."""
+    profile.full_clean()
+    profile.save()
+
+
+def delete_profile(*, profile: RoutingProfile) -> None:
+    profile.delete()
 
 
 @transaction.atomic

@@ -12,6 +12,7 @@ from providers.formats.reasoning import is_openai_reasoner
 from providers.formats.registry import DIALECTS
 from providers.types import TYPES, TypeDefaults
 from routing.pricing import Prices
+from routing.scoring import PROFILES, Profile
 from vault.keyring import SealedCredential
 
 RESPONSES = "openai-responses"
@@ -69,11 +70,30 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Variant:
+    """One of an alias. `share`: its part of the traffic, 0 to 1; a shadow's are parts of their own."""
+
+    target: Target
+    share: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alias:
+    name: str
+    sticky_by: str
+    variants: tuple[Variant, ...]
+    shadows: tuple[Variant, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """`targets` by model id: whatever may be named. `routable`: what the router may pick by itself."""
+    """`targets` by model id: whatever may be named, beside `aliases`. `routable`: what the router may pick by itself.
+    `profiles`: the weights of each mode."""
 
     version: int = -1
     targets: Mapping[str, Target] = field(default_factory=dict)
     routable: tuple[Target, ...] = ()
     keys: Mapping[str, KeyRecord] = field(default_factory=dict)
+    aliases: Mapping[str, Alias] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
     provider_count: int = 0

@@ -14,9 +14,11 @@ from providers.client import Url
 from providers.formats.registry import DIALECTS
 from providers.models import CredentialStore, Provider, ProviderType
 from providers.types import TYPES, api_root
-from routing.models import ConfigVersion, Model
+from routing.models import Alias as AliasRow
+from routing.models import ConfigVersion, Model, RoutingProfile
 from routing.pricing import Prices
-from routing.snapshot import Endpoint, ProviderRecord, Snapshot, Target
+from routing.scoring import PROFILES, Profile
+from routing.snapshot import Alias, Endpoint, ProviderRecord, Snapshot, Target, Variant
 from telemetry.logs import EventLogger
 from vault.keyring import SealedCredential
 from vault.services import sealed_credentials
@@ -52,8 +54,27 @@ def build_snapshot() -> Snapshot:
         targets=targets,
         routable=_routable(providers, list(targets.values())),
         keys={row.digest: _key(row) for row in ClientKey.objects.servable()},
+        aliases=_aliases(targets),
+        profiles={**PROFILES, **{row.name: _profile(row) for row in RoutingProfile.objects.all()}},
         provider_count=len(providers),
     )
+
+
+def _aliases(targets: Mapping[str, Target]) -> dict[str, Alias]:
+    """Those with a variant that can be served. A model's own name goes before an alias."""
+    found: dict[str, Alias] = {}
+    for row in AliasRow.objects.filter(enabled=True).prefetch_related("variants"):
+        rows = [one for one in row.variants.all() if one.model_id in targets and one.weight]
+        total = sum(one.weight for one in rows if not one.is_shadow)
+        variants = tuple(Variant(targets[one.model_id], one.weight / total) for one in rows if not one.is_shadow)
+        shadows = tuple(Variant(targets[one.model_id], min(one.weight / 100, 1.0)) for one in rows if one.is_shadow)
+        if variants and row.name not in targets:
+            found[row.name] = Alias(row.name, row.sticky_by, variants, shadows)
+    return found
+
+
+def _profile(row: RoutingProfile) -> Profile:
+    return Profile(row.cost, row.latency, row.failure, row.capability)
 
 
 def _routable(providers: Mapping[str, ProviderRecord], targets: Sequence[Target]) -> tuple[Target, ...]:
@@ -116,6 +137,7 @@ def _key(row: ClientKey) -> KeyRecord:
         scopes=frozenset(row.scopes),
         allowed_models=frozenset(row.allowed_models),
         allow_fallback=row.allow_fallback,
+        allow_directives=row.allow_directives,
         enabled=row.enabled,
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
     )

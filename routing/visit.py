@@ -15,7 +15,7 @@ from routing.identity import client_request_id, new_request_id
 from routing.patience import Patience
 from routing.pricing import cost_nano
 from routing.snapshot import Target
-from telemetry.journal import Attempt, Entry
+from telemetry.journal import Attempt, Candidate, Entry
 
 if TYPE_CHECKING:
     from routing.runtime import Runtime
@@ -35,9 +35,9 @@ class ClientLeft(Exception):
 class Visit:
     __slots__ = (
         "_accounted", "_receive", "_send", "_task", "_ticked", "_timer", "_watched", "_watcher", "address", "alias",
-        "attempts", "client_id", "client_left", "dialect", "endpoint", "estimated_cost_nano", "first_chunk_ms",
-        "headers", "key", "mode", "patience", "reason", "request_id", "requested_model", "runtime", "scope",
-        "started", "started_at", "stream", "target",
+        "attempts", "candidates", "client_id", "client_left", "dialect", "endpoint", "estimated_cost_nano",
+        "first_chunk_ms", "headers", "key", "mode", "patience", "reason", "request_id", "requested_model", "runtime",
+        "scope", "started", "started_at", "stream", "target",
     )  # fmt: skip
 
     def __init__(self, scope: Any, receive: Any, send: Any, runtime: Runtime, endpoint: str, dialect: Dialect) -> None:
@@ -55,6 +55,7 @@ class Visit:
         self.key: KeyRecord | None = None
         self.target: Target | None = None
         self.attempts: list[Attempt] = []
+        self.candidates: list[Candidate] = []
         self.requested_model = self.alias = self.mode = self.reason = ""
         self.stream = self.started = self.client_left = self._accounted = False
         self.estimated_cost_nano: int | None = None
@@ -254,6 +255,7 @@ class Visit:
                 disconnected=self.client_left,
                 tags=list(key.tags) if key is not None else [],
                 attempt_list=self.attempts,
+                candidates=self.candidates,
             )
         )
         metrics.requests[self.mode, model, provider, str(status)] += 1

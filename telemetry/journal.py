@@ -39,6 +39,20 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     message: str = ""
 
 
+class Candidate(msgspec.Struct, omit_defaults=True):
+    """A target that the router looked at: its score and what that is made of, or why it was left out."""
+
+    model: str
+    provider: str
+    score: float = 0.0
+    cost: float = 0.0
+    latency: float = 0.0
+    failure: float = 0.0
+    capability: float = 0.0
+    probability: float = 0.0
+    excluded: str = ""
+
+
 class Entry(msgspec.Struct, omit_defaults=True):
     """One finished request. Short of `attempt_list`, the fields of the request log; costs in nano-dollars, `at` in
     microseconds since 1970."""
@@ -74,6 +88,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     disconnected: bool = False
     tags: list[str] = []
     attempt_list: list[Attempt] = []
+    candidates: list[Candidate] = []
 
 
 _encode = msgspec.json.Encoder().encode

@@ -10,6 +10,7 @@ from django import forms
 from django.http import HttpRequest
 from unfold import decorators
 from unfold.admin import ModelAdmin
+from unfold.admin import TabularInline as UnfoldTabularInline
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,6 +38,10 @@ class Admin(ModelAdmin):  # type: ignore[misc]  # unfold has no type information
     empty_value_display = "-"
     empty_title = "Nothing here yet"
     empty_hint = ""
+
+
+class TabularInline(UnfoldTabularInline):  # type: ignore[misc]  # unfold has no type information
+    """Rows that belong to the page's object."""
 
 
 class ReadOnlyAdmin(Admin):

@@ -58,6 +58,8 @@ UNFOLD: dict[str, Any] = {
                 "items": [
                     _item("Providers", "cloud", "providers.provider"),
                     _item("Models", "neurology", "routing.model"),
+                    _item("Aliases", "alt_route", "routing.alias"),
+                    _item("Routing profiles", "tune", "routing.routingprofile"),
                 ],
             },
             {

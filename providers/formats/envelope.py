@@ -172,6 +172,15 @@ class Envelope:
             self.has_images = _IMAGES.search(self.body) is not None
             self.has_documents = _DOCUMENTS.search(self.body) is not None
 
+    @property
+    def turns(self) -> bytes:
+        """The conversation so far, as it stands in the body."""
+        return self.raw("messages") or self.raw("input")
+
+    def raw(self, name: str) -> bytes:
+        """A field as it stands in the body; empty when it is not there."""
+        return bytes(self._fields.get(name, b""))
+
     def with_model(self, upstream_model: str, *, ask_usage: bool = False) -> bytes:
         """The body for an upstream: itself where nothing has to change."""
         ask_usage = ask_usage and self.stream and not self.include_usage

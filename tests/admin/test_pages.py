@@ -21,7 +21,7 @@ import tokenhub.urls  # noqa: F401  registers the pages
 from keys import services as keys
 from keys.models import ClientKey
 from providers.models import CredentialStore, Provider, ProviderType
-from routing.models import Model
+from routing.models import Alias, AliasVariant, Model, RoutingProfile
 from telemetry.models import RequestLog
 from tests.admin.forms import submit, text
 from vault.models import VaultState
@@ -41,6 +41,17 @@ def model(number: int = 0, **fields: Any) -> Model:
     return Model.objects.create(
         **{"id": f"org/model_{number}", "provider": fields.pop("provider", None) or provider(number), **fields}
     )
+
+
+def alias(number: int = 0, **fields: Any) -> Alias:
+    made = Alias.objects.create(**{"name": f"org/alias_{number}", **fields})
+    for place in range(2):
+        AliasVariant.objects.create(alias=made, model=model(100 + 2 * number + place))
+    return made
+
+
+def profile(number: int = 0) -> RoutingProfile:
+    return RoutingProfile.objects.create(name=f"mine_{number}", cost=0.1, latency=0.2, failure=0.3, capability=0.4)
 
 
 def client_key(number: int = 0, **fields: Any) -> ClientKey:
@@ -65,6 +76,8 @@ def vault_state(number: int = 0) -> VaultState:
 SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
     Provider: provider,
     Model: model,
+    Alias: alias,
+    RoutingProfile: profile,
     ClientKey: client_key,
     RequestLog: request_row,
     VaultState: vault_state,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.errors import ApiError
-from routing.policy import AUTO, Policy, choose, from_headers, with_limits, with_mode
+from routing.policy import AUTO, Choice, Policy, choose, from_headers, with_limits, with_mode
 from routing.pricing import NANO
 from routing.scoring import PROFILES
 from routing.snapshot import Snapshot
@@ -30,25 +30,25 @@ def refused(call: Callable[[], object]) -> ApiError:
 # -- which model -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", list(MODELS.targets))
 def test_a_known_name_is_that_model(name: str) -> None:
-    assert choose(MODELS, name, PLAIN, key()) == (MODELS.targets[name], PLAIN)
+    assert choose(MODELS, name, PLAIN, key()) == Choice(PLAIN, MODELS.targets[name])
 
 
 @pytest.mark.parametrize("name", sorted(AUTO))
 def test_the_router_decides_where_no_model_is_named(name: str) -> None:
-    assert choose(MODELS, name, PLAIN, key()) == (None, PLAIN)
+    assert choose(MODELS, name, PLAIN, key()) == Choice(PLAIN)
 
 
 @pytest.mark.parametrize("mode", PROFILES)
 def test_a_mode_can_be_named_in_place_of_a_model(mode: str) -> None:
-    hint, policy = choose(MODELS, f"tokenhub/{mode}", PLAIN, key())
-    assert hint is None
-    assert policy.mode == mode
-    assert policy.max_budget_nano == PLAIN.max_budget_nano
+    chosen = choose(MODELS, f"tokenhub/{mode}", PLAIN, key())
+    assert chosen.hint is None
+    assert chosen.policy.mode == mode
+    assert chosen.policy.max_budget_nano == PLAIN.max_budget_nano
 
 
 def test_a_model_that_is_named_like_a_mode_is_the_model() -> None:
     odd = target("tokenhub/cheap")
-    assert choose(snapshot(odd), "tokenhub/cheap", PLAIN, key()) == (odd, PLAIN)
+    assert choose(snapshot(odd), "tokenhub/cheap", PLAIN, key()) == Choice(PLAIN, odd)
 
 
 @given(st.text(max_size=30))

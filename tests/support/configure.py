@@ -1,5 +1,6 @@
 """Fills a data folder's database from a description on standard input. Run as a process of its own, beside the server
-that reads it: `{"providers": [...], "models": [...], "keys": [...], "delete_keys": [...]}`, rows by field name."""
+that reads it: `{"providers": [...], "models": [...], "aliases": [...], "profiles": [...], "keys": [...],
+"delete_keys": [...]}`, rows by field name."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ django.setup()
 
 from keys.models import ClientKey  # noqa: E402
 from providers.models import Provider  # noqa: E402
-from routing.models import Model  # noqa: E402
+from routing.models import Alias, AliasVariant, Model, RoutingProfile  # noqa: E402
 from vault import services as vault  # noqa: E402
 
 
@@ -33,6 +34,14 @@ def main() -> None:
             vault.put_secret(name=provider.secret_name, value=credential)
     for row in wanted.get("models", []):
         Model.objects.update_or_create(id=row.pop("id"), defaults=row)
+    for row in wanted.get("aliases", []):
+        variants = row.pop("variants")
+        alias, _ = Alias.objects.update_or_create(name=row.pop("name"), defaults=row)
+        alias.variants.all().delete()
+        for variant in variants:
+            AliasVariant.objects.create(alias=alias, **variant)
+    for row in wanted.get("profiles", []):
+        RoutingProfile.objects.update_or_create(name=row.pop("name"), defaults=row)
     for row in wanted.get("keys", []):
         key = row.pop("key")
         row.setdefault("name", "test")

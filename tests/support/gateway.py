@@ -79,6 +79,8 @@ class Gateway:
         providers: Sequence[Mapping[str, Any]] = (),
         models: Sequence[Mapping[str, Any]] = (),
         keys: Sequence[Mapping[str, Any]] = ({"key": KEY},),
+        aliases: Sequence[Mapping[str, Any]] = (),
+        profiles: Sequence[Mapping[str, Any]] = (),
         env: Mapping[str, str] | None = None,
         workers: int = 1,
         server: str = "serve",
@@ -95,7 +97,13 @@ class Gateway:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "tokenhub.sqlite3").exists():
             (folder / "tokenhub.sqlite3").write_bytes(migrated_database())
-        self.configure(providers=list(providers), models=list(models), keys=list(keys))
+        self.configure(
+            providers=list(providers),
+            models=list(models),
+            keys=list(keys),
+            aliases=list(aliases),
+            profiles=list(profiles),
+        )
 
     def configure(self, **rows: Sequence[Any]) -> None:
         """Changes the database from another process, as the admin of another worker would."""

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from telemetry import ingest
 from telemetry.ingest import Ingester, Lease, ingest_all, ingest_segment
-from telemetry.journal import Attempt, Entry, Journal, encode_line, segments
+from telemetry.journal import Attempt, Candidate, Entry, Journal, encode_line, segments
 from telemetry.models import JournalSegment, RequestLog
 from tests.support.gateway import ROOT, environment, migrated_database
 
@@ -98,13 +98,14 @@ def test_a_row_says_all_that_the_entry_said(tmp_path: Path) -> None:
         Attempt("m1", "p1", "rate_limited", 429, 12, 'slow "down" \u2028 \n'),
         Attempt("m2", "p2", "", 200, 34),
     ]
+    candidates = [Candidate("m2", "p2", 0.5, 0.25, 0.5, 0.125, 0.375), Candidate("m3", "p3", excluded="down")]
     written = Entry(
         id=str(uuid4()), at=AT, endpoint="chat", status=200, client_id="theirs", key_id="k", key_name="app",
         project="p", dialect="openai", requested_model="auto", alias="auto", mode="cheapest", model="m2",
         provider="p2", reason="cheapest", error_class="none", error_code="no", stream=True, input_tokens=11,
         cached_input_tokens=5, cache_write_tokens=3, output_tokens=7, reasoning_tokens=2, usage_estimated=True,
         estimated_cost_nano=1, cost_nano=1_234_567_891, latency_ms=46, first_chunk_ms=40, disconnected=True,
-        tags=["a", "ä"], attempt_list=attempts,
+        tags=["a", "ä"], attempt_list=attempts, candidates=candidates,
     )  # fmt: skip
     abandoned(tmp_path, written)
     assert ingest_all(tmp_path) == 1
@@ -143,7 +144,7 @@ def test_a_row_says_all_that_the_entry_said(tmp_path: Path) -> None:
         "attempts": 2,
         "client_disconnected": True,
         "tags": ["a", "ä"],
-        "detail": {"attempts": msgspec.to_builtins(attempts)},
+        "detail": {"attempts": msgspec.to_builtins(attempts), "candidates": msgspec.to_builtins(candidates)},
     }
 
 
