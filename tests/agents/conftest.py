@@ -54,7 +54,7 @@ def gateway(upstream: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Ite
         for name, dialect in UPSTREAMS.items()
     ]
     models = [
-        {"id": id_, "provider_id": name, "upstream_model": f"up-{name}", "abilities": ABILITIES, **common}
+        {"id": id_, "provider_id": name, "abilities": ABILITIES, **common}
         for name in UPSTREAMS
         for id_ in (f"by-{name}", *(f"{extra}-by-{name}" for extra in EXTRA_MODELS))
     ]

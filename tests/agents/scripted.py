@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tests.support.upstream import Reply, Request, Upstream
+from tests.support.upstream import Fault, Reply, Request, Upstream
 from tests.support.wire import encode
 
 Dialect = Literal["chat", "messages", "responses"]
@@ -113,6 +113,11 @@ class Scripted(Upstream):
         super().__init__()
         self.script: Callable[[Asked], Answer] = lambda _: Answer("Nobody told me what to say.")
         self.asked: list[Asked] = []
+        self._breaks_after = 0
+
+    def break_off(self, *, after: int) -> None:
+        """The next stream ends with a reset after so many events."""
+        self._breaks_after = after
 
     def reply_to(self, request: Request) -> Reply:
         path = request.path.partition("?")[0].removeprefix("/v1/")
@@ -122,10 +127,15 @@ class Scripted(Upstream):
             return super().reply_to(request)
         asked = Asked(PATHS[path], request.json, request.headers)
         self.asked.append(asked)
+        if self._queue:
+            return self._queue.popleft()
         events, whole = {"chat": _chat, "messages": _messages, "responses": _responses}[asked.dialect](
             asked.body, self.script(asked), len(self.requests)
         )
-        return Reply(events=tuple(events)) if asked.body.get("stream") else Reply(body=encode(whole))
+        if not asked.body.get("stream"):
+            return Reply(body=encode(whole))
+        at, self._breaks_after = self._breaks_after, 0
+        return Reply(events=tuple(events), fault=Fault.RESET_MIDWAY if at else Fault.NONE, at=at)
 
 
 def _pieces(text: str) -> list[str]:
@@ -285,3 +295,15 @@ def structured(asked: Asked, value: dict[str, Any]) -> Answer:
     if isinstance(choice, dict) and choice.get("type") == "tool":
         return Answer(calls=(Call(choice["name"], value, id="call_structured"),))
     return Answer(json.dumps(value))
+
+
+def too_long(dialect: Dialect) -> Reply:
+    """What providers say of a conversation that their model cannot hold."""
+    error: dict[str, Any] = {"type": "invalid_request_error", "code": "context_length_exceeded", "param": "input"}
+    error["message"] = "Your input exceeds the context window of this model. Please adjust your input and try again."
+    if dialect == "chat":
+        error["message"] = "This model's maximum context length is 128000 tokens, but your messages have 210000."
+    if dialect == "messages":
+        message = "prompt is too long: 210000 tokens > 200000 maximum"
+        return Reply(status=400, body=encode({"type": "error", "error": {"type": error["type"], "message": message}}))
+    return Reply(status=400, body=encode({"error": error}))

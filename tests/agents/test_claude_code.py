@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.agents.conftest import DOT, UPSTREAMS, Answered, Ran, installed, run
-from tests.agents.scripted import Answer, Asked, Call, Scripted
+from tests.agents.scripted import Answer, Asked, Call, Dialect, Scripted, too_long
 from tests.support.gateway import KEY, Gateway
 
 
@@ -18,19 +18,19 @@ from tests.support.gateway import KEY, Gateway
 def claude(gateway: Gateway, work: Path, tmp_path: Path) -> Callable[..., Ran]:
     binary = installed("@anthropic-ai/claude-code-*/claude")
 
-    def start(prompt: str, *, model: str, tools: str = "Write,Read,Bash", key: str = KEY) -> Ran:
+    def start(prompt: str, *more: str, model: str, key: str = KEY) -> Ran:
         env = {
             "ANTHROPIC_BASE_URL": gateway.base,
             "ANTHROPIC_AUTH_TOKEN": key,
             "ANTHROPIC_MODEL": model,
             "ANTHROPIC_DEFAULT_HAIKU_MODEL": model,
-            "CLAUDE_CODE_MAX_RETRIES": "0",
+            "CLAUDE_CODE_MAX_RETRIES": "1",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "DISABLE_AUTOUPDATER": "1",
             "DISABLE_ERROR_REPORTING": "1",
             "DISABLE_TELEMETRY": "1",
         }
-        command = [binary, "-p", prompt, "--output-format", "json", "--allowedTools", tools]
+        command = [binary, "-p", prompt, "--output-format", "json", "--allowedTools", "Write,Read,Bash", *more]
         return run(command, home=tmp_path, cwd=work, env=env)
 
     return start
@@ -91,6 +91,44 @@ def test_several_tools_at_once_a_failed_one_and_an_image_come_back(
     answered(2)
 
 
+def test_it_goes_on_with_a_model_of_another_dialect(
+    claude: Callable[..., Ran], upstream: Scripted, answered: Answered
+) -> None:
+    """And what that model cannot read of the first one's thinking is there again for the first one."""
+    call = Call("Bash", {"command": "true", "description": "Nothing"})
+    upstream.script = lambda asked: (
+        Answer("Ready.") if asked.results else Answer("Well.", calls=(call,), reasoning="Let me think.")
+    )
+    for model, more in (("by-messages", ()), ("by-responses", ("-c",)), ("by-chat", ("-c",)), ("by-messages", ("-c",))):
+        assert last_words(claude("Go on", *more, model=model)) == "Ready."
+    there, elsewhere = upstream.asked[-1].body, [asked.body for asked in upstream.asked[2:4]]
+    thought = {"type": "thinking", "thinking": "Let me think.", "signature": "c2lnbmVk"}
+    assert thought in next(one["content"] for one in there["messages"] if one["role"] == "assistant")
+    assert "c2lnbmVk" not in json.dumps(elsewhere)
+    assert "seal" not in json.dumps(elsewhere)
+    assert all(asked.results.keys() == {"call_1"} for asked in upstream.asked[1:])
+    answered(5)
+
+
+def test_it_tries_again_where_an_answer_breaks_off(
+    claude: Callable[..., Ran], upstream: Scripted, gateway: Gateway
+) -> None:
+    upstream.script = lambda _: Answer("It is done, and it was no trouble.")
+    upstream.asked.clear()
+    upstream.break_off(after=4)
+    assert last_words(claude("Try", model="by-chat")) == "It is done, and it was no trouble."
+    assert len(upstream.asked) == 2
+
+
+@pytest.mark.parametrize("dialect", UPSTREAMS)
+def test_it_learns_that_its_conversation_is_too_long(
+    claude: Callable[..., Ran], upstream: Scripted, dialect: Dialect
+) -> None:
+    upstream.next(too_long(dialect))
+    ran = claude("Hi", model=f"by-{dialect}")
+    assert json.loads(ran.out)["terminal_reason"] == "prompt_too_long"
+
+
 def test_its_thinking_comes_back_to_a_messages_upstream_as_it_was(
     claude: Callable[..., Ran], upstream: Scripted, answered: Answered
 ) -> None:
@@ -104,8 +142,7 @@ def test_its_thinking_comes_back_to_a_messages_upstream_as_it_was(
     answered(2)
 
 
-@pytest.mark.xfail(reason="references to tools in a tool's result are refused")
-@pytest.mark.parametrize("dialect", ["chat", "responses"])
+@pytest.mark.parametrize("dialect", UPSTREAMS)
 def test_it_finds_a_tool_by_search(
     claude: Callable[..., Ran], upstream: Scripted, answered: Answered, dialect: str
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.agents.conftest import DOT, UPSTREAMS, Answered, Ran, installed, run
-from tests.agents.scripted import Answer, Asked, Call, Scripted
+from tests.agents.scripted import Answer, Asked, Call, Dialect, Scripted, too_long
 from tests.support.gateway import KEY, Gateway
 
 CONFIG = """
@@ -27,7 +27,7 @@ base_url = "{base}/v1"
 wire_api = "responses"
 env_key = "TOKENHUB_API_KEY"
 request_max_retries = 0
-stream_max_retries = 0
+stream_max_retries = 1
 """
 
 
@@ -35,12 +35,12 @@ stream_max_retries = 0
 def codex(gateway: Gateway, work: Path, tmp_path: Path) -> Callable[..., Ran]:
     binary = installed("@openai/codex-*/vendor/*/**/codex")
 
-    def start(prompt: str, *, model: str, key: str = KEY) -> Ran:
-        (tmp_path / "codex").mkdir()
-        (tmp_path / "codex" / "config.toml").write_text(CONFIG.format(base=gateway.base))
+    def start(*prompt: str, model: str, key: str = KEY, config: str = "") -> Ran:
+        (tmp_path / "codex").mkdir(exist_ok=True)
+        (tmp_path / "codex" / "config.toml").write_text(config + CONFIG.format(base=gateway.base))
         env = {"CODEX_HOME": str(tmp_path / "codex"), "TOKENHUB_API_KEY": key}
         options = ["--dangerously-bypass-approvals-and-sandbox", "--skip-git-repo-check", "--json", "--model", model]
-        return run([binary, "exec", *options, prompt], home=tmp_path, cwd=work, env=env)
+        return run([binary, "exec", *options, *prompt], home=tmp_path, cwd=work, env=env)
 
     return start
 
@@ -165,6 +165,64 @@ def test_reasoning_is_shown_and_comes_back_as_it_was(
         said = next(one for one in body["input"] if one["type"] == "reasoning")
         assert said["encrypted_content"] == "c2VhbGVk"
     answered(2)
+
+
+def test_it_goes_on_with_a_model_of_another_dialect(
+    codex: Callable[..., Ran], upstream: Scripted, answered: Answered
+) -> None:
+    """And what that model cannot read of the first one's thinking is there again for the first one."""
+    call = Call("exec_command", {"cmd": "true"})
+    upstream.script = lambda asked: (
+        Answer("Ready.") if asked.results else Answer("Well.", calls=(call,), reasoning="Let me think.")
+    )
+    assert items(codex("Go", model="by-messages"))[-1]["text"] == "Ready."
+    for model in ("by-responses", "by-chat", "by-messages"):
+        assert items(codex("resume", "--last", "Go on", model=model))[-1]["text"] == "Ready."
+    there, elsewhere = upstream.asked[-1].body, [asked.body for asked in upstream.asked[2:4]]
+    thought = {"type": "thinking", "thinking": "Let me think.", "signature": "c2lnbmVk"}
+    assert thought in next(one["content"] for one in there["messages"] if one["role"] == "assistant")
+    assert "c2lnbmVk" not in json.dumps(elsewhere)
+    assert "seal" not in json.dumps(elsewhere)
+    assert all(asked.results.keys() == {"call_1"} for asked in upstream.asked[1:])
+    answered(5)
+
+
+@pytest.mark.parametrize("dialect", UPSTREAMS)
+def test_it_shortens_its_conversation(
+    codex: Callable[..., Ran], upstream: Scripted, answered: Answered, dialect: str
+) -> None:
+    """It asks for a summary without offering tools, and goes on from there."""
+    call = Call("exec_command", {"cmd": "true"})
+
+    def script(asked: Asked) -> Answer:
+        if not asked.tools:
+            return Answer("So far: nothing was done.")
+        return Answer("Ready.") if "nothing was done" in json.dumps(asked.body) else Answer("Well.", calls=(call,))
+
+    upstream.script = script
+    config = "model_context_window = 20000\nmodel_auto_compact_token_limit = 100\n"
+    assert items(codex("Go", model=f"by-{dialect}", config=config))[-1]["text"] == "Ready."
+    assert upstream.asked[1].results.keys() == {"call_1"}
+    answered(3)
+
+
+@pytest.mark.parametrize("dialect", UPSTREAMS)
+def test_it_tries_again_where_an_answer_breaks_off(codex: Callable[..., Ran], upstream: Scripted, dialect: str) -> None:
+    upstream.script = lambda _: Answer("It is done, and it was no trouble.")
+    upstream.asked.clear()
+    upstream.break_off(after=5)
+    ran = codex("Try", model=f"by-{dialect}")
+    assert items(ran)[-1]["text"] == "It is done, and it was no trouble."
+    assert "in the middle of its answer" in ran.out
+    assert len(upstream.asked) == 2
+
+
+@pytest.mark.parametrize("dialect", UPSTREAMS)
+def test_it_learns_that_its_conversation_is_too_long(
+    codex: Callable[..., Ran], upstream: Scripted, dialect: Dialect
+) -> None:
+    upstream.next(too_long(dialect))
+    assert "ran out of room in the model's context window" in codex("Hi", model=f"by-{dialect}").out
 
 
 @pytest.mark.parametrize(
