@@ -19,18 +19,17 @@ from providers.outcomes import ErrorClass, is_retriable
 from routing.affinity import Affinity, Conversation
 from routing.attempt import AttemptFailed, Delivery, Timeouts, attempt
 from routing.call import Call
-from routing.eligibility import exclusion, expected_cost, unusable_because
+from routing.eligibility import unusable_because
 from routing.errors import ApiError
 from routing.failures import after_failures, nobody_eligible, rejected, unusable
 from routing.health import Health
 from routing.policy import pick_variant
-from routing.scoring import Figures, scores
+from routing.ranking import rank
 from routing.snapshot import Alias, Endpoint, Target
-from telemetry.journal import Attempt, Candidate
+from telemetry.journal import Attempt
 from vault.errors import VaultLocked
 
 MAX_TARGETS: Final = 5
-SHOWN: Final = 20  # candidates, and as many that were left out
 MAX_RETRIES: Final = 2
 BACKOFF_SECONDS: Final = 0.1
 UNIVERSAL: Final = "openai-chat"  # whoever speaks several dialects speaks this one
@@ -161,38 +160,21 @@ class Engine:
         return [*variants, *(target for target in self.ranked(call) if target not in variants)]
 
     def ranked(self, call: Call) -> list[Target]:
-        """The eligible targets but the named one, best first; the conversation's own goes before all. What was looked
-        at is noted in `call.candidates`."""
-        now, vault_open = monotonic(), self._vault_is_open()
-        eligible: list[Target] = []
-        figures: list[Figures] = []
-        excluded: list[Candidate] = []
-        for target in call.snapshot.routable:
-            if target is call.hint:
-                continue
-            stats = self._health.stats(target.provider.id, target.model_id)
-            why = exclusion(
-                target,
-                dialect=call.dialect,
-                needs=call.needs,
-                policy=call.policy,
-                key=call.key,
-                resting=self._health.resting(target.provider.id, target.model_id, now),
-                latency_ms=stats.latency_ms if stats.calls else 0.0,
-                vault_open=vault_open,
-            )
-            if why:
-                excluded.append(Candidate(target.model_id, target.provider.id, excluded=why))
-                continue
-            eligible.append(target)
-            figures.append(Figures(expected_cost(target, call.needs), stats.latency_ms, stats.failure, target.weight))
-        parts = scores(figures, call.snapshot.profiles[call.policy.mode])
-        home = self._affinity.target(call.conversation, now) if call.conversation is not None else ""
-        order = sorted(range(len(parts)), key=lambda one: (eligible[one].model_id != home, parts[one].score))
-        call.candidates[:] = [
-            Candidate(eligible[one].model_id, eligible[one].provider.id, *parts[one]) for one in order[:SHOWN]
-        ] + excluded[:SHOWN]
-        return [eligible[one] for one in order]
+        """The eligible targets but the named one, best first. What was looked at is noted in `call.candidates`."""
+        now = monotonic()
+        targets, call.candidates[:] = rank(
+            call.snapshot,
+            dialect=call.dialect,
+            needs=call.needs,
+            policy=call.policy,
+            key=call.key,
+            health=self._health,
+            vault_open=self._vault_is_open(),
+            now=now,
+            hint=call.hint,
+            home=self._affinity.target(call.conversation, now) if call.conversation is not None else "",
+        )
+        return targets
 
     # -- one target ----------------------------------------------------------------------------------------------
     async def _try(self, call: Call, target: Target, failures: list[tuple[Target, AttemptFailed]]) -> Delivery | None:

@@ -1,0 +1,67 @@
+"""Which targets may answer a request, best first, and what was made of each. Pure: the same snapshot, statistics and
+request give the same ranking."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from keys.auth import KeyRecord
+from providers.formats.base import Dialect
+from routing.eligibility import Needs, exclusion, expected_cost
+from routing.health import Health
+from routing.policy import Policy
+from routing.scoring import Figures, scores
+from routing.snapshot import Snapshot, Target
+from telemetry.journal import Candidate
+
+SHOWN: Final = 20  # candidates, and as many that were left out
+
+
+class Ranking(NamedTuple):
+    """`candidates`: what was looked at, the eligible ones first; short of what is too many to be shown."""
+
+    targets: list[Target]
+    candidates: list[Candidate]
+
+
+def rank(
+    snapshot: Snapshot,
+    *,
+    dialect: Dialect,
+    needs: Needs,
+    policy: Policy,
+    key: KeyRecord,
+    health: Health,
+    vault_open: bool,
+    now: float,
+    hint: Target | None = None,
+    home: str = "",
+) -> Ranking:
+    """All but `hint`, the named one. `home`: the model that the conversation is at, which goes before all others."""
+    eligible: list[Target] = []
+    figures: list[Figures] = []
+    excluded: list[Candidate] = []
+    for target in snapshot.routable:
+        if target is hint:
+            continue
+        stats = health.stats(target.provider.id, target.model_id)
+        why = exclusion(
+            target,
+            dialect=dialect,
+            needs=needs,
+            policy=policy,
+            key=key,
+            resting=health.resting(target.provider.id, target.model_id, now),
+            latency_ms=stats.latency_ms if stats.calls else 0.0,
+            vault_open=vault_open,
+        )
+        if why:
+            if len(excluded) < SHOWN:
+                excluded.append(Candidate(target.model_id, target.provider.id, excluded=why))
+            continue
+        eligible.append(target)
+        figures.append(Figures(expected_cost(target, needs), stats.latency_ms, stats.failure, target.weight))
+    parts = scores(figures, snapshot.profiles[policy.mode])
+    order = sorted(range(len(parts)), key=lambda one: (eligible[one].model_id != home, parts[one].score))
+    shown = [Candidate(eligible[one].model_id, eligible[one].provider.id, *parts[one]) for one in order[:SHOWN]]
+    return Ranking([eligible[one] for one in order], [*shown, *excluded])
