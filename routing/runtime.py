@@ -49,11 +49,7 @@ class Runtime:
         self.metrics = Metrics()
         self.journal = Journal(journal_folder())
         self.outbox = Outbox(before=self.journal.flush)
-        self.default_policy = Policy(
-            mode=settings.TOKENHUB_DEFAULT_MODE,
-            max_budget_nano=int(settings.TOKENHUB_DEFAULT_MAX_BUDGET_USD * NANO) or None,
-            max_latency_ms=settings.TOKENHUB_DEFAULT_MAX_LATENCY_MS or None,
-        )
+        self.default_policy = default_policy()
         self.addresses = AddressLimiter(rate=settings.TOKENHUB_RATE_LIMIT_RPS, burst=settings.TOKENHUB_RATE_LIMIT_BURST)
         self.refusals = AddressLimiter(rate=REFUSALS_LOGGED_PER_SECOND, burst=REFUSALS_LOGGED_PER_SECOND)
         self.max_body_bytes: int = settings.TOKENHUB_MAX_BODY_BYTES
@@ -149,6 +145,15 @@ class Runtime:
             return True
         self.metrics.unlogged_refusals += 1
         return False
+
+
+def default_policy() -> Policy:
+    """What holds where neither the request nor its key says more."""
+    return Policy(
+        mode=settings.TOKENHUB_DEFAULT_MODE,
+        max_budget_nano=int(settings.TOKENHUB_DEFAULT_MAX_BUDGET_USD * NANO) or None,
+        max_latency_ms=settings.TOKENHUB_DEFAULT_MAX_LATENCY_MS or None,
+    )
 
 
 def _open_vault() -> None:
