@@ -70,6 +70,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
                 )
             },
         ),
+        ("Why this model", {"fields": ("candidate_table",)}),
         (
             "Tokens and cost",
             {
@@ -84,7 +85,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
     )
 
     def get_readonly_fields(self, request: HttpRequest, obj: RequestLog | None = None) -> tuple[str, ...]:
-        return (*(field.name for field in RequestLog._meta.fields), "attempt_table")  # noqa: SLF001  Django's interface
+        return (*(field.name for field in RequestLog._meta.fields), "attempt_table", "candidate_table")  # noqa: SLF001  Django's interface
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[RequestLog], search_term: str
@@ -138,3 +139,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
     @display(description="Attempts")
     def attempt_table(self, row: RequestLog) -> SafeString:
         return render_to_string("telemetry/attempts.html", {"attempts": row.detail.get("attempts", [])})
+
+    @display(description="Candidates")
+    def candidate_table(self, row: RequestLog) -> SafeString:
+        return render_to_string("telemetry/candidates.html", {"candidates": row.detail.get("candidates", [])})

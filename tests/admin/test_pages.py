@@ -271,6 +271,19 @@ def test_a_strange_query_breaks_no_list(rows: Rows, admin_client: Client) -> Non
         assert admin_client.get(f"{url_of(rows, 'changelist')}?{query}").status_code in {200, 302}, query
 
 
+def test_a_request_shows_why_its_model_was_chosen(admin_client: Client) -> None:
+    candidates = [
+        {"model": "chosen", "provider": "p", "score": -0.25, "cost": 0.125, "capability": 0.375},
+        {"model": "left", "provider": "p", "excluded": "over_budget"},
+    ]
+    row = request_row(detail={"attempts": [], "candidates": candidates})
+    page = text(admin_client.get(url_of(RequestLog, "change", row)))
+    for said in ("chosen", "-0.2500", "0.1250", "left", "over_budget"):
+        assert said in page
+    named = request_row(1, detail={})
+    assert "nothing was compared" in text(admin_client.get(url_of(RequestLog, "change", named)))
+
+
 def test_a_request_shows_its_attempts_and_escapes_what_providers_said(admin_client: Client) -> None:
     attempt = {"model": "m", "provider": "p", "error_class": "server", "message": "<script>alert(1)</script>"}
     row = request_row(1, detail={"attempts": [attempt]})
