@@ -1,65 +1,158 @@
-"""What this process has seen of its targets: decayed latency and failures, cooldowns. Pure: time is an argument, in
-seconds of a steady clock."""
+"""What is known of targets and providers: decayed figures, errors in a row, rests. Pure: time is an argument, in
+seconds of a steady clock. Belongs to one thread; what other processes know comes in by `merge`, what they should know
+goes out in `notices`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable
+from math import inf
+from typing import Final, NamedTuple
 
+from providers.client import FailureKind
 from providers.outcomes import ErrorClass
+from routing.breaker import AUTH, DEGRADED_AFTER, DOWN, DOWN_AFTER, DOWN_SECONDS, RATE_LIMITED, TRIAL_SECONDS, Circuit
+from routing.breaker import State as State
 
-DECAY = 0.1  # share of the newest observation in an average
-DEFAULT_COOLDOWN_SECONDS = 1.0  # after a 429 without Retry-After
-AUTH_REST_SECONDS = 60.0
-DOWN_AFTER = 5
-DOWN_SECONDS = 30.0
-ENDPOINT_REST_SECONDS = 5.0
-MISSING_SECONDS = 300.0
-ASSUMED_LATENCY_MS = 1000.0
+DECAY: Final = 0.1  # share of the newest observation in an average
+HALF_LIFE_SECONDS: Final = 300.0
+FADE_SECONDS: Final = 10.0  # between two corrections by the clock alone
+DEFAULT_COOLDOWN_SECONDS: Final = 1.0  # after a 429 without Retry-After
+AUTH_REST_SECONDS: Final = 60.0
+ENDPOINT_REST_SECONDS: Final = 5.0
+MISSING_SECONDS: Final = 300.0
+ASSUMED_LATENCY_MS: Final = 1000.0
+HEAD_START_SECONDS: Final = 1.0  # for the trial of whoever saw a target down, before those that were told
+HALF_RECOVERED: Final = DOWN_AFTER - 1  # errors in a row that a probe's success leaves standing
+_NO_CONNECTION = frozenset({FailureKind.CONNECT, FailureKind.DNS, FailureKind.TLS, FailureKind.REFUSED_ADDRESS})
 
 
-class TargetStats:
-    """Of one model at its provider."""
+class Notice(NamedTuple):
+    """A rest (`began`, `until`) or a recovery, for other processes. `model_id` is empty for a provider."""
 
-    __slots__ = (
-        "calls", "consecutive_errors", "failure", "latency_ms", "rest_reason", "rest_until", "tokens_per_guess"
-    )  # fmt: skip
+    provider_id: str
+    model_id: str
+    reason: str
+    began: float = 0.0
+    until: float = 0.0
+    recovered_at: float | None = None
+    errors_left: int = 0
+
+
+class ProviderHealth(Circuit):
+    """Errors of a single model leave its neighbours alone: a provider goes down as a whole only when several models
+    fail, or nobody can connect, or its probes fail."""
+
+    __slots__ = ("calls_failed", "first_to_fail", "is_broad")
 
     def __init__(self) -> None:
-        self.latency_ms = ASSUMED_LATENCY_MS
-        self.failure = 0.0
+        super().__init__()
+        self.first_to_fail = ""
+        self.is_broad = False
+        self.calls_failed = False
+
+    def note(self, model_id: str) -> None:
+        """An error of that model; empty: of the provider as such."""
+        if not self.consecutive_errors:
+            self.first_to_fail, self.is_broad, self.calls_failed = model_id, False, False
+        self.is_broad = self.is_broad or not model_id or model_id != self.first_to_fail
+        self.calls_failed = self.calls_failed or bool(model_id)
+
+
+class TargetStats(Circuit):
+    """Of one model at its provider. `latency_ms`: to a whole answer, or to a stream's first event."""
+
+    __slots__ = (
+        "calls", "errors", "faded_at", "failure", "first_chunk_ms", "latency_ms", "measured_ms", "provider",
+        "tokens_per_guess",
+    )  # fmt: skip
+
+    def __init__(self, provider: ProviderHealth) -> None:
+        super().__init__()
+        self.provider = provider
         self.calls = 0
-        self.consecutive_errors = 0
-        self.rest_until = 0.0
-        self.rest_reason = ""
+        self.errors = 0
+        self.latency_ms = self.measured_ms = ASSUMED_LATENCY_MS
+        self.first_chunk_ms = 0.0
+        """0: no stream yet."""
+        self.failure = 0.0
+        self.faded_at = 0.0
         self.tokens_per_guess = 1.0
         """Input tokens that the provider counted, over those guessed from the size of the request."""
 
+    def fade(self, now: float) -> None:
+        """Old troubles lose weight: a failure goes towards none, and a latency above the assumed one towards it."""
+        kept = 0.5 ** ((now - self.faded_at) / HALF_LIFE_SECONDS)
+        self.faded_at = now
+        self.failure *= kept
+        if self.latency_ms > ASSUMED_LATENCY_MS:
+            self.latency_ms = ASSUMED_LATENCY_MS + (self.latency_ms - ASSUMED_LATENCY_MS) * kept
+
+    def share(self, now: float) -> float:
+        """Of a fresh observation in the averages: the more, the longer ago the last one was."""
+        if self.calls == self.errors:
+            return 1.0
+        return 1.0 - (1.0 - DECAY) * float(0.5 ** ((now - self.last_success_at) / HALF_LIFE_SECONDS))
+
 
 class Health:
-    """Keyed by ids, so that it outlives a snapshot."""
+    """Keyed by ids, so that it outlives a snapshot. `wake`: called when others should know soon."""
 
-    def __init__(self) -> None:
-        self._targets: dict[tuple[str, str], TargetStats] = {}
-        self._providers: dict[str, tuple[float, str]] = {}
+    def __init__(self, *, down_seconds: float = DOWN_SECONDS, wake: Callable[[], object] | None = None) -> None:
+        self.targets: dict[tuple[str, str], TargetStats] = {}
+        self.providers: dict[str, ProviderHealth] = {}
+        self.notices: deque[Notice] = deque()
+        self.skips: defaultdict[str, int] = defaultdict(int)
+        """How often a target was passed over, by reason."""
+        self._down_seconds = down_seconds
+        self._wake = wake
         self._endpoints: dict[tuple[str, str], float] = {}
         self._turns: dict[str, int] = {}
         self._missing: dict[str, dict[str, float]] = {}
 
-    def stats(self, provider_id: str, model_id: str) -> TargetStats:
-        key = (provider_id, model_id)
-        found = self._targets.get(key)
+    def provider(self, provider_id: str) -> ProviderHealth:
+        found = self.providers.get(provider_id)
         if found is None:
-            found = self._targets[key] = TargetStats()
+            found = self.providers[provider_id] = ProviderHealth()
         return found
 
-    def succeeded(self, provider_id: str, model_id: str, *, latency_ms: float) -> None:
-        stats = self.stats(provider_id, model_id)
-        share = DECAY if stats.calls else 1.0
-        stats.latency_ms += (latency_ms - stats.latency_ms) * share
+    def stats(self, provider_id: str, model_id: str) -> TargetStats:
+        key = (provider_id, model_id)
+        found = self.targets.get(key)
+        if found is None:
+            found = self.targets[key] = TargetStats(self.provider(provider_id))
+        return found
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+    def succeeded(
+        self,
+        provider_id: str,
+        model_id: str,
+        *,
+        latency_ms: float,
+        started: float | None = None,
+        now: float | None = None,
+        first_chunk_ms: float | None = None,
+    ) -> None:
+        """`started`, `now`: when the call began and when it had answered."""
+        stats = self.targets.get((provider_id, model_id)) or self.stats(provider_id, model_id)
+        provider = stats.provider
+        share = DECAY if stats.calls > stats.errors else 1.0
+        if now is not None:
+            if now - stats.last_success_at > 1.0:
+                share = stats.share(now)
+                stats.fade(now)
+            stats.faded_at = stats.last_success_at = provider.last_success_at = now
+        stats.measured_ms += (latency_ms - stats.measured_ms) * share
+        stats.latency_ms = stats.measured_ms
         stats.failure -= stats.failure * DECAY
         stats.calls += 1
-        stats.consecutive_errors = 0
-        stats.rest_until = 0.0
+        if first_chunk_ms is not None:
+            stats.first_chunk_ms += (first_chunk_ms - stats.first_chunk_ms) * (share if stats.first_chunk_ms else 1.0)
+        if stats.troubled:
+            self._recovered(provider_id, model_id, stats, started)
+        if provider.troubled:
+            self._recovered(provider_id, "", provider, started)
 
     def counted(self, provider_id: str, model_id: str, *, guessed: int, tokens: int) -> None:
         """The provider's own count of a request's input, beside what was guessed."""
@@ -69,47 +162,192 @@ class Health:
             stats.tokens_per_guess += (ratio - stats.tokens_per_guess) * DECAY
 
     def failed(
-        self, provider_id: str, model_id: str, error: ErrorClass, *, now: float, retry_after: float | None, status: int
+        self,
+        provider_id: str,
+        model_id: str,
+        error: ErrorClass,
+        *,
+        now: float,
+        retry_after: float | None,
+        status: int,
+        started: float | None = None,
+        kind: FailureKind | None = None,
     ) -> None:
-        """`retry_after` in seconds. What is the client's own fault leaves no mark."""
+        """`retry_after` in seconds; `kind`: of a call that gave no whole answer. What is the client's own fault leaves
+        no mark."""
         if error in {ErrorClass.INVALID_REQUEST, ErrorClass.CONTEXT_OVERFLOW}:
             return
         stats = self.stats(provider_id, model_id)
+        provider = stats.provider
+        stats.fade(now)
         stats.failure += (1.0 - stats.failure) * DECAY
         stats.calls += 1
+        stats.errors += 1
+        stats.last_error = provider.last_error = f"{error.value} (HTTP {status})" if status else error.value
+        stats.last_error_at = provider.last_error_at = now
         match error:
             case ErrorClass.RATE_LIMITED:
                 pause = DEFAULT_COOLDOWN_SECONDS if retry_after is None else retry_after
-                stats.rest_until, stats.rest_reason = now + pause, "rate_limited"
+                self._rest(provider_id, model_id, stats, RATE_LIMITED, now, now + pause)
             case ErrorClass.AUTH if status == 403:
-                stats.rest_until, stats.rest_reason = now + AUTH_REST_SECONDS, "auth"
+                self._rest(provider_id, model_id, stats, AUTH, now, now + AUTH_REST_SECONDS)
             case ErrorClass.AUTH:
-                self._providers[provider_id] = (now + AUTH_REST_SECONDS, "auth")
+                self._refused(provider_id, now, started)
             case _:
-                stats.consecutive_errors += 1
-                if stats.consecutive_errors >= DOWN_AFTER:
-                    stats.rest_until, stats.rest_reason = now + DOWN_SECONDS, "down"
+                self._error(provider_id, model_id, stats, now, started)
+                if error is not ErrorClass.MODEL_UNAVAILABLE:
+                    provider.note("" if kind in _NO_CONNECTION else model_id)
+                    self._error(provider_id, "", provider, now, started)
 
+    def _refused(self, provider_id: str, now: float, started: float | None) -> None:
+        """The credential. A call that left before it was changed, or before it was seen to work, says nothing."""
+        provider = self.provider(provider_id)
+        rests = provider.rests.get(AUTH)
+        if rests is None or started is None or started > rests.recovered_at:
+            self._rest(provider_id, "", provider, AUTH, now, now + AUTH_REST_SECONDS)
+
+    def _error(self, provider_id: str, model_id: str, circuit: Circuit, now: float, started: float | None) -> None:
+        speaks_against = circuit.count_error(now, started)
+        if circuit.consecutive_errors == DEGRADED_AFTER and self._wake is not None:
+            self._wake()
+        may_open = circuit.is_broad if isinstance(circuit, ProviderHealth) else True
+        if speaks_against and (circuit.is_open or (may_open and circuit.consecutive_errors >= DOWN_AFTER)):
+            self._rest(provider_id, model_id, circuit, DOWN, now, now + self._down_seconds)
+
+    def _rest(self, provider_id: str, model_id: str, circuit: Circuit, reason: str, now: float, until: float) -> None:
+        was_resting = now < circuit.rest_until
+        if circuit.rest(reason, now, until):
+            self.notices.append(Notice(provider_id, model_id, reason, now, until))
+            if not was_resting and self._wake is not None:
+                self._wake()
+
+    def _recovered(
+        self,
+        provider_id: str,
+        model_id: str,
+        circuit: Circuit,
+        at: float | None,
+        *,
+        errors_left: int = 0,
+        only: str = "",
+    ) -> None:
+        """`at` None: after all that is known."""
+        if at is None:
+            at = circuit.last_error_at
+        for reason in circuit.recover(at, errors_left=errors_left, only=only):
+            self.notices.append(Notice(provider_id, model_id, reason, recovered_at=at, errors_left=errors_left))
+            if self._wake is not None:
+                self._wake()
+
+    def credential_changed(self, provider_id: str, now: float | None = None) -> None:
+        """A new credential gets its chance at once."""
+        self._recovered(provider_id, "", self.provider(provider_id), now, only=AUTH)
+        for (owner, model_id), stats in self.targets.items():
+            if owner == provider_id and AUTH in stats.rests:
+                self._recovered(provider_id, model_id, stats, now, only=AUTH)
+
+    # -- probes --------------------------------------------------------------------------------------------------
+    def probed(
+        self,
+        provider_id: str,
+        *,
+        started: float,
+        now: float,
+        error: ErrorClass | None,
+        status: int = 0,
+        text: str = "",
+        accepted: bool = False,
+    ) -> None:
+        """What a probe found; no error: the provider is alive. `accepted`: its credential, too. `text`: what failed.
+        A probe says nothing of a single model: one that is down gets a trial at once, and stays under suspicion."""
+        provider = self.provider(provider_id)
+        if error is None:
+            self._alive(provider_id, provider, started)
+            if accepted and AUTH in provider.rests:
+                self._recovered(provider_id, "", provider, started, only=AUTH)
+        elif error is ErrorClass.AUTH:
+            rests = provider.rests.get(AUTH)
+            since = rests.recovered_at if rests is not None else -inf
+            if status == 403 and provider.last_success_at > since:
+                return  # it may not list models, but calls work with it
+            provider.last_error, provider.last_error_at = f"probe: {text or error.value}", now
+            self._refused(provider_id, now, started)
+        else:
+            provider.last_error = f"probe: {text or error.value}"
+            provider.note("")
+            self._error(provider_id, "", provider, now, started)
+
+    def _alive(self, provider_id: str, provider: ProviderHealth, started: float) -> None:
+        if provider.is_open:
+            left = HALF_RECOVERED if provider.calls_failed else 0
+            self._recovered(provider_id, "", provider, started, errors_left=left, only=DOWN)
+        elif not provider.calls_failed:
+            provider.consecutive_errors = 0
+        for (owner, model_id), stats in self.targets.items():
+            if owner == provider_id and stats.is_open:
+                self._recovered(provider_id, model_id, stats, started, errors_left=HALF_RECOVERED, only=DOWN)
+
+    # -- who may be asked ----------------------------------------------------------------------------------------
     def resting(self, provider_id: str, model_id: str, now: float) -> str:
-        """Why the target is skipped at the moment; empty when it is not."""
-        rest = self._providers.get(provider_id)
-        if rest is not None:
-            if now < rest[0]:
-                return rest[1]
-            del self._providers[provider_id]
-        stats = self._targets.get((provider_id, model_id))
-        return stats.rest_reason if stats is not None and now < stats.rest_until else ""
+        """Why the target is skipped at the moment; empty when it is not. Also the moment at which its figures fade."""
+        stats = self.targets.get((provider_id, model_id)) or self.stats(provider_id, model_id)
+        if now - stats.faded_at > FADE_SECONDS:
+            stats.fade(now)
+        provider = stats.provider
+        why = provider.why_not(now) if provider.troubled else ""
+        if not why and stats.troubled:
+            why = stats.why_not(now)
+        if why:
+            self.skips[why] += 1
+        return why
 
     def rest_seconds(self, provider_id: str, model_id: str, now: float) -> float:
-        until = max(self._providers.get(provider_id, (0.0, ""))[0], self.stats(provider_id, model_id).rest_until)
-        return max(until - now, 0.0)
+        return max(self.provider(provider_id).rest_until - now, self.stats(provider_id, model_id).rest_until - now, 0.0)
 
-    def credential_changed(self, provider_id: str) -> None:
-        """A new credential gets its chance at once."""
-        self._providers.pop(provider_id, None)
-        for (provider, _), stats in self._targets.items():
-            if provider == provider_id and stats.rest_reason == "auth":
-                stats.rest_until = 0.0
+    def admitted(self, provider_id: str, model_id: str, now: float) -> float | None:
+        """To be asked right before a call: None when the target is to be left alone by now. Else 0, or the mark of the
+        one trial of a circuit that is half open, which `released` must get back when the call is over."""
+        stats = self.stats(provider_id, model_id)
+        provider = stats.provider
+        if not stats.troubled and not provider.troubled:
+            return 0.0
+        if provider.why_not(now) or stats.why_not(now):
+            return None
+        trial = 0.0
+        for circuit in (provider, stats):
+            if circuit.is_open:
+                trial = circuit.trial_until = now + TRIAL_SECONDS
+        return trial
+
+    def released(self, provider_id: str, model_id: str, trial: float) -> None:
+        stats = self.stats(provider_id, model_id)
+        for circuit in (stats.provider, stats):
+            if circuit.trial_until == trial:
+                circuit.trial_until = 0.0
+
+    # -- other processes -----------------------------------------------------------------------------------------
+    def merge(self, notices: Iterable[Notice]) -> None:
+        """In any order, and more than once."""
+        for one in notices:
+            circuit: Circuit = self.provider(one.provider_id)
+            if one.model_id:
+                circuit = self.stats(one.provider_id, one.model_id)
+            elif one.reason == DOWN and isinstance(circuit, ProviderHealth):
+                circuit.calls_failed = True  # for all that is known here
+            until = one.until + (HEAD_START_SECONDS if one.reason == DOWN else 0.0)
+            circuit.merge(
+                one.reason,
+                rest=(one.began, until) if one.until else None,
+                recovered_at=one.recovered_at,
+                errors_left=one.errors_left,
+            )
+
+    def provider_state(self, provider_id: str, model_ids: Collection[str], now: float) -> State:
+        """Of a provider with these models."""
+        found = self.providers.get(provider_id)
+        own = found.state(now) if found is not None else State.HEALTHY
+        models = [self.targets.get((provider_id, model_id)) for model_id in model_ids]
+        return combined(own, [one.state(now) if one is not None else State.HEALTHY for one in models])
 
     # -- what a provider lacks ---------------------------------------------------------------------------------------
     def missing(self, provider_id: str, now: float) -> Collection[str]:
@@ -141,3 +379,10 @@ class Health:
 
     def endpoint_answered(self, provider_id: str, shown: str) -> None:
         self._endpoints.pop((provider_id, shown), None)
+
+
+def combined(own: State, models: Collection[State]) -> State:
+    """A provider's state: its own, worsened by models that are down."""
+    if own is State.DOWN or (models and all(one is State.DOWN for one in models)):
+        return State.DOWN
+    return State.DEGRADED if own is State.DEGRADED or State.DOWN in models else State.HEALTHY
