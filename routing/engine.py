@@ -62,13 +62,25 @@ class Engine:
         skipped: set[str] = set()
         targets = self._targets(call)
         waiting: list[Target] = []
+        held_back: list[Target] = []  # by now at rest, or tried by somebody else: asked if there is nobody besides
         while len({target.model_id for target, _ in failures}) < MAX_TARGETS:
             target = waiting.pop(0) if waiting else next(targets, None)
+            nobody_else = target is None and bool(held_back) and not failures
             if target is None:
-                break
+                if not nobody_else:
+                    break
+                target = held_back.pop(0)
             if target.provider.id in skipped:
                 continue
-            delivery = await self._try(call, target, failures)
+            trial = self._health.admitted(target.provider.id, target.model_id, monotonic())
+            if trial is None and not nobody_else:
+                held_back.append(target)
+                continue
+            try:
+                delivery = await self._try(call, target, failures)
+            finally:
+                if trial:
+                    self._health.released(target.provider.id, target.model_id, trial)
             if delivery is not None:
                 delivery.reason = _reason(call, target, failures)
                 if call.conversation is not None:
@@ -195,7 +207,8 @@ class Engine:
                 delivery = await attempt(call, target, dialect, endpoint, door, self._timeouts)
             except InvalidRequest as problem:
                 if target is call.hint and not lacking:
-                    raise ApiError(problem.code, problem.message, param=problem.param) from None
+                    raise ApiError.of(problem) from None
+                call.unsayable = problem
                 return None
             except VaultLocked:
                 raise unusable(target, "vault_locked") from None
@@ -209,12 +222,18 @@ class Engine:
                     continue
                 if not is_retriable(failure.error, failure.kind) or _deadline_passed(call) or retry == MAX_RETRIES:
                     return None
+                if self._health.rest_seconds(provider, model, monotonic()):
+                    return None
                 await asyncio.sleep(BACKOFF_SECONDS * 2**retry * (0.5 + self._rng.random()))
                 retry += 1
             else:
                 now = monotonic()
                 call.attempts.append(Attempt(model=model, provider=provider, latency_ms=int((now - started) * 1000)))
-                self._health.succeeded(provider, model, latency_ms=(now - started) * 1000)
+                elapsed_ms = (now - started) * 1000
+                first_chunk_ms = elapsed_ms if call.envelope.stream else None
+                self._health.succeeded(
+                    provider, model, latency_ms=elapsed_ms, started=started, now=now, first_chunk_ms=first_chunk_ms
+                )
                 self._health.endpoint_answered(provider, endpoint.shown)
                 if lacking:
                     self._health.lacks(provider, lacking, now)
@@ -233,8 +252,17 @@ class Engine:
         now, provider = monotonic(), target.provider.id
         failures.append((target, failure))
         call.attempts.append(_attempt_record(target, failure, (now - started) * 1000))
+        if failure.error is ErrorClass.TIMEOUT and _deadline_passed(call):
+            return  # it was the client who did not wait longer
         self._health.failed(
-            provider, target.model_id, failure.error, now=now, retry_after=failure.retry_after, status=failure.status
+            provider,
+            target.model_id,
+            failure.error,
+            now=now,
+            retry_after=failure.retry_after,
+            status=failure.status,
+            started=started,
+            kind=failure.kind,
         )
         if failure.kind in _CONNECTION_FAILURES or failure.status >= 500:
             avoid.add(endpoint.shown)
@@ -251,6 +279,8 @@ class Engine:
     def _final_error(self, call: Call, failures: list[tuple[Target, AttemptFailed]]) -> ApiError:
         if failures:
             return after_failures(failures)
+        if call.unsayable is not None:
+            return ApiError.of(call.unsayable)
         self.ranked(call)
         return nobody_eligible(call.snapshot, {one.model: one.excluded for one in call.candidates if one.excluded})
 
