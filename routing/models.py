@@ -143,6 +143,68 @@ class RoutingProfile(models.Model):
             raise ValidationError(f"The four weights must add up to 1; they add up to {total:g}.")
 
 
+class HealthRecord(models.Model):
+    """What all workers together have seen of a model at its provider; with an empty model, of the provider itself.
+    Names instead of foreign keys: a worker may write a row after its model was deleted."""
+
+    provider_id = models.CharField(max_length=200)
+    model_id = models.CharField(max_length=200, blank=True)
+    calls = models.PositiveBigIntegerField(default=0)
+    errors = models.PositiveBigIntegerField(default=0)
+    consecutive_errors = models.PositiveIntegerField(default=0)
+    latency_ms = models.FloatField(default=0.0)
+    first_chunk_ms = models.FloatField(default=0.0)
+    failure = models.FloatField(default=0.0, help_text="Decayed share of failed calls.")
+    tokens_per_guess = models.FloatField(default=1.0)
+    last_error = models.CharField(max_length=200, blank=True)
+    last_error_at = models.DateTimeField(null=True)
+    last_success_at = models.DateTimeField(null=True)
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["provider_id", "model_id"], name="healthrecord_once")]
+
+    def __str__(self) -> str:
+        return self.model_id or self.provider_id
+
+
+class HealthNotice(models.Model):
+    """What one worker tells the others: the rest of a target or a provider for one reason, and the last recovery from
+    it. Each worker writes its own rows only. Times are by the wall clock."""
+
+    origin = models.CharField(max_length=32)
+    provider_id = models.CharField(max_length=200)
+    model_id = models.CharField(max_length=200, blank=True)
+    reason = models.CharField(max_length=20)
+    began_at = models.DateTimeField(null=True)
+    until_at = models.DateTimeField(null=True)
+    recovered_at = models.DateTimeField(null=True)
+    errors_left = models.PositiveSmallIntegerField(default=0)
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["origin", "provider_id", "model_id", "reason"], name="healthnotice_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider_id}/{self.model_id}: {self.reason}"
+
+
+class ProbeLease(models.Model):
+    """One row: which worker probes the providers, and until when."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    holder = models.CharField(max_length=32, blank=True)
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(id=1), name="probelease_single_row")]
+
+    def __str__(self) -> str:
+        return self.holder
+
+
 class ConfigVersion(models.Model):
     """One row, raised in the transaction of every change that the data plane must see."""
 
