@@ -81,6 +81,8 @@ class Call:
     variants: tuple[Target, ...] = ()
     patience: Patience = field(default_factory=Patience)
     conversation: Conversation | None = None
+    unsayable: InvalidRequest | None = None
+    """Why the request could not be said to a target in its dialect."""
     attempts: list[Attempt] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     """What the router looked at, the best first; filled when it ranks."""

@@ -109,7 +109,7 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
             visit.key = problem.record
             await visit.fail(ApiError(problem.code, problem.message, hint=problem.hint))
         except InvalidRequest as problem:
-            await visit.fail(ApiError(problem.code, problem.message, param=problem.param))
+            await visit.fail(ApiError.of(problem))
 
     async def answer(self, visit: Visit) -> None:
         raise NotImplementedError

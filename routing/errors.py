@@ -6,7 +6,10 @@ ApiError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
+
+from providers.formats.errors import InvalidRequest
 
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
@@ -58,6 +61,7 @@ class ApiError(Exception):
         retry_after_seconds: float | None = None,
         error_class: str = "",
         allow: tuple[str, ...] = (),
+        details: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -69,3 +73,8 @@ class ApiError(Exception):
         self.retry_after_seconds = retry_after_seconds
         self.error_class = error_class
         self.allow = allow
+        self.details = details
+
+    @classmethod
+    def of(cls, problem: InvalidRequest) -> ApiError:
+        return cls(problem.code, problem.message, param=problem.param, details=problem.details)

@@ -290,6 +290,7 @@ def client_error(error: ApiError, request_id: str) -> ClientError:
         param=error.param,
         hint=error.hint,
         request_id=request_id,
+        details=error.details,
     )
 
 

@@ -81,6 +81,13 @@ def parse_request(body: bytes) -> ChatRequest:
     """Raises InvalidRequest."""
     read = read_body(_request, body)
     others = further_fields(body, _KNOWN)
+    if others.get("thread") is not None:  # the package then sends the whole history, by itself
+        raise InvalidRequest(
+            "thread needs a provider that keeps threads; this model's does not. Send the whole conversation instead.",
+            "thread",
+            code="unsupported_parameter",
+            details={"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
+        )
     if (tier := others.get("service_tier")) == "auto":
         del others["service_tier"]
     elif tier == "standard_only":

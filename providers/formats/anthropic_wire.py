@@ -162,9 +162,10 @@ class Observer:
 def _shape(error: ClientError) -> bytes:
     message = f"{error.message} {error.hint}".rstrip()
     kind = TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
-    return _encode(
-        {"type": "error", "error": {"type": kind, "message": message}, "request_id": error.request_id or None}
-    )
+    shown: dict[str, Any] = {"type": kind, "message": message}
+    if error.details is not None:
+        shown["details"] = error.details
+    return _encode({"type": "error", "error": shown, "request_id": error.request_id or None})
 
 
 def render_error(error: ClientError) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -44,6 +45,7 @@ class ClientError:
     param: str | None = None
     hint: str = ""
     request_id: str = ""
+    details: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from providers.formats.canonical import (
 from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.openai_chat_wire import WireUsage
-from providers.formats.reading import further_fields, given, read_answer, read_body
+from providers.formats.reading import filled_list, further_fields, given, read_answer, read_body
 from providers.formats.reasoning import (
     effort_of,
     is_openai_model,
@@ -372,7 +372,9 @@ class _Speaker:
     def messages(self, message: Message, param: str) -> list[dict[str, Any]]:
         """One message may become several: each tool result is a message of its own here."""
         if message.role == "assistant":
-            return [self._assistant(message)]
+            said = self._assistant(message)
+            is_nothing = len(said) == 2 and message.parts and all(isinstance(part, Thinking) for part in message.parts)
+            return [] if is_nothing else [said]
         out: list[dict[str, Any]] = []
         rest: list[Part] = []
         for part in message.parts:
@@ -481,7 +483,7 @@ def parse_response(body: bytes) -> ChatResponse:
         if not isinstance(one, Text):
             parts.append(one)
         elif one.text:
-            parts.append(replace(one, logprobs=given(logprobs.content)) if logprobs is not None else one)
+            parts.append(replace(one, logprobs=filled_list(logprobs.content)) if logprobs is not None else one)
             logprobs = None
     if said.refusal:
         parts.append(Refusal(said.refusal))

@@ -36,7 +36,7 @@ from providers.formats.openai_chat import (
     thinking_block,
 )
 from providers.formats.openai_chat_wire import DONE, DONE_EVENT, WireUsage, read_error, render_stream_error
-from providers.formats.reading import given, read_answer
+from providers.formats.reading import filled_list, given, read_answer
 from providers.formats.sse import Framer
 
 _encode = msgspec.json.Encoder().encode
@@ -105,9 +105,7 @@ class Parser:
             events.append(Started(self._identity, chunk.model or "", int(chunk.created or 0), service_tier=tier))
         for choice in chunk.choices or ():
             if not choice.index:
-                logprobs = given(choice.logprobs.content) if choice.logprobs is not None else None
-                if logprobs is not None and bytes(logprobs) == b"[]":
-                    logprobs = None
+                logprobs = filled_list(choice.logprobs.content) if choice.logprobs is not None else None
                 self._read_delta(choice.delta, logprobs, events)
                 self._finish = choice.finish_reason or self._finish
         if chunk.usage is not None:

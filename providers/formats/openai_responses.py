@@ -39,7 +39,7 @@ from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.openai_chat import DATA_URL, reasoning_effort, result_text, short_user
 from providers.formats.openai_responses_wire import WireUsage
-from providers.formats.reading import further_fields, given, read_answer, read_body
+from providers.formats.reading import filled_list, further_fields, given, read_answer, read_body
 from providers.formats.reasoning import is_openai_model, is_openai_reasoner
 from providers.formats.repair import repaired
 from providers.formats.seal import sealed, unsealed
@@ -52,8 +52,8 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _request = msgspec.json.Decoder(wire.Request).decode
 _repeated = msgspec.json.Decoder(wire.ToolsOnly).decode
-_output_parts = msgspec.json.Decoder(list[wire.Part]).decode
-_KNOWN = frozenset(wire.Request.__struct_fields__) | {"stream_options", "store"}
+_output_value = msgspec.json.Decoder(str | list[wire.Part]).decode
+_KNOWN = frozenset(wire.Request.__struct_fields__) | {"stream_options", "store", "client_metadata"}
 _ENCRYPTED: Final = "reasoning.encrypted_content"
 _LOGPROBS: Final = "message.output_text.logprobs"
 _EMPTY_SCHEMA: Final = Raw(b'{"type":"object","properties":{}}')
@@ -237,6 +237,15 @@ def _messages(read: wire.Request, dropped: list[str]) -> list[Message]:
                     param,
                     code="unsupported_parameter",
                 )
+            case "compaction" | "context_compaction" | "compaction_trigger" as kind:
+                raise InvalidRequest(
+                    f"{param}: a {kind} item, which stands for the history, can be read by its own provider only.",
+                    param,
+                    code="unsupported_parameter",
+                )
+            case "agent_message":
+                end_turn()
+                messages.append(Message("user", tuple(_parts(item.content, param))))
             case kind:
                 dropped.append(f"input.{kind}")
     end_turn()
@@ -273,7 +282,7 @@ def _parts(content: str | list[wire.Part] | None, param: str) -> Iterable[Part]:
 def _part(part: wire.Part, param: str) -> Text | Image | Document | Refusal:
     match part.type:
         case "input_text" | "output_text" | "text" | "summary_text":
-            return Text(part.text or "", logprobs=_some(part.logprobs))
+            return Text(part.text or "", logprobs=filled_list(part.logprobs))
         case "refusal":
             return Refusal(part.refusal or "")
         case "input_image" if part.image_url:
@@ -300,29 +309,20 @@ def _part(part: wire.Part, param: str) -> Text | Image | Document | Refusal:
     )
 
 
-def _some(raw: Raw) -> Raw | None:
-    found = given(raw)
-    return None if found is None or bytes(found) == b"[]" else found
-
-
 def _output(raw: Raw, param: str) -> Iterable[Text | Image | Document]:
     """A text, or parts; whatever else it is goes along as the JSON that it is."""
     if given(raw) is None:
         return
-    value = _decode(raw)
+    try:
+        value = _output_value(raw)
+    except msgspec.ValidationError:
+        value = bytes(raw).decode()
     if isinstance(value, str):
         yield Text(value)
-    elif isinstance(value, list):
-        try:
-            parts = _output_parts(raw)
-        except msgspec.ValidationError:
-            yield Text(bytes(raw).decode())
-            return
-        for place, part in enumerate(parts):
-            one = _part(part, f"{param}.output[{place}]")
-            yield Text(one.text) if isinstance(one, Refusal) else one
-    else:
-        yield Text(bytes(raw).decode())
+        return
+    for place, part in enumerate(value):
+        one = _part(part, f"{param}.output[{place}]")
+        yield Text(one.text) if isinstance(one, Refusal) else one
 
 
 # -- a request for an upstream ---------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from providers.formats.openai_responses import (
     thinking,
 )
 from providers.formats.openai_responses_wire import TERMINAL, WireUsage, failed_event, say
-from providers.formats.reading import given, read_answer
+from providers.formats.reading import filled_list, read_answer
 from providers.formats.sse import Framer
 
 _decode_list = msgspec.json.Decoder(list[Any]).decode
@@ -106,9 +106,7 @@ class Parser:
         delta = read.delta if isinstance(read.delta, str) else ""
         match read.type:
             case "response.output_text.delta":
-                logprobs = given(read.logprobs)
-                has_some = logprobs is not None and bytes(logprobs) != b"[]"
-                events.append(TextDelta(delta, logprobs if has_some else None))
+                events.append(TextDelta(delta, filled_list(read.logprobs)))
             case "response.function_call_arguments.delta" if read.output_index in self._calls:
                 self._written.add(read.output_index)
                 events.append(ToolDelta(self._calls[read.output_index], delta))

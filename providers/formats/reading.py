@@ -35,6 +35,17 @@ def given(raw: Raw) -> Raw | None:
     return raw if text and text != b"null" else None
 
 
+def filled_list(raw: Raw) -> Raw | None:
+    """What can be written again as a list that holds something; None for all else, for nothing depends on it."""
+    text = bytes(raw)
+    if not text.startswith(b"[") or text == b"[]":
+        return None
+    try:
+        return raw if isinstance(_any(text), list) else None
+    except UNREADABLE:
+        return None
+
+
 def read_answer(decode: Callable[[bytes], T], data: bytes, what: str) -> T:
     """Raises UnreadableAnswer."""
     try:
@@ -44,8 +55,15 @@ def read_answer(decode: Callable[[bytes], T], data: bytes, what: str) -> T:
 
 
 def further_fields(body: bytes, known: Iterable[str]) -> dict[str, Any]:
-    """The top-level fields that no wire type reads, short of those that ask for nothing."""
-    return {name: _any(raw) for name, raw in _fields(body).items() if name not in known and bytes(raw) not in _NOTHING}
+    """The top-level fields that no wire type reads, short of those that ask for nothing. Raises InvalidRequest."""
+    found = {}
+    for name, raw in _fields(body).items():
+        if name not in known and bytes(raw) not in _NOTHING:
+            try:
+                found[name] = _any(raw)
+            except UNREADABLE as problem:
+                raise InvalidRequest(f"{name[:100]}: {problem}.", name[:100]) from None
+    return found
 
 
 def is_json_object(text: str) -> bool:

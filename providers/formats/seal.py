@@ -7,21 +7,22 @@ next turn. Whoever else would get it, does not. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Raw
 
 from providers.formats.canonical import Thinking
 
+T = TypeVar("T")
 PREFIX: Final = "tokenhub.seal."
 _MARK: Final = b'"tokenhub.seal.'
 _SEAL = re.compile(r"tokenhub\.seal\.([a-z0-9-]+)\.([srp])\.([A-Za-z0-9_-]*)\.(.*)", re.DOTALL)
 _FIELDS: Final = ("signature", "data", "encrypted_content")
 _fields = msgspec.json.Decoder(dict[str, Raw]).decode
-_decode = msgspec.json.Decoder().decode
+_list = msgspec.json.Decoder(list[Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -47,44 +48,64 @@ def has_seals(body: bytes) -> bool:
 
 
 def without_seals(body: bytes, field: str) -> bytes:
-    """The request body without the reasoning of others in its list `field`: its own provider refuses such parts."""
-    fields = _fields(body)
-    turns = _decode(fields.get(field, b"null"))
-    if isinstance(turns, list):
-        kept = [_cleared(turn) for turn in turns if not _is_foreign(turn)]
-        fields[field] = Raw(_encode([turn for turn in kept if turn is not None]))
-    return _encode(fields)
+    """The request body without the reasoning of others in its list `field`: its own provider refuses such parts. All
+    else stays as it was written."""
+    return _with_turns(body, field, lambda turn: _cleared(turn) if _MARK in bytes(turn) else turn)
 
 
 def without_fields(body: bytes, field: str, names: Iterable[str]) -> bytes:
     """The request body without those fields of the turns in its list `field`."""
+    drop = frozenset(names)
+
+    def clear(turn: Raw) -> Raw:
+        known = _read(_fields, turn)
+        if known is None or drop.isdisjoint(known):
+            return turn
+        return Raw(_encode({name: value for name, value in known.items() if name not in drop}))
+
+    return _with_turns(body, field, clear)
+
+
+def _with_turns(body: bytes, field: str, change: Callable[[Raw], Raw | None]) -> bytes:
     fields = _fields(body)
-    turns = _decode(fields.get(field, b"null"))
-    if isinstance(turns, list):
-        drop = frozenset(names)
-        kept = [{k: v for k, v in turn.items() if k not in drop} if isinstance(turn, dict) else turn for turn in turns]
-        fields[field] = Raw(_encode(kept))
+    turns = _read(_list, fields.get(field, Raw(b"null")))
+    if turns is None:
+        return body
+    kept = [change(turn) for turn in turns]
+    fields[field] = Raw(_encode([turn for turn in kept if turn is not None]))
     return _encode(fields)
 
 
-def _cleared(turn: Any) -> Any:
+def _read(decode: Callable[[Raw], T], raw: Raw) -> T | None:
+    """None for what is of another type: its provider says what is wrong with it."""
+    try:
+        return decode(raw)
+    except msgspec.ValidationError:
+        return None
+
+
+def _cleared(turn: Raw) -> Raw | None:
     """None when nothing is left that was said."""
-    if not isinstance(turn, dict):
+    known = _read(_fields, turn)
+    if known is None:
         return turn
+    if _is_foreign(known):
+        return None
     for name in ("content", "thinking_blocks"):
-        parts = turn.get(name)
-        if isinstance(parts, list) and any(map(_is_foreign, parts)):
-            turn[name] = [part for part in parts if not _is_foreign(part)]
-            if turn[name]:
-                continue
-            if name == "content":
-                return None
-            del turn[name]
-    return turn
+        parts = _read(_list, known.get(name, Raw(b"null")))
+        if parts is None:
+            continue
+        kept = [part for part in parts if not _is_foreign(_read(_fields, part) or {})]
+        if len(kept) == len(parts):
+            continue
+        if kept:
+            known[name] = Raw(_encode(kept))
+        elif name == "content":
+            return None
+        else:
+            del known[name]
+    return Raw(_encode(known))
 
 
-def _is_foreign(part: Any) -> bool:
-    if not isinstance(part, dict):
-        return False
-    values = [part.get(name) for name in _FIELDS]
-    return any(isinstance(value, str) and value.startswith(PREFIX) for value in values)
+def _is_foreign(part: Mapping[str, Raw]) -> bool:
+    return any(bytes(part.get(name, b"")).startswith(_MARK) for name in _FIELDS)

@@ -295,7 +295,6 @@ def test_messages_run_tools(
     answered(2)
 
 
-@pytest.mark.xfail(reason="a thread is not refused where the provider keeps none, and its history is lost")
 @pytest.mark.parametrize("dialect", OTHERS_OF_MESSAGES)
 def test_a_thread_that_nobody_keeps_goes_on_without_one(
     anthropic_client: anthropic.Anthropic, upstream: Scripted, dialect: str
