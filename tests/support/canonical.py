@@ -180,8 +180,8 @@ def chat_histories(draw: st.DrawFn) -> list[Message]:
                 said = draw(st.lists(st.builds(Text, texts), max_size=2))
                 refused = draw(st.lists(st.builds(Refusal, some_text), max_size=1))
                 calls = draw(st.lists(st.builds(ToolCall, words, words, some_text), max_size=2, unique_by=call_id))
-                if not (said or refused or calls):  # an answer that says nothing says an empty text
-                    said = [Text("")]
+                if not (refused or calls or any(text.text for text in said)):  # what says nothing is left out
+                    said.append(Text("x"))
                 calls = [replace(call, id=f"{turn}_{call.id}") for call in calls]
                 messages.append(Message("assistant", (*thoughts, *said, *refused, *calls), draw(names)))
                 results = st.lists(st.builds(Text, texts), min_size=1, max_size=2)
@@ -356,8 +356,9 @@ def _ending(parts: list[Part], reason: StopReason) -> StopReason:
 
 
 def _numbered(parts: list[Part]) -> list[Part]:
+    """No two parts of an answer have one id."""
     return [
-        replace(part, id=f"{place}_{part.id}") if isinstance(part, ToolCall) else part
+        replace(part, id=f"{place}_{part.id}") if isinstance(part, ToolCall | Thinking) and part.id else part
         for place, part in enumerate(parts)
     ]
 
