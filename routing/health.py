@@ -105,7 +105,7 @@ class Health:
         self.skips: defaultdict[str, int] = defaultdict(int)
         """How often a target was passed over, by reason."""
         self._down_seconds = down_seconds
-        self._wake = wake
+        self.wake = wake
         self._endpoints: dict[tuple[str, str], float] = {}
         self._turns: dict[str, int] = {}
         self._missing: dict[str, dict[str, float]] = {}
@@ -208,18 +208,20 @@ class Health:
 
     def _error(self, provider_id: str, model_id: str, circuit: Circuit, now: float, started: float | None) -> None:
         speaks_against = circuit.count_error(now, started)
-        if circuit.consecutive_errors == DEGRADED_AFTER and self._wake is not None:
-            self._wake()
+        if circuit.consecutive_errors == DEGRADED_AFTER and self.wake is not None:
+            self.wake()
         may_open = circuit.is_broad if isinstance(circuit, ProviderHealth) else True
         if speaks_against and (circuit.is_open or (may_open and circuit.consecutive_errors >= DOWN_AFTER)):
             self._rest(provider_id, model_id, circuit, DOWN, now, now + self._down_seconds)
 
     def _rest(self, provider_id: str, model_id: str, circuit: Circuit, reason: str, now: float, until: float) -> None:
         was_resting = now < circuit.rest_until
+        if until <= now:
+            return
         if circuit.rest(reason, now, until):
             self.notices.append(Notice(provider_id, model_id, reason, now, until))
-            if not was_resting and self._wake is not None:
-                self._wake()
+            if not was_resting and self.wake is not None:
+                self.wake()
 
     def _recovered(
         self,
@@ -236,8 +238,8 @@ class Health:
             at = circuit.last_error_at
         for reason in circuit.recover(at, errors_left=errors_left, only=only):
             self.notices.append(Notice(provider_id, model_id, reason, recovered_at=at, errors_left=errors_left))
-            if self._wake is not None:
-                self._wake()
+            if self.wake is not None:
+                self.wake()
 
     def credential_changed(self, provider_id: str, now: float | None = None) -> None:
         """A new credential gets its chance at once."""
@@ -379,6 +381,14 @@ class Health:
 
     def endpoint_answered(self, provider_id: str, shown: str) -> None:
         self._endpoints.pop((provider_id, shown), None)
+
+
+def provider_states(health: Health, targets: Iterable[tuple[str, str]], now: float) -> dict[str, State]:
+    """Of every provider in `targets`, pairs of provider and model."""
+    models: defaultdict[str, list[str]] = defaultdict(list)
+    for provider_id, model_id in targets:
+        models[provider_id].append(model_id)
+    return {provider_id: health.provider_state(provider_id, owned, now) for provider_id, owned in models.items()}
 
 
 def combined(own: State, models: Collection[State]) -> State:

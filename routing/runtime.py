@@ -8,6 +8,8 @@ import gc
 import ipaddress
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -21,11 +23,14 @@ from providers.client import Transport, build_transport
 from providers.outbox import Outbox
 from providers.sandbox import SandboxTransport
 from routing.attempt import Timeouts
+from routing.breaker import State
 from routing.changes import CHANGED
 from routing.engine import Engine
-from routing.health import Health
+from routing.health import Health, provider_states
+from routing.health_store import HealthStore
 from routing.policy import Policy
 from routing.pricing import NANO
+from routing.probes import Prober, Rounds
 from routing.snapshot import Snapshot
 from routing.snapshot_build import build_snapshot, config_version
 from telemetry.ingest import Ingester
@@ -44,9 +49,13 @@ class Runtime:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
         self.health = Health()
+        self.shared_health = HealthStore(self.health, post=self._post, wake=CHANGED.set)
+        self.health.wake = self.shared_health.wake
         self.without_count: dict[str, float] = {}
         """Providers that count no tokens, and until when they are not asked again."""
         self.metrics = Metrics()
+        self.metrics.provider_skips = self.health.skips
+        self.metrics.provider_states = self._provider_states
         self.journal = Journal(journal_folder())
         self.outbox = Outbox(before=self.journal.flush)
         self.default_policy = default_policy()
@@ -64,6 +73,8 @@ class Runtime:
         self._poller = threading.Thread(target=self._poll, name="snapshot-poller", daemon=True)
         self._ingester = Ingester(journal_folder())
         self._transports: list[Transport] = []
+        self._rounds = Rounds(self.shared_health.origin, seconds=settings.TOKENHUB_PROBE_SECONDS)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
         """Raises DatabaseError or OSError when there is nothing to serve from."""
@@ -71,11 +82,14 @@ class Runtime:
             if self.ready:
                 return
             await asyncio.to_thread(self._load)
+            await asyncio.to_thread(self._load_health)
+            self._loop = asyncio.get_running_loop()
             if KEYRING.is_untouched:  # no master process did it: uvicorn or daphne by themselves
                 await asyncio.to_thread(_open_vault)
             self.journal.open()
             default, sandbox = build_transport(settings.TOKENHUB_UPSTREAM_TRANSPORT), SandboxTransport()
             self._transports = [default, sandbox]
+            self._prober = Prober(self.health, default)
             self.engine = Engine(
                 doors={"": default, "sandbox": sandbox},
                 health=self.health,
@@ -95,10 +109,12 @@ class Runtime:
         self.ready = False
         self._stop.set()
         CHANGED.set()
+        await self._prober.stop()
         for transport in self._transports:
             await transport.close()
         self.journal.close()
         await asyncio.to_thread(self._ingester.stop)
+        await asyncio.to_thread(self._end_health)
 
     # -- the configuration ----------------------------------------------------------------------------------------
     def _load(self) -> None:
@@ -108,12 +124,15 @@ class Runtime:
             close_old_connections()
         old, self.snapshot = self.snapshot, fresh
         self.metrics.snapshot_version = fresh.version
+        changed: set[str] = set()
         for target in old.targets.values():
             now = fresh.targets.get(target.model_id)
             before = target.provider.credential
             after = now.provider.credential if now else None
             if before is not None and after is not None and before.sealed != after.sealed:
-                self.health.credential_changed(target.provider.id)
+                changed.add(target.provider.id)
+        for provider_id in changed:
+            self._post(partial(self.health.credential_changed, provider_id, monotonic()))
 
     def _poll(self) -> None:
         """Follows the version in the database; at once after a change made in this process."""
@@ -125,12 +144,49 @@ class Runtime:
             try:
                 if config_version() != self.snapshot.version:
                     self._load()
+                self._share_health()
             except DatabaseError as problem:
                 log.warning("snapshot_not_refreshed", error=type(problem).__name__)
             except Exception:  # the thread must outlive a defect: it is how revoked keys are learnt
                 log.exception("snapshot_not_refreshed")
             finally:
                 close_old_connections()
+
+    # -- health, shared with other workers -------------------------------------------------------------------------
+    def _load_health(self) -> None:
+        try:
+            self.shared_health.load()
+        finally:
+            close_old_connections()
+
+    def _share_health(self) -> None:
+        """In the poller's thread. Providers are probed by one of the workers."""
+        try:
+            self.shared_health.sync()
+            if subjects := self._rounds.due():
+                self._post(partial(self._prober.begin, subjects))
+        except DatabaseError as problem:
+            log.warning("health_not_shared", error=type(problem).__name__)
+
+    def _end_health(self) -> None:
+        self._poller.join(timeout=10)
+        try:
+            self.shared_health.sync()
+            self.shared_health.save()
+            self._rounds.end()
+        except DatabaseError as problem:
+            log.warning("health_not_saved", error=type(problem).__name__)
+        finally:
+            close_old_connections()
+
+    def _post(self, call: Callable[[], object]) -> None:
+        """Has the event loop call it: health belongs to it alone."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call)
+
+    def _provider_states(self) -> dict[str, State]:
+        targets = ((target.provider.id, target.model_id) for target in self.snapshot.targets.values())
+        return provider_states(self.health, targets, monotonic())
 
     def is_trusted_proxy(self, address: str) -> bool:
         try:

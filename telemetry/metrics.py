@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Metrics:
         self.cost_nano: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.tokens: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self.attempts_failed: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self.provider_skips: dict[str, int] = {}
+        self.provider_states: Callable[[], Mapping[str, int]] = dict
         self.rate_limited = 0
         self.unlogged_refusals = 0
         self.in_flight = 0
@@ -90,6 +92,16 @@ class Metrics:
         yield histogram(
             "tokenhub_time_to_first_chunk_ms", "Streams' first bytes, in milliseconds.", self.first_chunk.copy()
         )
+        yield counter(
+            "tokenhub_provider_skips", "Targets passed over by the router.", ["reason"],
+            {(reason,): count for reason, count in self.provider_skips.copy().items()},
+        )  # fmt: skip
+        states = GaugeMetricFamily(
+            "tokenhub_provider_health_state", "2: healthy, 1: degraded, 0: down.", labels=["provider"]
+        )
+        for provider, state in self.provider_states().items():
+            states.add_metric([provider], state)
+        yield states
         yield counter("tokenhub_rate_limited", "Requests refused by a rate limit.", [], {(): self.rate_limited})
         yield counter("tokenhub_client_disconnects", "Clients that left early.", [], {(): self.disconnects})
         yield counter(

@@ -110,6 +110,9 @@ TOKENHUB_RATE_LIMIT_RPS = ENV.read(
 )
 TOKENHUB_RATE_LIMIT_BURST = ENV.read("TOKENHUB_RATE_LIMIT_BURST", 120, whole(1), "burst per address")
 TOKENHUB_CORS_ORIGINS = ENV.read("TOKENHUB_CORS_ORIGINS", NO_WORDS, words, "exact origins allowed on /v1", shown="")
+TOKENHUB_PROBE_SECONDS = ENV.read(
+    "TOKENHUB_PROBE_SECONDS", 30, whole(0, 86_400), "between two probes of a provider; 0 turns probes off"
+)
 TOKENHUB_UPSTREAM_TRANSPORT = ENV.read(
     "TOKENHUB_UPSTREAM_TRANSPORT", "direct", one_of("direct", "httpx"), "HTTP client towards providers"
 )

@@ -1,0 +1,66 @@
+"""`manage.py probe_providers`: one pass over all providers, now. What it finds counts for running servers, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db.utils import DatabaseError
+
+from providers.client import build_transport
+from providers.models import Provider
+from routing.health import Health
+from routing.health_store import HealthStore, health_report
+from routing.probes import Finding, Subject, load_subjects, note, probe_all
+from vault.services import open_from_environment
+
+
+class Command(BaseCommand):
+    help = "Asks every enabled provider whether it is there, and prints what it finds."
+    requires_system_checks = ()
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            open_from_environment()
+            health = Health()
+            store = HealthStore(health)
+            store.load()
+            findings = asyncio.run(_round(load_subjects()))
+            for finding in findings:
+                note(health, finding)
+            store.sync()
+            states = {one["provider_id"]: one["state"] for one in health_report(store=store)["providers"]}
+            names = list(Provider.objects.filter(enabled=True).values_list("id", flat=True))
+        except DatabaseError as problem:
+            raise CommandError(f"The database cannot be used: {problem}") from None
+        if not names:
+            self.stdout.write("There is no enabled provider.")
+            return
+        found = {one.provider_id: one for one in findings}
+        rows = [("provider", "state", "ms", "what")]
+        rows += [_row(name, states.get(name, ""), found.get(name)) for name in names]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        for provider, state, ms, what in rows:
+            line = f"{provider:{widths[0]}}  {state:{widths[1]}}  {ms:>{widths[2]}}  {what}"
+            self.stdout.write(line.rstrip())
+
+
+async def _round(subjects: Sequence[Subject]) -> list[Finding]:
+    door = build_transport(settings.TOKENHUB_UPSTREAM_TRANSPORT)
+    findings: list[Finding] = []
+    try:
+        await probe_all(subjects, door, findings.append)
+    finally:
+        await door.close()
+    return findings
+
+
+def _row(name: str, state: str, finding: Finding | None) -> tuple[str, str, str, str]:
+    if finding is None:
+        return name, state, "", "not probed"
+    if finding.skipped:
+        return name, state, "", f"not probed: {finding.skipped}"
+    return name, state, f"{finding.ms:.0f}", finding.text or "alive"
