@@ -36,8 +36,9 @@ def repaired(messages: Sequence[Message]) -> list[Message]:
 
 
 def _is_sound(messages: Sequence[Message]) -> bool:
-    """Results follow their calls in the next turn of the user, each once, in whatever order."""
+    """Results follow at once upon their calls, each once, in whatever order; no id stands twice."""
     open_calls: set[str] = set()
+    used: set[str] = set()
     for message in messages:
         if message.role == "user":
             for part in message.parts:
@@ -45,36 +46,40 @@ def _is_sound(messages: Sequence[Message]) -> bool:
                     if part.call_id not in open_calls:
                         return False
                     open_calls.discard(part.call_id)
-            if open_calls and any(not isinstance(part, ToolResult) for part in message.parts):
-                return False
+                elif open_calls:
+                    return False
             continue
         if open_calls:
             return False
         calls = [part.id for part in message.parts if isinstance(part, ToolCall)]
         open_calls = set(calls)
-        if len(open_calls) != len(calls):
+        if len(open_calls) != len(calls) or not used.isdisjoint(calls):
             return False
+        used |= open_calls
     return not open_calls
 
 
 def _without_repeated_calls(messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
-    """A turn that says one call twice says it once; two calls under one id get ids of their own. Also the id that each
-    new one stands for."""
+    """A turn that says one call twice says it once; two calls under one id get ids of their own, in different turns
+    too: some servers count from 0 in each. Also the id that each new one stands for."""
     out: list[Message] = []
     first_ids: dict[str, str] = {}
+    used: set[str] = set()
     for message in messages:
-        seen: dict[str, ToolCall] = {}
+        seen: set[tuple[str, str, str]] = set()
         parts: list[Part] = []
         for part in message.parts:
             if isinstance(part, ToolCall):
-                known = seen.get(part.id)
-                if known is not None and (known.name, known.arguments) == (part.name, part.arguments):
+                if (call := (part.id, part.name, part.arguments)) in seen:
                     continue
-                if known is not None:
-                    own = f"{part.id}_{len(seen)}"
+                seen.add(call)
+                if part.id in used:
+                    own = f"{part.id}_{len(used)}"
+                    while own in used:
+                        own += "_"
                     first_ids[own] = part.id
                     part = replace(part, id=own)
-                seen[part.id] = part
+                used.add(part.id)
             parts.append(part)
         out.append(replace(message, parts=tuple(parts)))
     return out, first_ids
