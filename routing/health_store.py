@@ -309,7 +309,7 @@ def health_report(*, store: HealthStore | None = None) -> dict[str, Any]:
 
 
 def health_states() -> dict[Key, State]:
-    """By provider and model, which is empty for a provider as such. What is missing is healthy. Raises DatabaseError."""
+    """By provider and model; the latter is empty for a provider as such. Healthy is who is not in it."""
     health, now = Health(), monotonic()
     HealthStore(health).load()
     states = {key: one.state(now) for key, one in health.targets.items()}
