@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from keys.auth import KeyRecord
 from routing.errors import ApiError
@@ -99,8 +100,7 @@ def from_headers(policy: Policy, headers: Mapping[bytes, bytes], profiles: Colle
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """What a name in a request stands for: a target, an alias as far as the key may use it, or neither: the router
     decides."""
 

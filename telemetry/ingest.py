@@ -45,8 +45,8 @@ def _dollars(nano: int | None, as_text: bool) -> Decimal | str | None:
 def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
     """The entry as a row of COLUMNS, in the types of the database at hand."""
     at = _EPOCH + timedelta(microseconds=entry.at)
-    detail = "{}"
-    if entry.attempt_list or entry.candidates:
+    detail = '{"attempts":' + _encode(entry.attempt_list).decode() + "}" if entry.attempt_list else "{}"
+    if entry.candidates:
         detail = _encode({"attempts": entry.attempt_list, "candidates": entry.candidates}).decode()
     return (
         entry.id.replace("-", "") if is_sqlite else UUID(entry.id),
