@@ -390,6 +390,8 @@ def _add_sampling(body: dict[str, Any], request: ChatRequest, model: UpstreamMod
             body[name] = value
     if stops := [one for one in request.stop if one.strip()]:
         body["stop_sequences"] = stops
+    if len(stops) < len([one for one in request.stop if one]):
+        dropped.append("stop")  # white space alone ends nothing here
 
 
 def _shortened(blocks: list[dict[str, Any]]) -> Any:
