@@ -275,3 +275,23 @@ def _without_what_is_not_everywhere(answer: ChatResponse) -> ChatResponse:
         thoughts = [part for part in thoughts if part.signature]
     others = [part for part in answer.parts if not isinstance(part, Thinking)]
     return replace(answer, parts=(*thoughts, *others))
+
+
+# -- what passes through only ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [("openai_embeddings_json", Usage(input_tokens=4)), ("anthropic_count_tokens_json", Usage())],
+)
+def test_a_recorded_answer_that_is_no_chat_passes_byte_for_byte_with_its_usage(name: str, usage: Usage) -> None:
+    cassette = cassettes.load(name)
+    dialect = DIALECTS[cassette.dialect]
+    envelope = dialect.read_envelope(cassette.request_bytes)
+    assert dialect.for_upstream(envelope, envelope.model).body == cassette.request_bytes
+    answer = translate_answer(dialect, dialect, cassette.body, now=1.0)
+    assert (answer.body, answer.usage) == (cassette.body, usage)
+
+
+@pytest.mark.parametrize("cassette", [one for one in cassettes.EVERY if one.status != 200], ids=named)
+def test_a_recorded_error_is_read_in_the_providers_words(cassette: Cassette) -> None:
+    error = DIALECTS[cassette.dialect].read_error(cassette.body)
+    assert error.message == cassette.json.get("error", cassette.json)["message"]
