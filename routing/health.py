@@ -392,7 +392,8 @@ def provider_states(health: Health, targets: Iterable[tuple[str, str]], now: flo
 
 
 def combined(own: State, models: Collection[State]) -> State:
-    """A provider's state: its own, worsened by models that are down."""
-    if own is State.DOWN or (models and all(one is State.DOWN for one in models)):
+    """A provider's state: its own, worsened by models that are down, and by all of them in trouble."""
+    best = max(models, default=State.HEALTHY)
+    if State.DOWN in {own, best}:
         return State.DOWN
-    return State.DEGRADED if own is State.DEGRADED or State.DOWN in models else State.HEALTHY
+    return State.DEGRADED if State.DEGRADED in {own, best} or State.DOWN in models else State.HEALTHY

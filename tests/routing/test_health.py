@@ -21,6 +21,7 @@ from routing.health import (
     HEAD_START_SECONDS,
     Health,
     Notice,
+    combined,
     provider_states,
 )
 from tests.support.targets import NOW
@@ -289,6 +290,25 @@ def test_a_limited_model_is_degraded_and_a_refused_provider_is_down() -> None:
     assert health.stats("p", "m").state(NOW + 10) is State.HEALTHY
     fail(health, ErrorClass.AUTH, status=401)
     assert health.provider_state("p", ["m", "other"], NOW) is State.DOWN
+
+
+@pytest.mark.parametrize(
+    ("own", "models", "state"),
+    [
+        (2, [], 2),
+        (2, [2, 2], 2),
+        (2, [1, 2], 2),
+        (2, [1, 1], 1),
+        (2, [0, 2], 1),
+        (2, [0, 1], 1),
+        (2, [0, 0], 0),
+        (1, [2, 2], 1),
+        (1, [], 1),
+        (0, [2, 2], 0),
+    ],
+)
+def test_a_provider_is_as_well_as_its_models_let_it(own: int, models: list[int], state: int) -> None:
+    assert combined(State(own), [State(one) for one in models]) is State(state)
 
 
 def test_what_is_passed_over_is_counted_by_reason() -> None:
