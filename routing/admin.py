@@ -10,6 +10,8 @@ from django.http import HttpRequest
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from routing import services
+from routing.breaker import State
+from routing.health_store import health_states
 from routing.models import Ability, Alias, AliasVariant, Model, RoutingProfile
 from tokenhub.adminkit import Admin, TabularInline, display
 
@@ -40,7 +42,7 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the t
 @admin.register(Model)
 class ModelAdmin(Admin):
     form = ModelForm
-    list_display = ("id", "provider", "enabled_shown", "weight", "input_price", "output_price", "context")
+    list_display = ("id", "provider", "enabled_shown", "health", "weight", "input_price", "output_price", "context")
     list_filter = ("enabled", "provider")
     list_select_related = ("provider",)
     search_fields = ("id", "upstream_model", "provider__id")
@@ -67,6 +69,19 @@ class ModelAdmin(Admin):
     @display(description="State", label={"on": "success", "off": "danger"})
     def enabled_shown(self, model: Model) -> str:
         return "on" if model.enabled else "off"
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """Health of all models by one look at it."""
+        changelist = super().get_changelist_instance(request)
+        states = health_states()
+        for model in changelist.result_list:
+            keys = ((model.provider_id, ""), (model.provider_id, model.pk))
+            model.health_state = min(states.get(key, State.HEALTHY) for key in keys)
+        return changelist
+
+    @display(description="Health", label={"healthy": "success", "degraded": "warning", "down": "danger"})
+    def health(self, model: Any) -> str:
+        return str(model.health_state.name.lower())
 
     @display(description="Input per 1,000", ordering="input_per_1k")
     def input_price(self, model: Model) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from time import monotonic
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, connection
 from django.db.models import F
+from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
@@ -271,3 +274,20 @@ def test_the_report_asks_a_fixed_number_of_queries(django_assert_num_queries: Dj
         health_report()
     with django_assert_num_queries(2):
         assert health_states()["p", "m1"] is State.HEALTHY
+
+
+@pytest.mark.usefixtures("rows")
+def test_the_list_of_models_shows_their_health(admin_client: Client) -> None:
+    health, store = worker()
+    take_down(health)
+    store.sync()
+    page = admin_client.get(reverse("admin:routing_model_changelist")).content.decode()
+    cells = {
+        name: re.sub(r"<[^>]*>|\s", "", cell)
+        for name, cell in zip(
+            re.findall(r"field-id.*?>([a-z]+)</a>", page, re.DOTALL),
+            re.findall(r"field-health[^>]*>(.*?)</td>", page, re.DOTALL),
+            strict=True,
+        )
+    }
+    assert cells == {"m": "down", "n": "healthy", "unused": "healthy"}
