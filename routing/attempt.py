@@ -57,13 +57,19 @@ class Delivery:
     exchange: Exchange | None = None
     reason: str = ""
 
+    def close(self) -> None:
+        """Nobody wants it any more."""
+        if self.exchange is not None:
+            self.exchange.close()
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds."""
+    """Seconds. `hedge_after`: until a silent stream's next target is asked as well; 0: never."""
 
     first_chunk: float
     whole_answer: float
+    hedge_after: float = 0.0
 
 
 async def attempt(

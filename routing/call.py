@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 from urllib.parse import unquote_to_bytes
 
 from keys.auth import KeyRecord
@@ -87,6 +88,12 @@ class Call:
     candidates: list[Candidate] = field(default_factory=list)
     """What the router looked at, the best first; filled when it ranks."""
     _parsed: ChatRequest | None = None
+
+    @property
+    def deadline_passed(self) -> bool:
+        """Of the latency that the client itself sent."""
+        deadline = self.policy.deadline_ms
+        return deadline is not None and (monotonic() - self.started_at) * 1000 >= deadline
 
     @property
     def allow_fallback(self) -> bool:

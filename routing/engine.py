@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from hashlib import blake2b
+from dataclasses import replace
+from functools import partial
 from random import Random
 from time import monotonic
 from typing import Final
@@ -16,16 +17,19 @@ from typing import Final
 from providers.client import FailureKind, Transport
 from providers.formats.errors import InvalidRequest
 from providers.outcomes import ErrorClass, is_retriable
-from routing.affinity import Affinity, Conversation
+from routing.accounts import attempt_record, reason_of
+from routing.affinity import Affinity
 from routing.attempt import AttemptFailed, Delivery, Timeouts, attempt
 from routing.call import Call
 from routing.eligibility import unusable_because
 from routing.errors import ApiError
 from routing.failures import after_failures, nobody_eligible, rejected, unusable
 from routing.health import Health
-from routing.policy import pick_variant
+from routing.hedging import first_of
+from routing.patience import Patience
 from routing.ranking import rank
-from routing.snapshot import Alias, Endpoint, Target
+from routing.snapshot import Endpoint, Target
+from routing.variants import Variants
 from telemetry.journal import Attempt
 from vault.errors import VaultLocked
 
@@ -51,7 +55,7 @@ class Engine:
         self._doors = doors
         self._health = health
         self._affinity = Affinity()
-        self._claims: dict[str, dict[str, float]] = {}
+        self.variants = Variants(rng, self._affinity)
         self._timeouts = timeouts
         self._rng = rng
         self._vault_is_open = vault_is_open
@@ -77,18 +81,18 @@ class Engine:
                 held_back.append(target)
                 continue
             try:
-                delivery = await self._try(call, target, failures)
+                delivery = await self._hedged(call, target, targets, waiting, failures)
             finally:
                 if trial:
                     self._health.released(target.provider.id, target.model_id, trial)
             if delivery is not None:
-                delivery.reason = _reason(call, target, failures)
+                delivery.reason = reason_of(call, delivery.target, failures)
                 if call.conversation is not None:
-                    self._affinity.remember(call.conversation, target.model_id, monotonic())
+                    self._affinity.remember(call.conversation, delivery.target.model_id, monotonic())
                 return delivery
-            if not failures or failures[-1][0] is not target:
+            failure = next((one for who, one in reversed(failures) if who is target), None)
+            if failure is None:
                 continue  # the request cannot be said in this target's dialect
-            failure = failures[-1][1]
             match failure.error:
                 case ErrorClass.INVALID_REQUEST if target is call.hint:
                     raise rejected(failure)
@@ -99,9 +103,34 @@ class Engine:
                     waiting = sorted(rest, key=lambda one: -one.max_context_tokens)
                     waiting = [one for one in waiting if one.max_context_tokens > target.max_context_tokens]
                     targets = iter(())
-            if _deadline_passed(call):
+            if call.deadline_passed:
                 break
         raise self._final_error(call, failures)
+
+    async def _hedged(
+        self,
+        call: Call,
+        target: Target,
+        targets: Iterator[Target],
+        waiting: list[Target],
+        failures: list[tuple[Target, AttemptFailed]],
+    ) -> Delivery | None:
+        """As `_try`; where hedging is on, a stream's next target is asked too when this one is silent."""
+        spare = None
+        if self._timeouts.hedge_after and call.envelope.stream:
+            spare = waiting.pop(0) if waiting else next(targets, None)
+        if spare is None:
+            return await self._try(call, target, failures)
+
+        async def leg(one: Target) -> Delivery | None:
+            return await self._try(replace(call, patience=Patience(armed=True)), one, failures)
+
+        delivery, was_asked = await first_of(
+            partial(leg, target), partial(leg, spare), after_seconds=self._timeouts.hedge_after, discard=Delivery.close
+        )
+        if not was_asked:
+            waiting.insert(0, spare)
+        return delivery
 
     def first_choice(self, call: Call) -> Target:
         """Who would be asked first. Raises ApiError when nobody could be."""
@@ -115,31 +144,6 @@ class Engine:
         door = self._doors.get(target.provider.type) or self._doors[""]
         endpoint = self._endpoint(target, set(), monotonic())
         return await attempt(call, target, call.dialect, endpoint, door, self._timeouts)
-
-    def pick_variant(self, alias: Alias, key_id: str, talk: Conversation | None) -> Target:
-        """One of the alias's variants, by its rule; a later turn of a conversation stays where it began."""
-        if talk is not None and (home := self._affinity.target(talk, monotonic())):
-            for variant in alias.variants:
-                if variant.target.model_id == home:
-                    return variant.target
-        match alias.sticky_by:
-            case "api_key":
-                digest = blake2b(f"{alias.name}\0{key_id}".encode(), digest_size=8).digest()
-                return pick_variant(alias, draw=int.from_bytes(digest, "big") / 2**64)
-            case "round_robin":
-                return self._turn_of(alias)
-            case _:
-                return pick_variant(alias, draw=self._rng.random())
-
-    def _turn_of(self, alias: Alias) -> Target:
-        """Smooth weighted round robin: each variant's claim grows by its share, and the largest claim is paid."""
-        claims = self._claims.setdefault(alias.name, {})
-        for variant in alias.variants:
-            model_id = variant.target.model_id
-            claims[model_id] = claims.get(model_id, 0.0) + variant.share
-        chosen = max(alias.variants, key=lambda one: claims[one.target.model_id]).target
-        claims[chosen.model_id] -= 1.0
-        return chosen
 
     # -- which targets -------------------------------------------------------------------------------------------
     def _targets(self, call: Call) -> Iterator[Target]:
@@ -220,7 +224,7 @@ class Engine:
                 if other is not None:
                     lacking, dialect = dialect.name, other
                     continue
-                if not is_retriable(failure.error, failure.kind) or _deadline_passed(call) or retry == MAX_RETRIES:
+                if not is_retriable(failure.error, failure.kind) or call.deadline_passed or retry == MAX_RETRIES:
                     return None
                 if self._health.rest_seconds(provider, model, monotonic()):
                     return None
@@ -251,8 +255,8 @@ class Engine:
     ) -> None:
         now, provider = monotonic(), target.provider.id
         failures.append((target, failure))
-        call.attempts.append(_attempt_record(target, failure, (now - started) * 1000))
-        if failure.error is ErrorClass.TIMEOUT and _deadline_passed(call):
+        call.attempts.append(attempt_record(target, failure, (now - started) * 1000))
+        if failure.error is ErrorClass.TIMEOUT and call.deadline_passed:
             return  # it was the client who did not wait longer
         self._health.failed(
             provider,
@@ -283,34 +287,3 @@ class Engine:
             return ApiError.of(call.unsayable)
         self.ranked(call)
         return nobody_eligible(call.snapshot, {one.model: one.excluded for one in call.candidates if one.excluded})
-
-
-def _deadline_passed(call: Call) -> bool:
-    deadline = call.policy.deadline_ms
-    return deadline is not None and (monotonic() - call.started_at) * 1000 >= deadline
-
-
-def _reason(call: Call, target: Target, failures: list[tuple[Target, AttemptFailed]]) -> str:
-    if not failures:
-        if target is not call.hint:
-            return f"routed-weight-{target.weight}"
-        return "alias-variant" if call.alias is not None else "model-hint"
-    last_target, last = failures[-1]
-    if last_target is target and last.error is ErrorClass.MODEL_UNAVAILABLE:  # found in another dialect
-        return _reason(call, target, [one for one in failures if one[0] is not target])
-    if last_target is target:
-        return "retried-transient"
-    if last.error is ErrorClass.CONTEXT_OVERFLOW:
-        return "escalated-context-overflow"
-    return f"failover-{last.error.value}"
-
-
-def _attempt_record(target: Target, failure: AttemptFailed, latency_ms: float) -> Attempt:
-    return Attempt(
-        model=target.model_id,
-        provider=target.provider.id,
-        error_class=failure.error.value,
-        status=failure.status,
-        latency_ms=int(latency_ms),
-        message=failure.message[:300],
-    )

@@ -93,7 +93,11 @@ class Runtime:
             self.engine = Engine(
                 doors={"": default, "sandbox": sandbox},
                 health=self.health,
-                timeouts=Timeouts(settings.TOKENHUB_PROVIDER_TIMEOUT_SECS, settings.TOKENHUB_REQUEST_TIMEOUT_SECS),
+                timeouts=Timeouts(
+                    settings.TOKENHUB_PROVIDER_TIMEOUT_SECS,
+                    settings.TOKENHUB_REQUEST_TIMEOUT_SECS,
+                    settings.TOKENHUB_HEDGE_AFTER_MS / 1000,
+                ),
                 rng=Random(),  # noqa: S311  jitter, no secret
                 vault_is_open=lambda: KEYRING.is_open,
             )

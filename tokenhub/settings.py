@@ -101,6 +101,9 @@ TOKENHUB_STREAM_KEEPALIVE_SECS = ENV.read(
     "until a silent stream gets a comment that keeps its connection open",
     shown="10",
 )
+TOKENHUB_HEDGE_AFTER_MS = ENV.read(
+    "TOKENHUB_HEDGE_AFTER_MS", 0, whole(0, 300_000), "until a silent stream's next model is asked as well"
+)
 TOKENHUB_BODY_TIMEOUT_SECS = ENV.read(
     "TOKENHUB_BODY_TIMEOUT_SECS", 30.0, seconds, "for a client to deliver its request's body", shown="30"
 )

@@ -1,0 +1,144 @@
+"""A second target for a stream whose first one is silent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from routing.hedging import first_of
+from tests.support.gateway import Gateway
+from tests.support.upstream import Reply, Upstream
+
+
+async def leg(seconds: float, result: str | None, log: list[str], name: str) -> str | None:
+    log.append(f"{name} begins")
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        log.append(f"{name} stopped")
+        raise
+    return result
+
+
+def race(first: tuple[float, str | None], second: tuple[float, str | None]) -> tuple[str | None, bool, list[str]]:
+    log: list[str] = []
+
+    async def run() -> tuple[str | None, bool]:
+        return await first_of(
+            lambda: leg(*first, log, "first"), lambda: leg(*second, log, "second"), after_seconds=0.05,
+            discard=lambda late: log.append(f"discarded {late}"),
+        )  # fmt: skip
+
+    return (*asyncio.run(run()), log)
+
+
+def test_a_quick_first_one_is_alone() -> None:
+    assert race((0, "a"), (0, "b")) == ("a", False, ["first begins"])
+    assert race((0, None), (0, "b")) == (None, False, ["first begins"])
+
+
+def test_who_speaks_first_is_heard_and_the_other_stopped() -> None:
+    assert race((5, "a"), (0, "b")) == ("b", True, ["first begins", "second begins", "first stopped"])
+    assert race((0.1, "a"), (5, "b")) == ("a", True, ["first begins", "second begins", "second stopped"])
+
+
+def test_a_failure_is_no_speech() -> None:
+    assert race((0.2, "a"), (0, None))[:2] == ("a", True)
+    assert race((0.1, None), (0.1, None))[:2] == (None, True)
+
+
+def test_two_results_at_once_leave_one_to_be_discarded() -> None:
+    log: list[str] = []
+
+    async def run() -> None:
+        gate = asyncio.Event()
+
+        async def one(result: str) -> str:
+            await gate.wait()
+            return result
+
+        asyncio.get_running_loop().call_later(0.1, gate.set)
+        result = await first_of(lambda: one("a"), lambda: one("b"), after_seconds=0.01, discard=log.append)
+        assert result == ("a", True)
+
+    asyncio.run(run())
+    assert log == ["b"]
+
+
+def test_both_end_with_whoever_waits() -> None:
+    log: list[str] = []
+
+    async def run() -> None:
+        task = asyncio.create_task(
+            first_of(
+                lambda: leg(9, "a", log, "first"), lambda: leg(9, "b", log, "second"), after_seconds=0.01,
+                discard=lambda _: None,
+            )
+        )  # fmt: skip
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert sorted(log) == ["first begins", "first stopped", "second begins", "second stopped"]
+
+
+def test_an_error_of_a_leg_comes_out() -> None:
+    async def broken() -> str:
+        raise ValueError
+
+    async def run() -> None:
+        with pytest.raises(ValueError):  # noqa: PT011
+            await first_of(broken, broken, after_seconds=1, discard=lambda _: None)
+
+    asyncio.run(run())
+
+
+# -- over real servers -----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder: Path = tmp_path_factory.mktemp("gateway")
+    with Gateway(
+        folder,
+        providers=[{"id": f"p{number}", "type": "openai", "base_url": upstream.url} for number in range(2)],
+        models=[
+            {"id": "slow", "provider_id": "p0", "weight": 9}, {"id": "quick", "provider_id": "p1", "weight": 1},
+        ],
+        env={"TOKENHUB_HEDGE_AFTER_MS": "150"},
+    ) as running:  # fmt: skip
+        yield running
+
+
+def test_a_silent_stream_is_answered_by_the_next_model_and_ended_at_its_provider(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    upstream.next(Reply(delay=20))
+    answer = gateway.chat("slow", stream=True)
+    assert answer.status_code == 200
+    assert answer.headers["x-tokenhub-model"] == "quick"
+    assert answer.text.endswith("data: [DONE]\n\n")
+    silent = next(request for request in upstream.requests if request.json["model"] == "slow")
+    assert silent.lost.wait(2)
+    upstream.forget()
+
+
+def test_a_stream_that_speaks_is_not_hedged(gateway: Gateway, upstream: Upstream) -> None:
+    asked = len(upstream.requests)
+    answer = gateway.chat("slow", stream=True)
+    assert (answer.headers["x-tokenhub-model"], answer.headers["x-tokenhub-reason"]) == ("slow", "model-hint")
+    assert len(upstream.requests) == asked + 1
+
+
+def test_whole_answers_are_not_hedged(gateway: Gateway, upstream: Upstream) -> None:
+    upstream.next(Reply(delay=0.5))
+    assert gateway.chat("slow").headers["x-tokenhub-model"] == "slow"
