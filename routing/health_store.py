@@ -321,12 +321,14 @@ def _provider_report(health: Health, provider_id: str, model_ids: list[str], clo
     found = {model_id: health.stats(provider_id, model_id) for model_id in sorted(model_ids)}
     now = clocks.steady
     state = combined(circuit.state(now), [one.state(now) for one in found.values()])
+    soonest = min((one.rest_until for one in found.values()), default=0.0)  # when a model may be asked again
     calls = sum(one.calls for one in found.values())
     latency = sum(one.measured_ms * one.calls for one in found.values() if one.calls > one.errors)
     measured = sum(one.calls for one in found.values() if one.calls > one.errors)
     return {
         "provider_id": provider_id,
         **_figures(circuit, state, clocks),
+        "cooldown_until": _cooldown(max(circuit.rest_until, soonest), clocks),
         "total_requests": calls,
         "total_errors": sum(one.errors for one in found.values()),
         "avg_latency_ms": round(latency / measured, 1) if measured else None,
@@ -344,14 +346,17 @@ def _provider_report(health: Health, provider_id: str, model_ids: list[str], clo
 
 
 def _figures(circuit: Circuit, state: State, clocks: Clocks) -> dict[str, Any]:
-    rests = circuit.rest_until > clocks.steady
     return {
         "state": state.name.lower(),
         "consec_errors": circuit.consecutive_errors,
         "last_error": circuit.last_error or None,
         "last_success_at": _shown(clocks.to_wall(circuit.last_success_at)),
-        "cooldown_until": _shown(clocks.to_wall(circuit.rest_until)) if rests else None,
+        "cooldown_until": _cooldown(circuit.rest_until, clocks),
     }
+
+
+def _cooldown(until: float, clocks: Clocks) -> str | None:
+    return _shown(clocks.to_wall(until)) if until > clocks.steady else None
 
 
 def _shown(at: datetime | None) -> str | None:

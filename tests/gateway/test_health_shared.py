@@ -36,7 +36,7 @@ from tests.support.targets import key, provider, snapshot, target
 from tests.support.upstream import Fault, Reply, Upstream
 
 T = TypeVar("T")
-SHARED_SECONDS = 1.0
+SHARED_SECONDS = 1.0 + 1.0  # the second is slack for a busy test machine
 DOWN_SECONDS = 1.0  # in the simulations
 CLIENTS = 8
 
@@ -89,7 +89,7 @@ class World:
         return len(self.a.requests)
 
 
-def simulate(scenario: Callable[[World], Awaitable[T]]) -> T:
+def simulate(scenario: Callable[[World], Awaitable[T]], *, timeout_seconds: float = 5.0) -> T:
     async def run(a: Upstream, b: Upstream) -> T:
         door, health = build_transport("direct"), Health(down_seconds=DOWN_SECONDS)
         targets = [
@@ -97,8 +97,9 @@ def simulate(scenario: Callable[[World], Awaitable[T]]) -> T:
             target("b", at=provider("pb", urls=[b.url]), weight=2),
         ]
         engine = Engine(
-            doors={"": door}, health=health, timeouts=Timeouts(0.5, 0.5), rng=Random(1), vault_is_open=lambda: True
-        )
+            doors={"": door}, health=health, timeouts=Timeouts(timeout_seconds, timeout_seconds), rng=Random(1),
+            vault_is_open=lambda: True,
+        )  # fmt: skip
         try:
             async with asyncio.timeout(60):
                 return await scenario(World(engine, health, snapshot(*targets), a, b))
@@ -127,14 +128,13 @@ def test_traffic_leaves_a_failing_target_and_comes_back_after_its_recovery(bad: 
         assert world.calls_of_a() - before <= DOWN_AFTER + CLIENTS * (MAX_RETRIES + 1) + 4
         assert world.health.stats("pa", "a").state(monotonic()) is State.DOWN
         world.a.default = Reply()
-        await world.load(DOWN_SECONDS + 0.3)
-        assert (await world.load(0.5))["a"] > 0
+        async with asyncio.timeout(10):
+            while set(await world.load(0.2)) != {"a"}:
+                pass
         assert world.health.stats("pa", "a").state(monotonic()) is State.HEALTHY
-        last = await world.load(0.3)
-        assert last["a"] > 0.9 * last.total()
         assert world.failed == []
 
-    simulate(scenario)
+    simulate(scenario, timeout_seconds=1.0 if bad.fault is Fault.HANG_BEFORE_HEAD else 5.0)
 
 
 def test_one_request_after_the_other_leaves_after_five_errors_and_tries_once_per_rest() -> None:
