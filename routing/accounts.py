@@ -15,7 +15,7 @@ def reason_of(call: Call, target: Target, failures: Sequence[tuple[Target, Attem
     """The routing reason of the contract. `failures`: what went before, in order."""
     if not failures:
         if target is not call.hint:
-            return f"routed-weight-{target.weight}"
+            return "thompson" if call.lesson is not None else f"routed-weight-{target.weight}"
         return "alias-variant" if call.alias is not None else "model-hint"
     last_target, last = failures[-1]
     if last_target is target and last.error is ErrorClass.MODEL_UNAVAILABLE:  # found in another dialect

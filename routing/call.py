@@ -16,6 +16,7 @@ from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
 from routing.affinity import Conversation
 from routing.eligibility import Needs
+from routing.learning import Lesson
 from routing.patience import Patience
 from routing.policy import Policy
 from routing.snapshot import Alias, Snapshot, Target
@@ -82,6 +83,8 @@ class Call:
     variants: tuple[Target, ...] = ()
     patience: Patience = field(default_factory=Patience)
     conversation: Conversation | None = None
+    lesson: Lesson | None = None
+    """Where the bandit decides."""
     unsayable: InvalidRequest | None = None
     """Why the request could not be said to a target in its dialect."""
     attempts: list[Attempt] = field(default_factory=list)

@@ -25,8 +25,10 @@ from routing.call import Call, forwardable_headers, forwardable_query
 from routing.directives import MARK, taken_from_body, with_output_schema
 from routing.eligibility import expected_cost, needs_of, needs_of_embedding
 from routing.errors import ApiError
+from routing.learning import MODE as THOMPSON
+from routing.learning import Lesson, lesson_of
 from routing.policy import Policy, choose, from_headers
-from routing.pricing import dollars
+from routing.pricing import cost_nano, dollars
 from routing.runtime import runtime
 from routing.snapshot import Target
 from routing.visit import ClientLeft, ResponseHeaders, Visit, client_error, estimate
@@ -179,6 +181,7 @@ class Chat(Endpoint):
         usage = answer.usage or estimate(
             None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
         )
+        _learn(visit, call, delivery, usage)
         cost = visit.account(200, usage=usage, estimated=answer.usage is None, answer_follows=True)
         if answer.usage is not None:
             _learn_size(visit, call, delivery, usage)
@@ -217,6 +220,10 @@ class Chat(Endpoint):
             estimated = usage is None or error is not None
             if estimated:
                 usage = estimate(usage, input_tokens=call.needs.input_tokens, produced_bytes=stream.produced_bytes)
+            if error is None and usage is not None:
+                _learn(visit, call, delivery, usage)
+            elif call.lesson is not None:
+                visit.runtime.learner.failed(call.lesson, delivery.target.model_id)
             visit.account(200 if error is None else error.status, usage=usage, estimated=estimated, error=error)
             if usage is not None and not estimated:
                 _learn_size(visit, call, delivery, usage)
@@ -312,7 +319,17 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         variants = tuple(one.target for one in rest)
     visit.mode = policy.mode if hint is None else ""
     visit.alias = alias.name if alias is not None else ""
+    lesson: Lesson | None = None
     needs = needs_of_embedding(envelope) if visit.dialect.family == "embeddings" else needs_of(envelope)
+    if hint is None and policy.mode == THOMPSON and visit.dialect.family == "chat":
+        lesson = lesson_of(
+            envelope.turns,
+            input_tokens=needs.input_tokens,
+            tools=envelope.has_tools,
+            vision=envelope.has_images,
+            tag=key.project,
+        )
+        visit.context = lesson.context.key
     return Call(
         snapshot=snapshot,
         key=key,
@@ -329,6 +346,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         variants=variants,
         patience=visit.patience,
         conversation=talk,
+        lesson=lesson,
         attempts=visit.attempts,
         candidates=visit.candidates,
     )
@@ -353,6 +371,19 @@ def delivery_headers(visit: Visit, delivery: Delivery) -> ResponseHeaders:
             headers.append((b"x-tokenhub-upstream-request-id", value))
             break
     return headers
+
+
+def _learn(visit: Visit, call: Call, delivery: Delivery, usage: Usage) -> None:
+    """What became of the bandit's choice."""
+    if call.lesson is None:
+        return
+    prices = delivery.target.prices
+    visit.reward = visit.runtime.learner.answered(
+        call.lesson,
+        delivery.target.model_id,
+        latency_ms=(monotonic() - delivery.started_at) * 1000,
+        cost_nano=cost_nano(prices, usage) if prices is not None else None,
+    )
 
 
 def _learn_size(visit: Visit, call: Call, delivery: Delivery, usage: Usage) -> None:

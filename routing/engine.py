@@ -26,6 +26,7 @@ from routing.errors import ApiError
 from routing.failures import after_failures, nobody_eligible, rejected, unusable
 from routing.health import Health
 from routing.hedging import first_of
+from routing.learning import Learner
 from routing.patience import Patience
 from routing.ranking import rank
 from routing.snapshot import Endpoint, Target
@@ -51,9 +52,11 @@ class Engine:
         timeouts: Timeouts,
         rng: Random,
         vault_is_open: Callable[[], bool],
+        learner: Learner | None = None,
     ) -> None:
         self._doors = doors
         self._health = health
+        self._learner = learner
         self._affinity = Affinity()
         self.variants = Variants(rng, self._affinity)
         self._timeouts = timeouts
@@ -189,6 +192,8 @@ class Engine:
             now=now,
             hint=call.hint,
             home=self._affinity.target(call.conversation, now) if call.conversation is not None else "",
+            learner=self._learner,
+            lesson=call.lesson,
         )
         return targets
 
@@ -258,6 +263,9 @@ class Engine:
         call.attempts.append(attempt_record(target, failure, (now - started) * 1000))
         if failure.error is ErrorClass.TIMEOUT and call.deadline_passed:
             return  # it was the client who did not wait longer
+        is_own_fault = failure.error not in {ErrorClass.INVALID_REQUEST, ErrorClass.CONTEXT_OVERFLOW}
+        if call.lesson is not None and self._learner is not None and is_own_fault:
+            self._learner.failed(call.lesson, target.model_id)
         self._health.failed(
             provider,
             target.model_id,

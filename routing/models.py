@@ -205,6 +205,44 @@ class ProbeLease(models.Model):
         return self.holder
 
 
+class Feedback(models.Model):
+    """What a client said of an answer. `parts`: the reward that it led to, by what it is made of; empty where the model
+    was not the bandit's choice."""
+
+    request_id = models.UUIDField(editable=False)
+    api_key_id = models.CharField(max_length=40, editable=False)
+    model_id = models.CharField(max_length=200, editable=False)
+    score = models.FloatField(validators=[MinValueValidator(0.0), MaxValueValidator(1.0)])
+    comment = models.TextField(blank=True)
+    reward = models.FloatField(null=True, editable=False)
+    parts = models.JSONField(default=dict, blank=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True, editable=False)
+    updated_at = models.DateTimeField(auto_now=True, editable=False)
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name_plural = "feedback"
+        constraints = [models.UniqueConstraint(fields=["request_id", "api_key_id"], name="feedback_once")]
+
+    def __str__(self) -> str:
+        return f"{self.score:g} for {self.request_id}"
+
+
+class BanditDelta(models.Model):
+    """What one worker learned within a second, as `routing.learning` writes it. Ids grow; rows never change once every
+    worker has read them, short of being folded into one."""
+
+    origin = models.CharField(max_length=40, blank=True)
+    payload = models.TextField()
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
 class ConfigVersion(models.Model):
     """One row, raised in the transaction of every change that the data plane must see."""
 

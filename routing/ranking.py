@@ -3,12 +3,14 @@ request give the same ranking."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from keys.auth import KeyRecord
 from providers.formats.base import Dialect
 from routing.eligibility import Needs, exclusion, expected_cost
 from routing.health import Health
+from routing.learning import Learner, Lesson
 from routing.policy import Policy
 from routing.scoring import Figures, scores
 from routing.snapshot import Snapshot, Target
@@ -36,8 +38,11 @@ def rank(
     now: float,
     hint: Target | None = None,
     home: str = "",
+    learner: Learner | None = None,
+    lesson: Lesson | None = None,
 ) -> Ranking:
-    """All but `hint`, the named one. `home`: the model that the conversation is at, which goes before all others."""
+    """All but `hint`, the named one. `home`: the model that the conversation is at, which goes before all others. With
+    a `lesson` the `learner` orders them, by a draw."""
     eligible: list[Target] = []
     figures: list[Figures] = []
     excluded: list[Candidate] = []
@@ -62,6 +67,23 @@ def rank(
         eligible.append(target)
         figures.append(Figures(expected_cost(target, needs), stats.latency_ms, stats.failure, target.weight))
     parts = scores(figures, snapshot.profiles[policy.mode])
-    order = sorted(range(len(parts)), key=lambda one: (eligible[one].model_id != home, parts[one].score))
-    shown = [Candidate(eligible[one].model_id, eligible[one].provider.id, *parts[one]) for one in order[:SHOWN]]
+    places = [one.score for one in parts]
+    probabilities: Mapping[str, float] = {}
+    if learner is not None and lesson is not None and eligible:
+        choice = learner.choose(lesson, [(one, *figure[:2]) for one, figure in zip(eligible, figures, strict=True)])
+        ranks = {model_id: float(place) for place, model_id in enumerate(choice.order)}
+        places = [ranks[one.model_id] for one in eligible]
+        probabilities = {choice.order[0]: choice.probability, **choice.probabilities}
+    order = sorted(range(len(parts)), key=lambda one: (eligible[one].model_id != home, places[one]))
+    if probabilities and order and eligible[order[0]].model_id == home:
+        probabilities = {home: 1.0}  # nothing was left to chance
+    shown = [
+        Candidate(
+            eligible[one].model_id,
+            eligible[one].provider.id,
+            *parts[one],
+            probability=probabilities.get(eligible[one].model_id, 0.0),
+        )
+        for one in order[:SHOWN]
+    ]
     return Ranking([eligible[one] for one in order], [*shown, *excluded])

@@ -28,6 +28,8 @@ from routing.changes import CHANGED
 from routing.engine import Engine
 from routing.health import Health, provider_states
 from routing.health_store import HealthStore
+from routing.learning import Learner
+from routing.learning_store import LearningStore
 from routing.policy import Policy
 from routing.pricing import NANO
 from routing.probes import Prober, Rounds
@@ -49,8 +51,10 @@ class Runtime:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
         self.health = Health()
+        self.learner = Learner(rng=Random())  # noqa: S311  draws, no secret
         self.shared_health = HealthStore(self.health, post=self._post, wake=CHANGED.set)
         self.health.wake = self.shared_health.wake
+        self.shared_learning = LearningStore(self.learner, post=self._post)
         self.without_count: dict[str, float] = {}
         """Providers that count no tokens, and until when they are not asked again."""
         self.metrics = Metrics()
@@ -100,6 +104,7 @@ class Runtime:
                 ),
                 rng=Random(),  # noqa: S311  jitter, no secret
                 vault_is_open=lambda: KEYRING.is_open,
+                learner=self.learner,
             )
             self._poller.start()
             self._ingester.start()
@@ -149,6 +154,7 @@ class Runtime:
                 if config_version() != self.snapshot.version:
                     self._load()
                 self._share_health()
+                self.shared_learning.sync()
             except DatabaseError as problem:
                 log.warning("snapshot_not_refreshed", error=type(problem).__name__)
             except Exception:  # the thread must outlive a defect: it is how revoked keys are learnt
@@ -160,6 +166,7 @@ class Runtime:
     def _load_health(self) -> None:
         try:
             self.shared_health.load()
+            self.shared_learning.load()
         finally:
             close_old_connections()
 
@@ -177,6 +184,7 @@ class Runtime:
         try:
             self.shared_health.sync()
             self.shared_health.save()
+            self.shared_learning.end()
             self._rounds.end()
         except DatabaseError as problem:
             log.warning("health_not_saved", error=type(problem).__name__)

@@ -25,6 +25,7 @@ PROFILES: Final = MappingProxyType(
         "high_confidence": Profile(0.05, 0.1, 0.15, 0.7),
         "planning": Profile(0.1, 0.1, 0.2, 0.6),
         "adversarial": Profile(0.1, 0.1, 0.2, 0.6),
+        "thompson": Profile(0.25, 0.25, 0.25, 0.25),  # shown beside what was learned, and the rule without a bandit
     }
 )
 

@@ -34,10 +34,39 @@ class ClientLeft(Exception):
 
 class Visit:
     __slots__ = (
-        "_accounted", "_receive", "_send", "_task", "_ticked", "_timer", "_watched", "_watcher", "address", "alias",
-        "attempts", "candidates", "client_id", "client_left", "dialect", "endpoint", "estimated_cost_nano",
-        "first_chunk_ms", "headers", "key", "mode", "patience", "reason", "request_id", "requested_model", "runtime",
-        "scope", "started", "started_at", "stream", "target",
+        "_accounted",
+        "_receive",
+        "_send",
+        "_task",
+        "_ticked",
+        "_timer",
+        "_watched",
+        "_watcher",
+        "address",
+        "alias",
+        "attempts",
+        "candidates",
+        "client_id",
+        "client_left",
+        "context",
+        "dialect",
+        "endpoint",
+        "estimated_cost_nano",
+        "first_chunk_ms",
+        "headers",
+        "key",
+        "mode",
+        "patience",
+        "reason",
+        "request_id",
+        "requested_model",
+        "reward",
+        "runtime",
+        "scope",
+        "started",
+        "started_at",
+        "stream",
+        "target",
     )  # fmt: skip
 
     def __init__(self, scope: Any, receive: Any, send: Any, runtime: Runtime, endpoint: str, dialect: Dialect) -> None:
@@ -56,6 +85,8 @@ class Visit:
         self.target: Target | None = None
         self.attempts: list[Attempt] = []
         self.candidates: list[Candidate] = []
+        self.context = ""
+        self.reward: float | None = None
         self.requested_model = self.alias = self.mode = self.reason = ""
         self.stream = self.started = self.client_left = self._accounted = False
         self.estimated_cost_nano: int | None = None
@@ -256,6 +287,8 @@ class Visit:
                 tags=list(key.tags) if key is not None else [],
                 attempt_list=self.attempts,
                 candidates=self.candidates,
+                context=self.context,
+                reward=self.reward,
             )
         )
         metrics.requests[self.mode, model, provider, str(status)] += 1

@@ -47,7 +47,10 @@ def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
     at = _EPOCH + timedelta(microseconds=entry.at)
     detail = '{"attempts":' + _encode(entry.attempt_list).decode() + "}" if entry.attempt_list else "{}"
     if entry.candidates:
-        detail = _encode({"attempts": entry.attempt_list, "candidates": entry.candidates}).decode()
+        told: dict[str, Any] = {"attempts": entry.attempt_list, "candidates": entry.candidates}
+        if entry.context:
+            told |= {"context": entry.context, "reward": entry.reward}
+        detail = _encode(told).decode()
     return (
         entry.id.replace("-", "") if is_sqlite else UUID(entry.id),
         entry.client_id,

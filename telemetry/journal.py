@@ -55,7 +55,7 @@ class Candidate(msgspec.Struct, omit_defaults=True):
 
 class Entry(msgspec.Struct, omit_defaults=True):
     """One finished request. Short of `attempt_list`, the fields of the request log; costs in nano-dollars, `at` in
-    microseconds since 1970."""
+    microseconds since 1970. `context` and `reward`: the bandit's, where it decided."""
 
     id: str
     at: int
@@ -89,6 +89,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     tags: list[str] = []
     attempt_list: list[Attempt] = []
     candidates: list[Candidate] = []
+    context: str = ""
+    reward: float | None = None
 
 
 _encode = msgspec.json.Encoder().encode

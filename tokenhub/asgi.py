@@ -21,6 +21,7 @@ from channels.routing import ProtocolTypeRouter  # noqa: E402  apps first
 from routing.consumers import ChatCompletions, Embeddings, Messages, Responses  # noqa: E402
 from routing.consumers_chat import TokenHubChat  # noqa: E402
 from routing.consumers_count import CountTokens  # noqa: E402
+from routing.consumers_feedback import Feedback  # noqa: E402
 from routing.consumers_models import Models, NotFound  # noqa: E402
 from routing.runtime import runtime  # noqa: E402
 from tokenhub import health  # noqa: E402
@@ -34,6 +35,7 @@ ROUTES: dict[str, Any] = {
     "/v1/responses": Responses.as_asgi(),
     "/v1/embeddings": Embeddings.as_asgi(),
     "/v1/chat": TokenHubChat.as_asgi(),
+    "/v1/feedback": Feedback.as_asgi(),
     "/v1/models": _models,
     "/healthz": health.healthz,
     "/readyz": health.readyz,

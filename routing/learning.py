@@ -1,0 +1,170 @@
+"""The bandit at work: it picks among the eligible targets in the mode `thompson`, and learns from what became of each
+request. Belongs to the event loop; what it learned leaves for other workers through `outgoing`, and theirs comes in by
+`merge`. Time is Unix time, for rewards may settle days later and in another process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from time import time
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from routing.bandit import (
+    Arm,
+    Bandit,
+    Choice,
+    Context,
+    Reward,
+    RewardWeights,
+    Settings,
+    State,
+    compose,
+    context_of,
+    thrift,
+)
+from routing.pricing import NANO
+from routing.snapshot import Target
+
+MODE: Final = "thompson"
+LATENCY_REFERENCE_MS: Final = 10_000.0
+OUTGOING_SECONDS: Final = 1.0
+_encode = msgspec.json.Encoder().encode
+_state = msgspec.json.Decoder(State).decode
+_list = msgspec.json.Decoder(list[Raw]).decode
+_any = msgspec.json.Decoder().decode
+
+
+class _Turn(msgspec.Struct):
+    role: str = ""
+
+
+_turn = msgspec.json.Decoder(_Turn).decode
+
+
+@dataclass(slots=True)
+class Lesson:
+    """What is learned from one request once its outcome is known. `expected`: each candidate's cost, in dollars."""
+
+    context: Context
+    expected: dict[str, float]
+
+
+class Learner:
+    def __init__(self, *, rng: Random, settings: Settings | None = None, weights: RewardWeights | None = None) -> None:
+        self._rng = rng
+        self._bandit = Bandit(settings)
+        self._weights = weights or RewardWeights()
+        self._last_sent = 0.0
+        self._has_news = False
+        self.outgoing: deque[bytes] = deque()
+
+    def choose(self, lesson: Lesson, candidates: Sequence[tuple[Target, int | None, float]]) -> Choice:
+        """`candidates`: each target with its expected cost in nano-dollars and its latency in milliseconds; at least
+        one. A target without a price counts as the dearest."""
+        dearest = max((cost or 0 for _, cost, _ in candidates), default=0)
+        arms = [
+            Arm(target.model_id, (dearest if cost is None else cost) / NANO, latency_ms, target.weight)
+            for target, cost, latency_ms in candidates
+        ]
+        lesson.expected.update((arm.id, arm.cost) for arm in arms)
+        return self._bandit.choose(lesson.context, arms, rng=self._rng, now=time())
+
+    def failed(self, lesson: Lesson, model_id: str) -> None:
+        self._learn(lesson.context, model_id, compose({"success": 0.0}, self._weights))
+
+    def answered(self, lesson: Lesson, model_id: str, *, latency_ms: float, cost_nano: int | None) -> float | None:
+        """The reward, as far as it is known by now."""
+        reward = compose({"success": 1.0, "latency": thrift(latency_ms, LATENCY_REFERENCE_MS)}, self._weights)
+        cost = None if cost_nano is None else cost_nano / NANO
+        self._learn(lesson.context, model_id, reward, cost=cost, expected=lesson.expected.get(model_id))
+        return None if reward is None else reward.value
+
+    def with_feedback(self, score: float, *, latency_ms: float) -> Reward:
+        """Of an answer that somebody judged, from 0 to 1."""
+        parts = {"success": 1.0, "latency": thrift(latency_ms, LATENCY_REFERENCE_MS), "feedback": score}
+        reward = compose(parts, self._weights)
+        assert reward is not None  # noqa: S101  its parts are known
+        return reward
+
+    def revise(self, context: str, model_id: str, reward: Reward, *, before: float, at: float) -> None:
+        """The reward of an earlier choice takes the place of `before`. `at`: when the model was chosen, Unix time."""
+        fields = (*context.split("|"), *[""] * len(Context._fields))[: len(Context._fields)]
+        self._learn(Context(*fields), model_id, reward, previous=before, at=at)
+        self.send()
+
+    def _learn(
+        self,
+        context: Context,
+        model_id: str,
+        reward: Reward | None,
+        *,
+        previous: float | None = None,
+        at: float | None = None,
+        cost: float | None = None,
+        expected: float | None = None,
+    ) -> None:
+        if reward is None:
+            return
+        now = time()
+        self._bandit.learn(
+            context,
+            model_id,
+            reward.value,
+            now=now,
+            previous=previous,
+            at=at,
+            cost=cost,
+            expected_cost=expected or None,
+        )
+        self._has_news = True
+        if now - self._last_sent > OUTGOING_SECONDS:
+            self.send()
+
+    # -- between workers -----------------------------------------------------------------------------------------------
+    def send(self) -> None:
+        """Puts what was learned since the last time into `outgoing`."""
+        if self._has_news:
+            self._has_news = False
+            self._last_sent = time()
+            self.outgoing.append(_encode(self._bandit.deltas()))
+
+    def merge(self, deltas: bytes) -> None:
+        """What another worker sent. Raises msgspec.MsgspecError."""
+        self._bandit.merge(_state(deltas))
+
+
+def folded(parts: Sequence[bytes]) -> bytes:
+    """Several of them as one. Raises msgspec.MsgspecError."""
+    bandit = Bandit()
+    for part in parts:
+        bandit.merge(_state(part))
+    return _encode(bandit.export())
+
+
+def lesson_of(turns: bytes, *, input_tokens: int, tools: bool, vision: bool, tag: str) -> Lesson:
+    """`turns`: the conversation as it stands in the request."""
+    text, count = _last_of_user(turns)
+    return Lesson(
+        context_of(input_tokens=input_tokens, text=text, tools=tools, vision=vision, turns=count, tag=tag), {}
+    )
+
+
+def _last_of_user(turns: bytes) -> tuple[str, int]:
+    """What the user said last, and how many turns of the user there are."""
+    try:
+        if turns[:1] == b'"':
+            return str(_any(turns)), 1
+        raws = _list(turns)
+        users = [raw for raw in raws if _turn(raw).role == "user"]
+        content: Any = _any(users[-1]).get("content") if users else ""
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AttributeError):
+        return "", 1
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        content = "\n".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else "", max(len(users), 1)
