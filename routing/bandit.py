@@ -1,5 +1,5 @@
-"""Learns from rewards which model suits which kind of request: the mode `thompson`. Pure: `now` and `rng` are arguments.
-Arms are models, contexts cheap features of a request. docs/developer/bandit.md has the formulas."""
+"""Learns from rewards which model suits which kind of request: the mode `thompson`. Pure: `now` and `rng` are
+arguments. Arms are models, contexts cheap features of a request. docs/developer/bandit.md has the formulas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEAST: Final = 1e-9  # a probability below is none
 _SQRT_HALF: Final = math.sqrt(0.5)
 
 
-# -- what a gateway knows of a request ---------------------------------------------------------------------------------
+# -- what a gateway knows of a request --------------------------------------------------------------------------------
 _CODE = re.compile(r"```|\bdef \w+\(|\bfunction\b|\bclass \w+|#include|\bSELECT\b.+\bFROM\b|[;{]\s*$", re.MULTILINE)
 _CHOICES = re.compile(r"\([A-Da-d1-4]\)|^\s*[A-D][.)] ", re.MULTILINE)
 _NUMBER = re.compile(r"\d+")
@@ -109,7 +109,7 @@ class Reward(NamedTuple):
 
 def compose(parts: Mapping[str, float | None], weights: RewardWeights) -> Reward | None:
     """A reward from 0 to 1 of parts from 0 (bad) to 1 (good), by the names of the weights; None: not known (yet). A
-    call that failed is worth 0 whatever else is known. None when nothing is known. Raises ValueError for other parts."""
+    call that failed is worth 0 whatever else is known. None when nothing is known. Raises ValueError for others."""
     known = []
     for name, value in parts.items():
         weight = getattr(weights, name, None)
@@ -131,7 +131,7 @@ def thrift(amount: float, reference: float) -> float:
     return 1.0 if reference <= 0 else reference / (reference + max(amount, 0.0))
 
 
-# -- settings and values ------------------------------------------------------------------------------------------------
+# -- settings and values ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Rewards are points from 0 to 1, and so are the errors (standard deviations)."""
@@ -174,9 +174,9 @@ class Arm(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """`order`: the chosen arm, then the others by the same draw. `probability`: with which the first was chosen, exactly.
-    `scores`: expected reward less what cost and latency count, in points. `expected_cost`: of this decision before the
-    draw, over all arms."""
+    """`order`: the chosen arm, then the others by the same draw. `probability`: with which the first was chosen,
+    exactly. `scores`: expected reward less what cost and latency count, in points. `expected_cost`: of this decision
+    before the draw, over all arms. `probabilities`: of the arms that had a chance."""
 
     order: list[str]
     probability: float
@@ -196,7 +196,7 @@ class Posterior(NamedTuple):
         return self.alpha / (self.alpha + self.beta)
 
 
-# -- statistics that add up -----------------------------------------------------------------------------------------------
+# -- statistics that add up -------------------------------------------------------------------------------------------
 class Sums(msgspec.Struct, array_like=True):
     """Weighted counts, sums and sums of squares as of `at`, one per window."""
 
@@ -236,7 +236,7 @@ class _Arm:
 
 @dataclass(slots=True)
 class _Cell:
-    """The estimate is `base` + `open` × the context's level."""
+    """The estimate is `base` + `open` times the context's level."""
 
     arm: _Arm
     version: int = -1
@@ -290,7 +290,7 @@ class Bandit:
         self._news = State(arms={}, contexts={}, cells={})
         self.merge(state or State())
 
-    # -- choosing ----------------------------------------------------------------------------------------------------
+    # -- choosing -----------------------------------------------------------------------------------------------------
     def choose(
         self, context: Context, arms: Sequence[Arm], *, rng: Random, now: float, pressure: float = 0.0
     ) -> Choice:
@@ -374,7 +374,7 @@ class Bandit:
                 means[position] += known.prior_share * (best - known.prior)
 
     def _cap_trials(self, arms: Sequence[Arm], weights: list[float], on_trial: list[int]) -> None:
-        """New arms together get no more than their share, and one waits while too many of its rewards are outstanding."""
+        """New arms together get no more than their share; one waits while too many of its rewards are outstanding."""
         for position in on_trial:
             known = self._arms[arms[position].id]
             if known.sums.chosen - known.count >= self.settings.trial_size:
@@ -447,7 +447,7 @@ class Bandit:
             dict(zip(ids, weights.tolist(), strict=True)),
         )
 
-    # -- learning -------------------------------------------------------------------------------------------------------
+    # -- learning -----------------------------------------------------------------------------------------------------
     def learn(
         self,
         context: Context,
@@ -460,8 +460,8 @@ class Bandit:
         cost: float | None = None,
         expected_cost: float | None = None,
     ) -> None:
-        """`previous`: the reward of the same choice that this one replaces. `at`: when the choice was made; evidence that
-        settles late counts as what it is, old. `cost` and `expected_cost`: what the call cost, and what its arm said.
+        """`previous`: the reward of the same choice that this one replaces. `at`: when the choice was made; evidence
+        that settles late counts as what it is, old. `cost`, `expected_cost`: what the call cost, what its arm said.
         Raises ValueError for a reward outside 0 to 1."""
         if not 0.0 <= reward <= 1.0 or not (previous is None or 0.0 <= previous <= 1.0):
             raise ValueError(f"a reward of {reward} after {previous}")
@@ -498,7 +498,7 @@ class Bandit:
         strength = max(mean * (1.0 - mean) / cell.variance - 1.0, 1e-3)
         return Posterior(mean * strength, (1.0 - mean) * strength)
 
-    # -- between processes, and over restarts ---------------------------------------------------------------------------
+    # -- between processes, and over restarts -------------------------------------------------------------------------
     def deltas(self) -> State:
         """What was learned here since the last call."""
         news, self._news = self._news, State(arms={}, contexts={}, cells={})
@@ -523,7 +523,7 @@ class Bandit:
         )
         return whole
 
-    # -- estimates ------------------------------------------------------------------------------------------------------
+    # -- estimates ----------------------------------------------------------------------------------------------------
     def _estimate(self, place: _Context, arm: Arm, now: float) -> _Cell:
         """From the sums, as of now."""
         settings = self.settings
@@ -605,7 +605,7 @@ class Bandit:
         )
         return panel
 
-    # -- sums -----------------------------------------------------------------------------------------------------------
+    # -- sums ---------------------------------------------------------------------------------------------------------
     def _one(self, at: float, count: float, total: float, square: float) -> Sums:
         windows = len(self._rates)
         return Sums(at, [count] * windows, [total] * windows, [square] * windows)
