@@ -18,7 +18,7 @@ from providers.formats.dialect import Usage
 from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.registry import DIALECTS
-from providers.outcomes import classify_failure
+from providers.outcomes import ErrorClass, classify_failure
 from routing.affinity import Conversation, conversation
 from routing.attempt import Delivery
 from routing.call import Call, forwardable_headers, forwardable_query
@@ -222,8 +222,8 @@ class Chat(Endpoint):
                 usage = estimate(usage, input_tokens=call.needs.input_tokens, produced_bytes=stream.produced_bytes)
             if error is None and usage is not None:
                 _learn(visit, call, delivery, usage)
-            elif call.lesson is not None:
-                visit.runtime.learner.failed(call.lesson, delivery.target.model_id)
+            else:
+                _note_break(visit, call, delivery, error)
             visit.account(200 if error is None else error.status, usage=usage, estimated=estimated, error=error)
             if usage is not None and not estimated:
                 _learn_size(visit, call, delivery, usage)
@@ -371,6 +371,23 @@ def delivery_headers(visit: Visit, delivery: Delivery) -> ResponseHeaders:
             headers.append((b"x-tokenhub-upstream-request-id", value))
             break
     return headers
+
+
+def _note_break(visit: Visit, call: Call, delivery: Delivery, error: ApiError | None) -> None:
+    """A stream that broke after its first bytes is a failure of its target, though nobody else can step in."""
+    target = delivery.target
+    if call.lesson is not None:
+        visit.runtime.learner.failed(call.lesson, target.model_id)
+    error_class = ErrorClass.TIMEOUT if error is not None and error.error_class == "timeout" else ErrorClass.TRANSIENT
+    visit.runtime.health.failed(
+        target.provider.id,
+        target.model_id,
+        error_class,
+        now=monotonic(),
+        retry_after=None,
+        status=0,
+        started=delivery.started_at,
+    )
 
 
 def _learn(visit: Visit, call: Call, delivery: Delivery, usage: Usage) -> None:

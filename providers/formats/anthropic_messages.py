@@ -93,7 +93,9 @@ def parse_request(body: bytes) -> ChatRequest:
     elif tier == "standard_only":
         others["service_tier"] = "default"
     messages = [Message("system", tuple(_texts(read.system)))] if read.system else []
-    messages += [Message(one.role, tuple(_parts(one.content, number))) for number, one in enumerate(read.messages)]
+    dropped: list[str] = []
+    for number, one in enumerate(read.messages):
+        messages.append(Message(one.role, tuple(_parts(one.content, number, dropped))))
     request = ChatRequest(
         messages=messages,
         max_output_tokens=read.max_tokens,
@@ -104,6 +106,7 @@ def parse_request(body: bytes) -> ChatRequest:
         user=(read.metadata.user_id if read.metadata is not None else None) or "",
         reasoning=_wanted_reasoning(read),
         others=others,
+        dropped=dropped,
     )
     for tool in read.tools or ():
         if tool.type not in {None, "custom"} or not tool.name:
@@ -143,13 +146,26 @@ def _texts(content: str | list[wire.TextBlock]) -> list[Text]:
     return [Text(block.text, given(block.cache_control)) for block in content]
 
 
-def _parts(content: str | list[wire.Block], number: int) -> list[Part]:
+def _parts(content: str | list[wire.Block], number: int, dropped: list[str]) -> list[Part]:
     if isinstance(content, str):
         return [Text(content)]
-    return [_part(block, f"messages[{number}].content[{place}]") for place, block in enumerate(content)]
+    parts = []
+    for place, block in enumerate(content):
+        param = f"messages[{number}].content[{place}]"
+        if isinstance(block, wire.ServerBlock):
+            dropped.append(f"messages.{block.kind}")
+        elif isinstance(block, wire.CompactionBlock):
+            raise InvalidRequest(
+                f"{param}: a compaction block, which stands for the history, can be read by its own provider only.",
+                param,
+                code="unsupported_parameter",
+            )
+        else:
+            parts.append(_part(block, param))
+    return parts
 
 
-def _part(block: wire.Block, param: str) -> Part:
+def _part(block: wire.SaidBlock, param: str) -> Part:
     match block:
         case wire.ThinkingBlock():
             return thinking(block.thinking, block.signature)

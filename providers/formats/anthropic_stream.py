@@ -208,7 +208,7 @@ class Renderer:
         self._kind = ""
         self._index = -1
         self._tool = -1
-        self._written = ""
+        self._written: list[str] = []
         self._waiting: list[_Waiting] = []
         self._usage: Usage | None = None
         self._tier = ""
@@ -294,7 +294,7 @@ class Renderer:
 
     def _arguments(self, event: ToolDelta) -> bytes:
         if event.index == self._tool and self._kind == "tool_use":
-            self._written += event.arguments
+            self._written.append(event.arguments)
             return self._delta({"type": "input_json_delta", "partial_json": event.arguments}) + self._next_calls()
         for one in self._waiting:
             if one.call.index == event.index:
@@ -304,14 +304,20 @@ class Renderer:
     def _next_calls(self, *, force: bool = False) -> bytes:
         """Opens the calls that wait, as far as the open one is whole; all of them with `force`."""
         out = b""
-        while self._waiting and (force or self._kind != "tool_use" or is_json_object(self._written)):
+        while self._waiting and (force or self._kind != "tool_use" or self._is_whole()):
             one = self._waiting.pop(0)
             out += self._close()
             out += self._begin("tool_use", {"type": "tool_use", "id": one.call.id, "name": one.call.name, "input": {}})
-            self._tool, self._written = one.call.index, one.arguments
+            self._tool, self._written = one.call.index, [one.arguments]
             if one.arguments:
                 out += self._delta({"type": "input_json_delta", "partial_json": one.arguments})
         return out
+
+    def _is_whole(self) -> bool:
+        """Whether the open call's arguments are. Looked into only where they may end, for they can be long."""
+        return (
+            bool(self._written) and self._written[-1].rstrip().endswith("}") and is_json_object("".join(self._written))
+        )
 
     def _open(self, kind: str, block: dict[str, Any]) -> bytes:
         """A block of that kind, unless one is open already."""

@@ -90,7 +90,73 @@ class ToolResultBlock(_Block, tag="tool_result"):
     cache_control: Raw = Raw()
 
 
-Block = (
+class _ServerBlock(_Block):
+    """What a tool of Anthropic's own was asked or answered. No other provider can read it."""
+
+    @property
+    def kind(self) -> str:
+        return str(self.__struct_config__.tag)
+
+
+class ServerToolUseBlock(_ServerBlock, tag="server_tool_use"):
+    pass
+
+
+class WebSearchToolResultBlock(_ServerBlock, tag="web_search_tool_result"):
+    pass
+
+
+class WebFetchToolResultBlock(_ServerBlock, tag="web_fetch_tool_result"):
+    pass
+
+
+class CodeExecutionToolResultBlock(_ServerBlock, tag="code_execution_tool_result"):
+    pass
+
+
+class BashCodeExecutionToolResultBlock(_ServerBlock, tag="bash_code_execution_tool_result"):
+    pass
+
+
+class TextEditorCodeExecutionToolResultBlock(_ServerBlock, tag="text_editor_code_execution_tool_result"):
+    pass
+
+
+class ToolSearchToolResultBlock(_ServerBlock, tag="tool_search_tool_result"):
+    pass
+
+
+class McpToolUseBlock(_ServerBlock, tag="mcp_tool_use"):
+    pass
+
+
+class McpToolResultBlock(_ServerBlock, tag="mcp_tool_result"):
+    pass
+
+
+class ContainerUploadBlock(_ServerBlock, tag="container_upload"):
+    pass
+
+
+ServerBlock = (
+    ServerToolUseBlock
+    | WebSearchToolResultBlock
+    | WebFetchToolResultBlock
+    | CodeExecutionToolResultBlock
+    | BashCodeExecutionToolResultBlock
+    | TextEditorCodeExecutionToolResultBlock
+    | ToolSearchToolResultBlock
+    | McpToolUseBlock
+    | McpToolResultBlock
+    | ContainerUploadBlock
+)
+
+
+class CompactionBlock(_Block, tag="compaction"):
+    """Stands for the conversation before it."""
+
+
+SaidBlock = (
     TextBlock
     | ImageBlock
     | DocumentBlock
@@ -100,6 +166,7 @@ Block = (
     | ToolUseBlock
     | ToolResultBlock
 )
+Block = SaidBlock | CompactionBlock | ServerBlock
 
 
 class Message(msgspec.Struct):

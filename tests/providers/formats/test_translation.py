@@ -336,6 +336,22 @@ def test_tool_results_become_messages_of_their_own_before_what_else_was_said() -
     assert rest == {"role": "user", "content": "Go on."}
 
 
+def test_what_anthropics_own_tools_said_is_left_out_by_name_and_a_compaction_refused() -> None:
+    said = [
+        {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "x"}},
+        {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
+        {"type": "text", "text": "Found it."},
+    ]
+    body = {"model": "x", "max_tokens": 9, "messages": [USER, {"role": "assistant", "content": said}, USER]}
+    request = ANTHROPIC.parse_request(json.dumps(body).encode())
+    rendered = OPENAI.render_request(request, UpstreamModel("m"))
+    assert rendered.dropped == ("messages.server_tool_use", "messages.web_search_tool_result")
+    assert json.loads(rendered.body)["messages"][1]["content"] == "Found it."
+    body["messages"][1] = {"role": "assistant", "content": [{"type": "compaction", "content": "…"}]}  # type: ignore[index]
+    with pytest.raises(InvalidRequest, match="compaction"):
+        ANTHROPIC.parse_request(json.dumps(body).encode())
+
+
 def test_an_image_in_a_tool_result_reaches_the_model() -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA"}}
     body = to_openai(
