@@ -123,6 +123,18 @@ TOKENHUB_SANDBOX = ENV.read(
     "TOKENHUB_SANDBOX", DEVELOPMENT, boolean, "offer the built-in sandbox models", shown="true in development"
 )
 
+
+# -- the admin API -----------------------------------------------------------------------------------------------
+def _visible(raw: str) -> str:
+    if not raw.isascii() or not raw.isprintable() or " " in raw:
+        raise ValueError("a token takes visible ASCII characters only")
+    return raw
+
+
+TOKENHUB_ADMIN_TOKEN = ENV.read(
+    "TOKENHUB_ADMIN_TOKEN", "", _visible, "bearer token of the admin API", shown="generated"
+)
+
 # -- vault -------------------------------------------------------------------------------------------------------
 TOKENHUB_VAULT_PASSWORD = ENV.read("TOKENHUB_VAULT_PASSWORD", "", str, "opens the vault at start")
 
@@ -232,6 +244,8 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django.contrib.humanize",
     "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "channels",
     "django_prometheus",
     "telemetry",
@@ -243,6 +257,7 @@ INSTALLED_APPS = [
     "tokenhub",
 ]
 MIDDLEWARE = [
+    "tokenhub.middleware.RequestIds",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -303,9 +318,28 @@ SILENCED_SYSTEM_CHECKS = [
 
 from tokenhub.unfold import UNFOLD  # noqa: E402, F401  the menu is data of its own
 
+# the admin API; what its views have in common is in tokenhub/apikit.py
 REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["tokenhub.apiauth.AdminToken", "tokenhub.apiauth.StaffSession"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAdminUser"],
-    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "tokenhub.apierrors.answer",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "TokenHub admin API",
+    "DESCRIPTION": "Providers, models, client keys, the vault, and what happened.",
+    "VERSION": VERSION,
+    "SCHEMA_PATH_PREFIX": "/admin/v1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PUBLIC": True,
+    "COMPONENT_SPLIT_REQUEST": True,
+    "SWAGGER_UI_DIST": "SIDECAR",  # from our own static files: no page of ours loads a stranger's script
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "tokenhub.apischema.add_errors",
+    ],
 }
 
 LOGGING = {

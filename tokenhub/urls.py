@@ -1,7 +1,7 @@
-"""What Django serves: the admin. The data plane's paths never come here."""
+"""What Django serves: the admin and its API. The data plane's paths never come here."""
 
 from django.contrib import admin
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
 from tokenhub import views
@@ -12,5 +12,6 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("login-link/<str:token>/", views.login_link, name="login-link"),
     path("first-password/", views.first_password, name="first-password"),
+    path("admin/v1/", include("tokenhub.api")),
     path("admin/", admin.site.urls),
 ]

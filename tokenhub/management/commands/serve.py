@@ -33,9 +33,11 @@ class Command(BaseCommand):
             raise CommandError("--workers: a number from 1 to 256 is needed.")
         require_migrations()
         require_free(listen)
+        from tokenhub import admin_token
         from vault.services import open_from_environment
 
         open_from_environment()
+        admin_token.prepare()
         from tokenhub.server import Server
 
         sys.argv = sys.argv[:1]  # gunicorn would read the rest as its own

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from providers.models import Provider
+from routing import runtime as plane
+from routing import services, simulation
+from routing.errors import ApiError
+from routing.health import Health
+from routing.health_store import Clocks, HealthStore, health_report
+from routing.models import Alias, Model, RoutingProfile
+from routing.serializers import (
+    AliasSerializer,
+    HealthSerializer,
+    ModelSerializer,
+    ProfileSerializer,
+    QuestionSerializer,
+    SimulationSerializer,
+    TargetSerializer,
+)
+from routing.snapshot import Target
+from routing.snapshot_build import build_snapshot
+from tokenhub.apikit import Paging, Records, View, body_of, invalid, rights
+from vault.keyring import KEYRING
+
+
+class Models(Records[Model]):
+    """Models, each at one provider. Its id is the name that clients use."""
+
+    rights = rights(Model)
+    serializer_class = ModelSerializer
+    queryset = Model.objects.all()
+
+    def remove(self, record: Model) -> None:
+        services.delete(model=record)
+
+
+class Aliases(Records[Alias]):
+    """Names for one or several models."""
+
+    rights = rights(Alias)
+    serializer_class = AliasSerializer
+    key_field = "name"
+
+    def get_queryset(self) -> QuerySet[Alias]:
+        return Alias.objects.prefetch_related("variants")
+
+    @transaction.atomic
+    def put(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
+        """Creates or replaces it as a whole."""
+        body = body_of(request)
+        if body.get("name", id) != id:
+            raise invalid("name", "it differs from the one in the path.")
+        found = self._locked(id)
+        serializer = self.get_serializer(found, data={"enabled": True, "sticky_by": "request", **body, "name": id})
+        serializer.is_valid(raise_exception=True)
+        serializer.save()
+        return self.retrieve(request, id)
+
+    def remove(self, record: Alias) -> None:
+        services.delete_alias(alias=record)
+
+
+class Profiles(Records[RoutingProfile]):
+    """How modes weigh a target. One by the name of a built-in mode takes its place."""
+
+    rights = rights(RoutingProfile)
+    serializer_class = ProfileSerializer
+    queryset = RoutingProfile.objects.all()
+    key_field = "name"
+
+    def remove(self, record: RoutingProfile) -> None:
+        services.delete_profile(profile=record)
+
+
+# -- what the router knows and would do ----------------------------------------------------------------------------
+def _own_store() -> HealthStore | None:
+    """Of this process, if it is a worker. A look: `runtime()` would make what it does not find."""
+    held = plane._RUNTIME  # noqa: SLF001
+    return held.shared_health if held is not None and held.ready else None
+
+
+def live_health() -> Health:
+    """A copy of what all workers know: the data plane's own belongs to its event loop. Raises DatabaseError."""
+    if (store := _own_store()) is not None:
+        store.save()
+    health = Health()
+    HealthStore(health).load()
+    return health
+
+
+class Simulate(View):
+    rights = {"POST": ("routing.view_model",)}
+
+    @extend_schema(request=QuestionSerializer, responses=SimulationSerializer)
+    def post(self, request: Request) -> Response:
+        """What the router would do with a request of that kind. Nobody is called."""
+        serializer = QuestionSerializer(data=body_of(request))
+        serializer.is_valid(raise_exception=True)
+        try:
+            result = simulation.simulate(
+                simulation.Question(**serializer.validated_data),
+                build_snapshot(),
+                live_health(),
+                default_policy=plane.default_policy(),
+                vault_open=KEYRING.is_open,
+                now=monotonic(),
+            )
+        except ApiError as problem:
+            problem.param = "model_hint" if problem.param == "model" else problem.param  # as it is called here
+            raise
+        return Response(result)
+
+
+class Targets(View):
+    """Every model that a request may go to."""
+
+    rights = rights(Model)
+    pagination_class = Paging
+
+    @extend_schema(responses=TargetSerializer(many=True))
+    def get(self, request: Request) -> Response:
+        """Every model that a request may go to, with its state and figures."""
+        snapshot, health, clocks = build_snapshot(), live_health(), Clocks.now()
+        routable = {target.model_id for target in snapshot.routable}
+        paging = Paging()
+        page = paging.paginate_queryset(list(snapshot.targets.values()), request)
+        return paging.get_paginated_response(
+            [_shown(one, health, clocks) | {"routable": one.model_id in routable} for one in page]
+        )
+
+
+def _shown(target: Target, health: Health, clocks: Clocks) -> dict[str, Any]:
+    provider, now = target.provider, clocks.steady
+    resting = health.resting(provider.id, target.model_id, now)
+    stats = health.stats(provider.id, target.model_id)
+    seconds = health.rest_seconds(provider.id, target.model_id, now)
+    credential = "missing" if provider.credential is None else "stored"
+    return {
+        "model_id": target.model_id,
+        "provider_id": provider.id,
+        "upstream_model": target.upstream_model,
+        "weight": target.weight,
+        "max_context_tokens": target.max_context_tokens,
+        "max_output_tokens": target.max_output_tokens,
+        "abilities": sorted(target.abilities),
+        "dialects": list(provider.dialects),
+        "credential": credential if provider.needs_credential else "none",
+        "state": min(stats.state(now), stats.provider.state(now)).name.lower(),
+        "resting": resting or None,
+        "cooldown_until": clocks.to_wall(now + seconds) if seconds else None,
+        "total_requests": stats.calls,
+        "total_errors": stats.errors,
+        "consec_errors": stats.consecutive_errors,
+        "failure_rate": round(stats.failure, 6),
+        "avg_latency_ms": round(stats.measured_ms, 1) if stats.calls > stats.errors else None,
+        "avg_first_chunk_ms": round(stats.first_chunk_ms, 1) or None,
+        "last_error": stats.last_error or None,
+        "last_success_at": clocks.to_wall(stats.last_success_at),
+    }
+
+
+class HealthReport(View):
+    rights = {"GET": (f"providers.view_{Provider._meta.model_name}",)}  # noqa: SLF001
+
+    @extend_schema(responses=HealthSerializer)
+    def get(self, request: Request) -> Response:
+        """Health of the enabled providers and their models, as all workers know it."""
+        return Response(health_report(store=_own_store()))

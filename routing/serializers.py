@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import transaction
+from rest_framework import serializers
+
+from providers.models import Provider
+from routing import services
+from routing.breaker import State
+from routing.models import Ability, Alias, AliasVariant, Model, RoutingProfile
+from telemetry.serializers import CandidateSerializer
+from tokenhub.apikit import Dollars, Record, Strict, Words
+
+STATES = [state.name.lower() for state in State]
+
+
+class ModelSerializer(Record[Model]):
+    """Prices are dollars per 1,000 tokens; null: no price is known, 0: free."""
+
+    id = serializers.CharField(max_length=200)
+    provider_id = serializers.PrimaryKeyRelatedField(source="provider", queryset=Provider.objects.all())
+    abilities = Words(required=False, child=serializers.ChoiceField(choices=Ability.values))
+    input_per_1k = Dollars(required=False, allow_null=True)
+    output_per_1k = Dollars(required=False, allow_null=True)
+    cached_input_per_1k = Dollars(required=False, allow_null=True)
+    cache_write_per_1k = Dollars(required=False, allow_null=True)
+    reasoning_per_1k = Dollars(required=False, allow_null=True)
+
+    class Meta:
+        model = Model
+        fields = (
+            "id", "provider_id", "upstream_model", "enabled", "weight", "max_context_tokens", "max_output_tokens",
+            "abilities", "input_per_1k", "output_per_1k", "cached_input_per_1k", "cache_write_per_1k",
+            "reasoning_per_1k", "created_at", "updated_at",
+        )  # fmt: skip
+
+    def create(self, validated_data: dict[str, Any]) -> Model:
+        return self.update(Model(), validated_data)
+
+    def update(self, instance: Model, validated_data: Mapping[str, Any]) -> Model:
+        self.assign(instance, validated_data)
+        services.save(model=instance)
+        return instance
+
+
+class VariantSerializer(Record[AliasVariant]):
+    model_id = serializers.PrimaryKeyRelatedField(source="model", queryset=Model.objects.all())
+
+    class Meta:
+        model = AliasVariant
+        fields = ("model_id", "weight", "is_shadow")
+
+
+class AliasSerializer(Record[Alias]):
+    """As a whole: what is left out has its default."""
+
+    name = serializers.CharField(max_length=200, required=False)
+    variants = VariantSerializer(many=True)
+
+    class Meta:
+        model = Alias
+        fields = ("name", "enabled", "sticky_by", "variants", "created_at", "updated_at")
+
+    def validate_variants(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        models = [row["model"].pk for row in rows]
+        if twice := next((one for one in models if models.count(one) > 1), None):
+            raise serializers.ValidationError(f"The model {twice!r} is in it twice.")
+        services.check_variants([(row["model"].pk, row.get("weight", 1), row.get("is_shadow", False)) for row in rows])
+        return rows
+
+    def create(self, validated_data: dict[str, Any]) -> Alias:
+        return self.update(Alias(), validated_data)
+
+    @transaction.atomic
+    def update(self, instance: Alias, validated_data: Mapping[str, Any]) -> Alias:
+        values = dict(validated_data)
+        variants = values.pop("variants")
+        self.assign(instance, values)
+        services.save_alias(alias=instance)
+        instance.variants.all().delete()
+        for values in variants:
+            AliasVariant.objects.create(alias=instance, **values)
+        return instance
+
+
+class ProfileSerializer(Record[RoutingProfile]):
+    """The four add up to 1."""
+
+    name = serializers.CharField(max_length=60)
+
+    class Meta:
+        model = RoutingProfile
+        fields = ("name", "cost", "latency", "failure", "capability", "created_at", "updated_at")
+
+    def create(self, validated_data: dict[str, Any]) -> RoutingProfile:
+        return self.update(RoutingProfile(), validated_data)
+
+    def update(self, instance: RoutingProfile, validated_data: Mapping[str, Any]) -> RoutingProfile:
+        self.assign(instance, validated_data)
+        services.save_profile(profile=instance)
+        return instance
+
+
+# -- what-if -------------------------------------------------------------------------------------------------------
+class QuestionSerializer(Strict):
+    mode = serializers.CharField(required=False, allow_null=True, max_length=60)
+    token_count = serializers.IntegerField(required=False)
+    output_tokens = serializers.IntegerField(required=False)
+    max_budget_usd = serializers.FloatField(required=False, allow_null=True)
+    max_latency_ms = serializers.FloatField(required=False, allow_null=True)
+    min_weight = serializers.FloatField(required=False, allow_null=True)
+    model_hint = serializers.CharField(required=False, allow_blank=True, max_length=200)
+    abilities = Words(required=False, child=serializers.ChoiceField(choices=Ability.values))
+    api_key_id = serializers.CharField(required=False, allow_null=True, max_length=60)
+
+
+class DecisionSerializer(serializers.Serializer[Any]):
+    model_id = serializers.CharField()
+    provider_id = serializers.CharField()
+    reason = serializers.CharField()
+    estimated_cost_usd = serializers.FloatField(allow_null=True)
+
+
+class SimulationSerializer(serializers.Serializer[Any]):
+    decision = DecisionSerializer(allow_null=True)
+    eligible = CandidateSerializer(many=True)
+    excluded = CandidateSerializer(many=True)
+
+
+# -- targets and their health --------------------------------------------------------------------------------------
+class TargetSerializer(serializers.Serializer[Any]):
+    model_id = serializers.CharField()
+    provider_id = serializers.CharField()
+    upstream_model = serializers.CharField()
+    routable = serializers.BooleanField(help_text="Whether the router may pick it by itself.")
+    weight = serializers.IntegerField()
+    max_context_tokens = serializers.IntegerField()
+    max_output_tokens = serializers.IntegerField(allow_null=True)
+    abilities = serializers.ListField(child=serializers.CharField())
+    dialects = serializers.ListField(child=serializers.CharField())
+    credential = serializers.CharField(help_text="stored, missing, or none where none is needed")
+    state = serializers.ChoiceField(choices=STATES)
+    resting = serializers.CharField(allow_null=True, help_text="Why it is left alone at the moment.")
+    cooldown_until = serializers.DateTimeField(allow_null=True)
+    total_requests = serializers.IntegerField()
+    total_errors = serializers.IntegerField()
+    consec_errors = serializers.IntegerField()
+    failure_rate = serializers.FloatField(help_text="Decayed.")
+    avg_latency_ms = serializers.FloatField(allow_null=True)
+    avg_first_chunk_ms = serializers.FloatField(allow_null=True)
+    last_error = serializers.CharField(allow_null=True)
+    last_success_at = serializers.DateTimeField(allow_null=True)
+
+
+class ModelHealthSerializer(serializers.Serializer[Any]):
+    model_id = serializers.CharField()
+    state = serializers.ChoiceField(choices=STATES)
+    total_requests = serializers.IntegerField()
+    total_errors = serializers.IntegerField()
+    consec_errors = serializers.IntegerField()
+    avg_latency_ms = serializers.FloatField(allow_null=True)
+    last_error = serializers.CharField(allow_null=True)
+    last_success_at = serializers.DateTimeField(allow_null=True)
+    cooldown_until = serializers.DateTimeField(allow_null=True)
+
+
+class ProviderHealthSerializer(ModelHealthSerializer):
+    model_id = None  # type: ignore[assignment]  # DRF's way to leave a field out
+    provider_id = serializers.CharField()
+    models = ModelHealthSerializer(many=True)
+
+
+class HealthSerializer(serializers.Serializer[Any]):
+    providers = ProviderHealthSerializer(many=True)

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from django.db.models import Q, QuerySet, TextField, Value
+from django.db.models.functions import Cast, StrIndex
+from django.http import Http404
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from telemetry.journal import Attempt, Candidate
+from telemetry.models import RequestLog
+from telemetry.serializers import FiltersSerializer, LogDetailSerializer, LogRowSerializer
+from tokenhub.apikit import View, invalid, rights, whole
+
+COUNTED = 10_000
+LIMIT = 50
+MAX_LIMIT = 1000
+_PAGING = {"limit", "offset", "cursor"}
+
+
+class LogPageSerializer(serializers.Serializer[Any]):
+    items = LogRowSerializer(many=True)
+    total = serializers.IntegerField(help_text=f"Exact up to {COUNTED}.")
+    total_capped = serializers.BooleanField()
+    limit = serializers.IntegerField()
+    offset = serializers.IntegerField()
+    next_cursor = serializers.CharField(allow_null=True, help_text="Of the next page, as `cursor`.")
+
+
+class Logs(View):
+    rights = rights(RequestLog)
+
+    @extend_schema(
+        operation_id="logs_list",
+        parameters=[
+            FiltersSerializer,
+            OpenApiParameter("limit", int),
+            OpenApiParameter("offset", int, description=f"At most {COUNTED}; further back `cursor` leads."),
+            OpenApiParameter("cursor", str),
+        ],
+        responses=LogPageSerializer,
+    )
+    def get(self, request: Request) -> Response:
+        """The request log, newest first."""
+        query = request.query_params
+        limit = whole(request, "limit", default=LIMIT, minimum=1, maximum=MAX_LIMIT)
+        offset = whole(request, "offset", default=0, minimum=0, maximum=COUNTED)
+        cursor = whole(request, "cursor", default=0, minimum=1, maximum=(1 << 59))
+        if cursor and offset:
+            raise invalid("cursor", "give cursor or offset, not both.")
+        found = _filtered({name: str(value) for name, value in query.items() if name not in _PAGING})
+        total = found.order_by()[: COUNTED + 1].count()
+        rows = list((found.filter(pk__lt=cursor) if cursor else found)[offset : offset + limit + 1])
+        more = len(rows) > limit
+        return Response(
+            {
+                "items": LogRowSerializer(rows[:limit], many=True).data,
+                "total": min(total, COUNTED),
+                "total_capped": total > COUNTED,
+                "limit": limit,
+                "offset": offset,
+                "next_cursor": str(rows[limit - 1].pk) if more else None,
+            }
+        )
+
+
+def _filtered(query: dict[str, str]) -> QuerySet[RequestLog]:
+    for name, value in query.items():
+        if "\0" in value:
+            raise invalid(name, "it holds a NUL character.")
+    serializer = FiltersSerializer(data=query)
+    serializer.is_valid(raise_exception=True)
+    found = RequestLog.objects.defer("detail").order_by("-pk")
+    for name, value in serializer.validated_data.items():
+        match name:
+            case "from":
+                found = found.filter(created_at__gte=value)
+            case "to":
+                found = found.filter(created_at__lt=value)
+            case "request_id":
+                found = found.filter(_by_id(value))
+            case "tags":  # the text of a JSON list: both databases can look into that
+                text = json.dumps(value, ensure_ascii=False)
+                found = found.alias(at=StrIndex(Cast("tags", TextField()), Value(text))).filter(at__gt=0)
+            case _:
+                found = found.filter(**{name: value})
+    return found
+
+
+def _by_id(text: str) -> Q:
+    """Our own id, or the client's."""
+    try:
+        return Q(request_id=UUID(text)) | Q(client_request_id=text)
+    except ValueError:
+        return Q(client_request_id=text)
+
+
+class Log(View):
+    """One request by its id, ours or the client's; the newest of several. `shown` gives a candidate its form, which the
+    router knows."""
+
+    rights = rights(RequestLog)
+    shown: Callable[[Candidate], dict[str, Any]] = staticmethod(msgspec.structs.asdict)
+
+    @extend_schema(responses=LogDetailSerializer)
+    def get(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
+        row = RequestLog.objects.filter(_by_id(id)).order_by("-pk").first() if "\0" not in id else None
+        if row is None:
+            raise Http404
+        attempts = msgspec.convert(row.detail.get("attempts", []), list[Attempt])
+        candidates = msgspec.convert(row.detail.get("candidates", []), list[Candidate])
+        return Response(
+            {
+                **LogRowSerializer(row).data,
+                "attempts": [_attempt(one) for one in attempts],
+                "candidates": [self.shown(one) for one in candidates],
+            }
+        )
+
+
+def _attempt(one: Attempt) -> dict[str, Any]:
+    return {
+        "model": one.model,
+        "provider": one.provider,
+        "error_class": one.error_class or None,
+        "status": one.status,
+        "latency_ms": one.latency_ms,
+        "message": one.message or None,
+    }

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from telemetry.models import RequestLog
+from tokenhub.apikit import Dollars, Record, Strict
+
+ROW = (
+    "request_id", "client_request_id", "created_at", "api_key_id", "api_key_name", "project", "endpoint", "dialect",
+    "requested_model", "alias", "mode", "model_id", "provider_id", "routing_reason", "status", "error_class",
+    "error_code", "stream", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens",
+    "reasoning_tokens", "total_tokens", "usage_estimated", "estimated_cost_usd", "cost_usd", "latency_ms",
+    "time_to_first_chunk_ms", "attempts", "client_disconnected", "tags",
+)  # fmt: skip
+
+
+class LogRowSerializer(Record[RequestLog]):
+    estimated_cost_usd = Dollars(max_digits=20, allow_null=True)
+    cost_usd = Dollars(max_digits=20, allow_null=True)
+    tags = serializers.ListField(child=serializers.CharField())
+
+    class Meta:
+        model = RequestLog
+        fields = ROW
+        read_only_fields = ROW
+
+
+class AttemptSerializer(serializers.Serializer[Any]):
+    model = serializers.CharField()
+    provider = serializers.CharField()
+    error_class = serializers.CharField(allow_null=True)
+    status = serializers.IntegerField()
+    latency_ms = serializers.IntegerField()
+    message = serializers.CharField(allow_null=True)
+
+
+class PartsSerializer(serializers.Serializer[Any]):
+    cost = serializers.FloatField()
+    latency = serializers.FloatField()
+    failure = serializers.FloatField()
+    capability = serializers.FloatField()
+
+
+class CandidateSerializer(serializers.Serializer[Any]):
+    """A target that the router looked at."""
+
+    model_id = serializers.CharField()
+    provider_id = serializers.CharField()
+    score = serializers.FloatField(allow_null=True)
+    parts = PartsSerializer(allow_null=True)
+    probability = serializers.FloatField(allow_null=True)
+    excluded_reason = serializers.CharField(allow_null=True)
+
+
+class LogDetailSerializer(LogRowSerializer):
+    """As the view builds it: documentation."""
+
+    attempts = AttemptSerializer(many=True)
+    candidates = CandidateSerializer(many=True)
+
+    class Meta:
+        model = RequestLog
+        fields = (*ROW, "candidates")
+
+
+@extend_schema_field(OpenApiTypes.DATETIME)
+class MomentField(serializers.DateTimeField):
+    """RFC 3339. A plus sign that came as a space, as it does in a query that was not encoded, is one."""
+
+    def to_internal_value(self, value: Any) -> Any:
+        text = re.sub(r" (\d\d:?\d\d)$", r"+\1", str(value)) if "T" in str(value) else str(value)
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+            text += "T00:00:00"
+        return super().to_internal_value(text)
+
+
+class FiltersSerializer(Strict):
+    """Fields of a row, by equality; `from` and `to` of its moment; `tags`: a word among them."""
+
+    tags = serializers.CharField(required=False, max_length=200)
+
+    def get_fields(self) -> dict[str, Any]:
+        fields = super().get_fields()
+        for name in ROW:
+            if name not in fields:
+                fields[name] = _filter(name)
+        fields["from"] = MomentField(required=False)
+        fields["to"] = MomentField(required=False)
+        return fields
+
+
+def _filter(name: str) -> serializers.Field[Any, Any, Any, Any]:
+    kind = RequestLog._meta.get_field(name).get_internal_type()  # noqa: SLF001  Django's interface
+    match kind:
+        case "BooleanField":
+            return serializers.BooleanField(required=False)
+        case "DecimalField":
+            return Dollars(required=False, max_digits=20)
+        case "DateTimeField":
+            return MomentField(required=False)
+        case "PositiveIntegerField" | "PositiveSmallIntegerField" | "PositiveBigIntegerField":
+            return serializers.IntegerField(required=False, min_value=0, max_value=1 << 53)
+    return serializers.CharField(required=False, allow_blank=True, max_length=200)

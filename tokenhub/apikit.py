@@ -1,0 +1,347 @@
+"""The base of every view and serializer of the admin API: who may, how lists are cut, how errors come about. Imports no
+app; each app's api.py and serializers.py may import it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import IO, Any, Final, TypeVar
+
+from django.conf import settings
+from django.db import models, transaction
+from django.http import Http404
+from drf_spectacular.utils import extend_schema, extend_schema_field, inline_serializer
+from rest_framework import serializers
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.pagination import BasePagination
+from rest_framework.parsers import BaseParser
+from rest_framework.permissions import BasePermission
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+from rest_framework.viewsets import GenericViewSet
+
+M = TypeVar("M", bound=models.Model)
+_INVALID = "invalid_request_error"
+_SERVER = "server_error"
+
+CODES: Final[dict[str, tuple[int, str]]] = {
+    "invalid_json": (400, _INVALID),
+    "invalid_request": (400, _INVALID),
+    "missing_api_key": (401, "authentication_error"),
+    "invalid_api_key": (401, "authentication_error"),
+    "permission_denied": (403, "permission_error"),
+    "wrong_password": (403, "permission_error"),
+    "not_found": (404, "not_found_error"),
+    "method_not_allowed": (405, _INVALID),
+    "conflict": (409, _INVALID),
+    "request_too_large": (413, _INVALID),
+    "rate_limit_exceeded": (429, "rate_limit_error"),
+    "internal_error": (500, _SERVER),
+    "vault_locked": (503, _SERVER),
+    "overloaded": (503, _SERVER),
+}
+
+
+class ApiError(Exception):
+    """An answer of the admin API. `message` names the cause in a plain sentence, `hint` the next step."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        hint: str = "",
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+        self.hint = hint
+        self.status, self.type = CODES[code]
+        self.retry_after_seconds = retry_after_seconds
+
+
+def invalid(param: str, message: str) -> ApiError:
+    return ApiError("invalid_request", f"{param}: {message}", param=param)
+
+
+# -- reading and writing JSON --------------------------------------------------------------------------------------
+class JSONParser(BaseParser):
+    """Whatever the content type says. Refuses what no database takes."""
+
+    media_type = "application/json"
+
+    def parse(self, stream: IO[Any], media_type: str | None = None, parser_context: Any = None) -> Any:
+        limit: int = settings.TOKENHUB_MAX_BODY_BYTES
+        raw = stream.read(limit + 1)
+        if len(raw) > limit:
+            raise ApiError("request_too_large", f"The request's body is larger than {limit} bytes.")
+        if not raw.strip():
+            return {}
+        try:
+            data = json.loads(raw, parse_constant=_refuse_constant)
+            _check_values(data)
+        except RecursionError:
+            raise ApiError("invalid_json", "The body is nested too deeply.") from None
+        except ValueError as problem:  # also UnicodeDecodeError
+            where = f" ({problem})" if isinstance(problem, json.JSONDecodeError) else ""
+            raise ApiError("invalid_json", f"The body is no JSON{where}.", hint="Send one JSON object.") from None
+        return data
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _check_values(data: Any) -> None:
+    """Raises ValueError, RecursionError."""
+    match data:
+        case str():
+            data.encode("utf-8")  # half a surrogate pair has none
+            if "\0" in data:
+                raise ValueError("a NUL character")
+        case float() if not math.isfinite(data):
+            raise ValueError("a number out of range")
+        case dict():
+            for name, value in data.items():
+                _check_values(name)
+                _check_values(value)
+        case list():
+            for value in data:
+                _check_values(value)
+
+
+class OnlyJSON(BaseContentNegotiation):
+    """No content type and no Accept header is wrong: there is one form."""
+
+    def select_parser(self, request: Request, parsers: Iterable[Any]) -> Any:
+        return next(iter(parsers))
+
+    def select_renderer(self, request: Request, renderers: Iterable[Any], format_suffix: str | None = None) -> Any:
+        renderer = next(iter(renderers))
+        return renderer, renderer.media_type
+
+
+# -- who may do what -----------------------------------------------------------------------------------------------
+Rights = Mapping[str, tuple[str, ...]]
+
+
+def rights(model: type[models.Model]) -> Rights:
+    """What Django's permissions must allow, by method. To create by PUT or POST may be to change, too."""
+    label, name = model._meta.app_label, model._meta.model_name  # noqa: SLF001  Django's interface
+    view, add, change, delete = (f"{label}.{verb}_{name}" for verb in ("view", "add", "change", "delete"))
+    return {"GET": (view,), "POST": (add, change), "PUT": (add, change), "PATCH": (change,), "DELETE": (delete,)}
+
+
+class Allowed(BasePermission):
+    message = "You may not do this."
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        user: Any = request.user
+        if not (user and user.is_authenticated and user.is_active and user.is_staff):
+            self.message = "Only staff may use the admin API."
+            return False
+        if getattr(view, "superuser_only", False) and not user.is_superuser:
+            self.message = "Only a superuser may do this."
+            return False
+        wanted: Rights = getattr(view, "rights", {})
+        for permission in wanted.get("GET" if request.method == "HEAD" else str(request.method), ()):
+            # as in the admin, who may change may look
+            if not user.has_perm(permission) and not user.has_perm(permission.replace(".view_", ".change_")):
+                self.message = f"You lack the permission {permission}."
+                return False
+        return True
+
+
+# -- views ---------------------------------------------------------------------------------------------------------
+class View(APIView):
+    """`rights`: permissions by method; none: every staff user may."""
+
+    rights: Rights = {}
+    superuser_only = False
+    permission_classes = (Allowed,)
+    parser_classes = (JSONParser,)
+    renderer_classes = (JSONRenderer,)
+    content_negotiation_class = OnlyJSON
+    metadata_class = None  # OPTIONS would tell nothing that the schema does not
+
+
+def body_of(request: Request) -> dict[str, Any]:
+    """Raises ApiError when it is no object."""
+    if not isinstance(request.data, dict):
+        raise ApiError("invalid_request", "The body must be a JSON object.")
+    return request.data
+
+
+def done() -> Response:
+    return Response({"ok": True})
+
+
+Done = inline_serializer("Done", {"ok": serializers.BooleanField()})
+
+
+def whole(request: Request, name: str, *, default: int, minimum: int, maximum: int) -> int:
+    """A number of the query. Raises ApiError."""
+    raw = request.query_params.get(name)
+    if raw is None:
+        return default
+    if not raw.isascii() or not raw.isdigit() or len(raw) > 18 or not minimum <= int(raw) <= maximum:
+        raise invalid(name, f"a whole number from {minimum} to {maximum} is needed.")
+    return int(raw)
+
+
+class Paging(BasePagination):
+    """`?limit=&offset=`."""
+
+    LIMIT = 50
+    MAX_LIMIT = 1000
+    MAX_OFFSET = 1_000_000_000
+
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
+        self._limit = whole(request, "limit", default=self.LIMIT, minimum=1, maximum=self.MAX_LIMIT)
+        self._offset = whole(request, "offset", default=0, minimum=0, maximum=self.MAX_OFFSET)
+        self._total = len(queryset) if isinstance(queryset, list) else queryset.count()
+        return list(queryset[self._offset : self._offset + self._limit])
+
+    def get_paginated_response(self, data: Any) -> Response:
+        return Response({"items": data, "total": self._total, "limit": self._limit, "offset": self._offset})
+
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        shape = {"type": "integer"}
+        limit = {**shape, "minimum": 1, "maximum": self.MAX_LIMIT, "default": self.LIMIT}
+        offset = {**shape, "minimum": 0, "maximum": self.MAX_OFFSET, "default": 0}
+        return [
+            {"name": "limit", "in": "query", "required": False, "schema": limit},
+            {"name": "offset", "in": "query", "required": False, "schema": offset},
+        ]
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        number = {"type": "integer"}
+        properties = {"items": schema, "total": number, "limit": number, "offset": number}
+        return {"type": "object", "required": list(properties), "properties": properties}
+
+
+class Records(View, GenericViewSet[M]):
+    """Rows of a model: list, get, upsert, change, delete. Its serializer saves through the app's services; `remove`
+    deletes through them."""
+
+    pagination_class = Paging
+    lookup_url_kwarg = "id"
+    key_field = "id"
+    """What the primary key is called in a body."""
+
+    def remove(self, record: M) -> None:
+        raise NotImplementedError
+
+    def list(self, request: Request) -> Response:
+        page = self.paginate_queryset(self.get_queryset())
+        return self.get_paginated_response(self.get_serializer(page, many=True).data)
+
+    def retrieve(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
+        return Response(self.get_serializer(self.find(id)).data)
+
+    @transaction.atomic
+    def upsert(self, request: Request) -> Response:
+        """Creates it, or changes the fields that are given."""
+        key = body_of(request).get(self.key_field)
+        return self._save(self._locked(key) if isinstance(key, str) else None, request)
+
+    @transaction.atomic
+    def partial_update(self, request: Request, id: str) -> Response:  # noqa: A002
+        found = self._locked(id)
+        if found is None:
+            raise Http404
+        if body_of(request).get(self.key_field, str(found.pk)) != str(found.pk):
+            raise invalid(self.key_field, "it cannot be changed.")
+        return self._save(found, request)
+
+    @extend_schema(responses=Done)
+    @transaction.atomic
+    def destroy(self, request: Request, id: str) -> Response:  # noqa: A002
+        self.remove(self.find(id))
+        return done()
+
+    def find(self, key: str) -> M:
+        """Raises Http404."""
+        found = self._row(self.get_queryset(), key)
+        if found is None:
+            raise Http404
+        return found
+
+    def _locked(self, key: str) -> M | None:
+        return self._row(self.get_queryset().model._default_manager.select_for_update(), key)  # noqa: SLF001
+
+    def _row(self, rows: Any, key: str) -> M | None:
+        if "\0" in key or len(key) > 300:
+            return None
+        found: M | None = rows.filter(pk=key).first()
+        return found
+
+    def _save(self, record: M | None, request: Request) -> Response:
+        serializer = self.get_serializer(record, data=request.data, partial=record is not None)
+        serializer.is_valid(raise_exception=True)
+        saved: Any = serializer.save()
+        return Response(self.get_serializer(self.find(str(saved.pk))).data)
+
+
+# -- serializers ---------------------------------------------------------------------------------------------------
+class Strict(serializers.Serializer[Any]):
+    """Names the fields that it does not know."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping) and (unknown := sorted(set(data) - set(self.fields))):
+            known = ", ".join(name for name, field in self.fields.items() if not field.read_only) or "none"
+            raise serializers.ValidationError({str(name): [f"not known here. Known: {known}."] for name in unknown})
+        return super().to_internal_value(data)
+
+
+class Record(Strict, serializers.ModelSerializer[M]):
+    """Of a row. What the model checks is checked when the service saves it."""
+
+    def assign(self, record: M, values: Mapping[str, Any]) -> M:
+        for name, value in values.items():
+            setattr(record, name, value)
+        return record
+
+
+class Dollars(serializers.DecimalField):
+    """A number in both directions. Null stays null: no price."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"max_digits": 14, "decimal_places": 9, "coerce_to_string": False, **options})
+
+    def to_representation(self, value: Any) -> Any:
+        return None if value is None else dollars(value)
+
+
+def dollars(amount: Decimal) -> float | int:
+    return int(amount) if amount == amount.to_integral_value() else float(amount)
+
+
+class Words(serializers.ListField):
+    """A list of words."""
+
+    child = serializers.CharField(max_length=200)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"max_length": 1000, **options})
+
+
+@extend_schema_field({"oneOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]})
+class WordsOrText(Words):
+    """A list of words, or the JSON text of one."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, str):
+            try:
+                data = json.loads(data)
+                _check_values(data)
+            except (ValueError, RecursionError):
+                raise serializers.ValidationError("This text is no JSON list.") from None
+        return super().to_internal_value(data)

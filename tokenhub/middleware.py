@@ -1,0 +1,65 @@
+"""Outermost around Django: every answer carries its request's ids, and an error of the admin API has its shape even
+where Django answers before any view does."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import quote
+
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase, JsonResponse
+from django.utils.deprecation import MiddlewareMixin
+
+from routing.identity import client_request_id, new_request_id
+from telemetry.logs import EventLogger
+from tokenhub.admin_token import address_of
+
+log = EventLogger(__name__)
+API: Final = "/admin/v1/"
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_CODES: Final = {
+    400: ("invalid_request", "invalid_request_error"),
+    403: ("permission_denied", "permission_error"),
+    404: ("not_found", "not_found_error"),
+    413: ("request_too_large", "invalid_request_error"),
+}
+
+
+class RequestIds(MiddlewareMixin):
+    """`request.request_id` is our own id, `request.shown_request_id` the client's if it sent one that can be shown."""
+
+    def process_request(self, request: HttpRequest) -> None:
+        own = new_request_id()
+        theirs = client_request_id(str(request.META.get("HTTP_X_REQUEST_ID", "")).encode("latin-1", "replace"))
+        request.request_id = own  # type: ignore[attr-defined]
+        request.shown_request_id = theirs or own  # type: ignore[attr-defined]
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        if request.path.startswith(API):
+            response = self._as_api(request, response)
+        response["X-TokenHub-Request-ID"] = request.request_id  # type: ignore[attr-defined]
+        response["X-Request-ID"] = request.shown_request_id  # type: ignore[attr-defined]
+        return response
+
+    def _as_api(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        if response.status_code >= 400 and not str(response.get("Content-Type", "")).startswith("application/json"):
+            code, kind = _CODES.get(response.status_code, ("internal_error", "server_error"))
+            error = {
+                "message": f"{HTTPStatus(response.status_code).phrase}.", "type": kind, "param": None, "code": code,
+                "hint": None, "request_id": request.shown_request_id,  # type: ignore[attr-defined]
+            }  # fmt: skip
+            response = JsonResponse({"error": error}, status=response.status_code)
+            response["X-TokenHub-Error-Code"] = code
+        response["Cache-Control"] = "no-store"
+        if request.method not in _READING:
+            log.info(
+                "admin_api",
+                method=request.method,
+                path=quote(request.path),
+                status=response.status_code,
+                actor=str(getattr(request, "user", None) or "-"),
+                address=address_of(request),
+                request=request.request_id,  # type: ignore[attr-defined]
+            )
+        return response
