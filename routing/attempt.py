@@ -107,7 +107,7 @@ async def attempt(
                     show_usage=_shows_usage(call),
                     now=time(),
                     asked=None if same else call.parsed(),
-                    output_tool=rendered.output_tool,
+                    rendered=rendered,
                 )
                 await _open_stream(delivery, exchange, stream)
                 kept, exchange = exchange, None
@@ -120,7 +120,7 @@ async def attempt(
                     body,
                     now=time(),
                     asked=None if same else call.parsed(),
-                    output_tool=rendered.output_tool,
+                    rendered=rendered,
                 )
     except UpstreamFailure as failure:
         raise AttemptFailed(classify_failure(failure.kind), failure.message, kind=failure.kind) from None

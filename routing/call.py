@@ -14,6 +14,7 @@ from providers.formats.canonical import ChatRequest
 from providers.formats.dialect import Rendered, UpstreamModel
 from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
+from providers.formats.registry import render_request
 from routing.affinity import Conversation
 from routing.eligibility import Needs
 from routing.learning import Lesson
@@ -118,7 +119,7 @@ class Call:
             model = UpstreamModel(
                 target.upstream_model, target.provider.type, target.abilities, target.max_output_tokens
             )
-            rendered = dialect.render_request(self.parsed(), model)
+            rendered = render_request(dialect, self.parsed(), model)
         if rendered.dropped and self.is_strict:
             name = rendered.dropped[0]
             raise InvalidRequest(

@@ -34,7 +34,7 @@ from providers.formats.canonical import (
 )
 from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest
-from providers.formats.reading import further_fields, given, is_json_object, read_answer, read_body
+from providers.formats.reading import further_fields, given, is_json_object, object_schema, read_answer, read_body
 from providers.formats.reasoning import (
     MIN_BUDGET,
     budget_of,
@@ -53,8 +53,8 @@ _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(wire.Request).decode
 _KNOWN = frozenset(wire.Request.__struct_fields__) | {"cache_control"}  # a caching mark asks for no other answer
 _TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_EMPTY_SCHEMA = Raw(b'{"type":"object","properties":{}}')
 MAX_TEMPERATURE = 1.0
+MAX_USER_LENGTH: Final = 256
 MAX_OUTPUT_TOKENS_DEFAULT: Final = 4096
 HIGHEST_DEFAULT: Final = 32_000
 NAME: Final = "anthropic-messages"
@@ -257,7 +257,8 @@ def render_request(request: ChatRequest, model: UpstreamModel) -> Rendered:
     _add_sampling(body, request, model, dropped)
     user = request.user or request.others.get("safety_identifier")
     if isinstance(user, str) and user:
-        body["metadata"] = {"user_id": user}
+        long = len(user) > MAX_USER_LENGTH
+        body["metadata"] = {"user_id": sha256(user.encode("utf-8", "replace")).hexdigest() if long else user}
     if request.logprobs is not None:
         dropped.append("logprobs")
     for name, value in request.others.items():
@@ -429,7 +430,7 @@ def _add_tools(body: dict[str, Any], request: ChatRequest) -> None:
         return
     tools = []
     for tool in request.tools:
-        shown: dict[str, Any] = {"name": tool.name, "input_schema": tool.schema or _EMPTY_SCHEMA}
+        shown: dict[str, Any] = {"name": tool.name, "input_schema": object_schema(tool.schema)}
         if tool.description:
             shown["description"] = tool.description
         if tool.strict:

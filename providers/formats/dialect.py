@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -61,12 +62,14 @@ class UpstreamModel:
 
 class Rendered(NamedTuple):
     """A request's body for an upstream, the client's parameters that it has no word for, and further headers.
-    `output_tool`: the tool by which the model was made to say its answer; its arguments are the answer's text."""
+    `output_tool`: the tool by which the model was made to say its answer; its arguments are the answer's text.
+    `long_names`: of tools that had to be shortened, by their short ones."""
 
     body: bytes
     dropped: tuple[str, ...] = ()
     headers: tuple[tuple[bytes, bytes], ...] = ()
     output_tool: str = ""
+    long_names: Mapping[str, str] = MappingProxyType({})
 
 
 class Answer(NamedTuple):

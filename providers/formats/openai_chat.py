@@ -35,7 +35,7 @@ from providers.formats.canonical import (
 from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.openai_chat_wire import WireUsage
-from providers.formats.reading import filled_list, further_fields, given, read_answer, read_body
+from providers.formats.reading import filled_list, further_fields, given, object_schema, read_answer, read_body
 from providers.formats.reasoning import (
     effort_of,
     is_openai_model,
@@ -54,6 +54,7 @@ DATA_URL = re.compile(r"data:([^;,]*)(?:;[^,;]*)*;base64,", re.IGNORECASE)
 # these refuse max_tokens; many compatible servers know nothing else
 _WANTS_COMPLETION_TOKENS = re.compile(r"(?:^|/)(?:gpt-[5-9]|o\d)")
 MAX_USER_LENGTH = 64
+MAX_STOPS: Final = 4
 THINKING: Final = "messages.thinking"
 NAME: Final = "openai-chat"
 SIGNED_BY: Final = "anthropic-messages"
@@ -290,7 +291,11 @@ def _sampling(request: ChatRequest, model: UpstreamModel, dropped: list[str]) ->
     effort = reasoning_effort(request.reasoning, model, dropped)
     if effort:
         body["reasoning_effort"] = effort
-    wanted = {"temperature": request.temperature, "top_p": request.top_p, "stop": request.stop or None}
+    stop = request.stop
+    if len(stop) > MAX_STOPS and is_openai_model(model.name):
+        stop = stop[:MAX_STOPS]
+        dropped.append(f"stop[{MAX_STOPS}]")
+    wanted = {"temperature": request.temperature, "top_p": request.top_p, "stop": stop or None}
     fixed = is_openai_reasoner(model.name) and effort != "none"  # these sample in one way only
     for name, value in wanted.items():
         if value is not None and value != 1:
@@ -339,7 +344,7 @@ def _rendered_tool(tool: Tool) -> dict[str, Any]:
     if tool.description:
         function["description"] = tool.description
     if tool.schema is not None:
-        function["parameters"] = tool.schema
+        function["parameters"] = object_schema(tool.schema)
     if tool.strict is not None:
         function["strict"] = tool.strict
     return {"type": "function", "function": function}

@@ -39,7 +39,7 @@ from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.openai_chat import DATA_URL, reasoning_effort, result_text, short_user
 from providers.formats.openai_responses_wire import WireUsage
-from providers.formats.reading import filled_list, further_fields, given, read_answer, read_body
+from providers.formats.reading import filled_list, further_fields, given, object_schema, read_answer, read_body
 from providers.formats.reasoning import is_openai_model, is_openai_reasoner
 from providers.formats.repair import repaired
 from providers.formats.seal import sealed, unsealed
@@ -56,7 +56,6 @@ _output_value = msgspec.json.Decoder(str | list[wire.Part]).decode
 _KNOWN = frozenset(wire.Request.__struct_fields__) | {"stream_options", "store", "client_metadata"}
 _ENCRYPTED: Final = "reasoning.encrypted_content"
 _LOGPROBS: Final = "message.output_text.logprobs"
-_EMPTY_SCHEMA: Final = Raw(b'{"type":"object","properties":{}}')
 _FREE_TEXT: Final = Raw(
     b'{"type":"object","properties":{"input":{"type":"string"}},"required":["input"],"additionalProperties":false}'
 )
@@ -411,7 +410,7 @@ def _rendered_tool(tool: Tool) -> dict[str, Any]:
     shown: dict[str, Any] = {"type": "function", "name": tool.name}
     if tool.description:
         shown["description"] = tool.description
-    shown["parameters"] = tool.schema or _EMPTY_SCHEMA
+    shown["parameters"] = object_schema(tool.schema)
     shown["strict"] = bool(tool.strict)
     return shown
 

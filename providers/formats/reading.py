@@ -13,6 +13,8 @@ from providers.formats.errors import InvalidRequest, UnreadableAnswer
 T = TypeVar("T")
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_encode = msgspec.json.Encoder().encode
+_EMPTY_SCHEMA: Final = Raw(b'{"type":"object","properties":{}}')
 _any = msgspec.json.Decoder().decode
 _NOTHING = (b"null", b"false", b"[]", b"{}", b'""')
 
@@ -64,6 +66,17 @@ def further_fields(body: bytes, known: Iterable[str]) -> dict[str, Any]:
             except UNREADABLE as problem:
                 raise InvalidRequest(f"{name[:100]}: {problem}.", name[:100]) from None
     return found
+
+
+def object_schema(schema: Raw | None) -> Raw:
+    """Of a tool's arguments, which every provider wants to be an object; clients leave that out."""
+    if schema is None:
+        return _EMPTY_SCHEMA
+    try:
+        fields = _fields(schema)
+    except UNREADABLE:
+        return schema  # its provider says what is wrong with it
+    return schema if "type" in fields else Raw(_encode({"type": "object", "properties": {}, **fields}))
 
 
 def is_json_object(text: str) -> bool:

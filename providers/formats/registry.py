@@ -4,6 +4,7 @@ a dialect, named by its DIALECT; there is no other list. Pure."""
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from typing import Final
@@ -25,9 +26,21 @@ from providers.formats.canonical import (
     ThinkingDelta,
     ToolCall,
     ToolDelta,
+    ToolStarted,
     UsageSeen,
 )
-from providers.formats.dialect import Answer, ClientError, Relay, StreamParser, StreamRenderer, Usage, WireError
+from providers.formats.dialect import (
+    Answer,
+    ClientError,
+    Relay,
+    Rendered,
+    StreamParser,
+    StreamRenderer,
+    UpstreamModel,
+    Usage,
+    WireError,
+)
+from providers.formats.names import restored, restored_event, shortened
 
 
 def _found() -> dict[str, Dialect]:
@@ -36,6 +49,14 @@ def _found() -> dict[str, Dialect]:
 
 
 DIALECTS: Final[dict[str, Dialect]] = _found()
+NOT_TRANSLATED: Final = Rendered(b"")
+
+
+def render_request(upstream: Dialect, request: ChatRequest, model: UpstreamModel) -> Rendered:
+    """The request in the upstream's dialect. Raises InvalidRequest."""
+    request, long_names = shortened(request)
+    rendered = upstream.render_request(request, model)
+    return rendered._replace(long_names=long_names) if long_names else rendered
 
 
 def translate_answer(
@@ -45,13 +66,15 @@ def translate_answer(
     *,
     now: float,
     asked: ChatRequest | None = None,
-    output_tool: str = "",
+    rendered: Rendered = NOT_TRANSLATED,
 ) -> Answer:
     """A whole answer for the client: the same bytes where both speak alike. `now` in Unix seconds; `asked` and
-    `output_tool` where the request was translated. Raises UnreadableAnswer."""
+    `rendered` where the request was translated. Raises UnreadableAnswer."""
     if upstream is client:
         return upstream.inspect_response(body)
-    response = upstream.parse_response(body, output_tool=output_tool)
+    response = upstream.parse_response(body, output_tool=rendered.output_tool)
+    if rendered.long_names:
+        response = replace(response, parts=tuple(restored(part, rendered.long_names) for part in response.parts))
     if not response.created:
         response = replace(response, created=int(now))
     return Answer(client.render_response(response, asked), response.usage, _size(response))
@@ -75,22 +98,26 @@ def relay(
     show_usage: bool,
     now: float,
     asked: ChatRequest | None = None,
-    output_tool: str = "",
+    rendered: Rendered = NOT_TRANSLATED,
 ) -> Relay:
     """One stream's way to the client. As `translate_answer`."""
     if upstream is client:
         return upstream.stream_observer(show_usage=show_usage)
-    parser = upstream.stream_parser(output_tool=output_tool)
-    return Translation(parser, client.stream_renderer(show_usage=show_usage, asked=asked), now=now)
+    parser = upstream.stream_parser(output_tool=rendered.output_tool)
+    renderer = client.stream_renderer(show_usage=show_usage, asked=asked)
+    return Translation(parser, renderer, now=now, long_names=rendered.long_names)
 
 
 class Translation:
     """A Relay from one dialect to another: a parser, a renderer, and a look at the events between."""
 
-    def __init__(self, parser: StreamParser, renderer: StreamRenderer, *, now: float) -> None:
+    def __init__(
+        self, parser: StreamParser, renderer: StreamRenderer, *, now: float, long_names: Mapping[str, str]
+    ) -> None:
         self._parser = parser
         self._renderer = renderer
         self._created = int(now)
+        self._long_names = long_names
         self.usage: Usage | None = None
         self.produced_bytes = 0
         self.finished = False
@@ -114,6 +141,8 @@ class Translation:
                     self.produced_bytes += len(event.arguments)
                 case Started(created=0):
                     events[number] = replace(event, created=self._created)
+                case ToolStarted() if self._long_names:
+                    events[number] = restored_event(event, self._long_names)
                 case UsageSeen():
                     self.usage = event.usage
                 case Ended():

@@ -71,6 +71,8 @@ def object_texts(draw: st.DrawFn) -> str:
 
 
 raw_objects = object_texts().map(lambda text: Raw(text.encode()))
+# without a type they become an object's
+argument_schemas = raw_objects.map(lambda raw: Raw(b'{"type":"object","properties":' + bytes(raw) + b"}"))
 marks = st.none() | st.just(Raw(b'{"type":"ephemeral"}'))
 counts = st.integers(0, 2**40)
 data_images = st.builds(Image, st.just(""), base64_text, st.sampled_from(["image/png", "image/webp"]))
@@ -106,11 +108,11 @@ def tools(draw: st.DrawFn, name: str) -> list[Tool]:
         description = draw(texts)
         match name:
             case "openai-chat":  # it has no word for a caching mark
-                tool = Tool(one, description, draw(st.none() | raw_objects), draw(st.none() | st.booleans()))
+                tool = Tool(one, description, draw(st.none() | argument_schemas), draw(st.none() | st.booleans()))
             case "openai-responses":  # nor has this, and it always says a schema and whether it is strict
-                tool = Tool(one, description, draw(raw_objects), draw(st.booleans()))
+                tool = Tool(one, description, draw(argument_schemas), draw(st.booleans()))
             case _:  # a schema is always said; tools are strict or say nothing of it
-                tool = Tool(one, description, draw(raw_objects), draw(st.sampled_from([None, True])), draw(marks))
+                tool = Tool(one, description, draw(argument_schemas), draw(st.sampled_from([None, True])), draw(marks))
         shown.append(tool)
     return shown
 

@@ -26,6 +26,7 @@ BUDGETED: Final = [
     "claude-haiku-4-5", "claude-sonnet-4-5-20250929", "claude-opus-4-20250514", "claude-opus-4-1", "claude-3-7-sonnet",
 ]  # fmt: skip
 SILENT: Final = ["claude-3-5-sonnet-20241022", "claude-3-haiku-20240307", "claude-2.1"]
+BY_TOOL = Rendered(b"", output_tool="thing")
 
 
 def rendered(source: str, target: str, body: dict[str, Any], model: UpstreamModel) -> Rendered:
@@ -319,13 +320,13 @@ def heard(
     """Text, calls and stop reason as a client gets them."""
     parser = DIALECTS[client].stream_parser()
     if is_stream:
-        way = relay(DIALECTS[MESSAGES], DIALECTS[client], show_usage=True, now=1.0, output_tool="thing")
+        way = relay(DIALECTS[MESSAGES], DIALECTS[client], show_usage=True, now=1.0, rendered=BY_TOOL)
         sent = b"".join(way.feed(one + b"\n\n") for one in streamed(*blocks, reason=reason).split(b"\n\n")[:-1])
         events: list[StreamEvent] = [*parser.feed(sent + way.close()), *parser.close()]
         one = said(events)
         return one.text, one.calls, str(one.reason)
     answer = translate_answer(
-        DIALECTS[MESSAGES], DIALECTS[client], message(*blocks, reason=reason), now=1.0, output_tool="thing"
+        DIALECTS[MESSAGES], DIALECTS[client], message(*blocks, reason=reason), now=1.0, rendered=BY_TOOL
     )
     whole = DIALECTS[client].parse_response(answer.body)
     one = said_whole(whole)
