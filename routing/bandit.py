@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -19,18 +20,29 @@ if TYPE_CHECKING:
 MANY: Final = 40  # from so many arms on, numpy is faster
 REMEMBERED: Final = 4096  # learned arms that a panel can catch up with
 LEAST: Final = 1e-9  # a probability below is none
-_SQRT_HALF: Final = math.sqrt(0.5)
+_PAGE_1, _PAGE_3 = 1.5976, 0.070566  # log odds of a normal variable below z: Page (1977), to 0.00014
+_ID, _COST, _LATENCY = itemgetter(0), itemgetter(1), itemgetter(2)  # of an Arm
 
 
 # -- what a gateway knows of a request --------------------------------------------------------------------------------
 _CODE = re.compile(r"```|\bdef \w+\(|\bfunction\b|\bclass \w+|#include|\bSELECT\b.+\bFROM\b|[;{]\s*$", re.MULTILINE)
 _CHOICES = re.compile(r"\([A-Da-d1-4]\)|^\s*[A-D][.)] ", re.MULTILINE)
 _NUMBER = re.compile(r"\d+")
+_OPENING = re.compile(r"\s*(\W?)(\w{0,12})")
+_OPENINGS: Final = frozenset(  # a request's first word says much of what it asks for
+    """
+    analyse analyze answer are calculate can choose classify compare complete compute continue convert could create
+    define describe design determine did do does draft edit evaluate explain extract find fix generate give how
+    identify if implement improve is list name please question read refactor rephrase review rewrite select should
+    show solve sort suggest summarise summarize tell translate true what when where which who why will would write
+    """.split()  # noqa: SIM905  seventy quoted words are not read by anybody
+)
 LOOKED_AT: Final = 4000  # characters of the text
 
 
 class Context(NamedTuple):
-    """`tag`: what else tells requests apart, such as a project or an application; it gets posteriors of its own."""
+    """`tag`: what else tells requests apart, such as a project or an application: it gets posteriors of its own, which
+    lean on those of the same context without it."""
 
     size: str = "small"
     abilities: str = ""
@@ -49,20 +61,28 @@ def context_of(
 ) -> Context:
     """`text`: of the last user message. Takes some 20 µs at most: only its first 4,000 characters are looked at."""
     text = text[:LOOKED_AT]
-    if _CODE.search(text):
-        task = "code"
-    elif _CHOICES.search(text):
-        task = "choices"
-    else:
-        task = "numbers" if len(_NUMBER.findall(text)) > 1 else ""
     return Context(
         size="small" if input_tokens < 1_000 else "medium" if input_tokens <= 10_000 else "large",
         abilities="+".join(name for name, needed in (("tools", tools), ("vision", vision)) if needed),
-        task=task,
+        task=task_of(text),
         language=language_of(text),
         turns="1" if turns <= 1 else "2-5" if turns <= 5 else "6+",
         tag=tag,
     )
+
+
+def task_of(text: str) -> str:
+    """`code`; else the word that the text opens with, if it is a common one, or `[` for a mark; else by its looks."""
+    if _CODE.search(text):
+        return "code"
+    opening = _OPENING.match(text)
+    if opening and opening[1]:
+        return opening[1].replace("|", "/")
+    if opening and (word := opening[2].lower()) in _OPENINGS:
+        return word
+    if _CHOICES.search(text):
+        return "choices"
+    return "numbers" if len(_NUMBER.findall(text)) > 1 else ""
 
 
 def language_of(text: str) -> str:
@@ -144,13 +164,13 @@ class Settings:
     prior_mean: float = 0.8
     prior_per_weight: float = 0.02  # per point of capability above or below 5
     prior_error: float = 0.25  # of an arm of which nothing is known
-    context_error: float = 0.01  # by which an arm is better or worse in a context than overall
+    context_error: float = 0.02  # by which an arm is better or worse in a context than overall
     level_error: float = 0.05  # by which all arms are better or worse in a context
     noise_size: float = 5.0  # rewards until an arm's own noise counts more than that of all arms
     cost_size: float = 5.0  # the same for what it costs, against what it was expected to
     cost_weight: float = 0.005  # points that the dearest candidate loses against one that costs nothing
     latency_weight: float = 0.0  # the same for the slowest
-    exploration: float = 0.6  # factor to the standard errors
+    exploration: float = 0.5  # factor to the standard errors
     trial_size: int = 15  # rewards until an arm is no longer new
     trial_share: float = 0.1  # of the requests that all new arms get together
     margin: float = 0.005  # expected reward of a choice below that of the best single model, at most: as a share of it
@@ -250,8 +270,11 @@ class _Cell:
 
 @dataclass(slots=True)
 class _Context:
+    """`parent`: the same without a tag."""
+
     key: str
     sums: Sums
+    parent: _Context | None = None
     level: float = 0.0
     cells: dict[str, _Cell] = field(default_factory=dict)
     panel: _Panel | None = None
@@ -329,12 +352,12 @@ class Bandit:
         leader = max(values)
         leading = values.index(leader)
         spread = variances[leading]
-        scale = _SQRT_HALF / settings.exploration if settings.exploration else math.inf
+        # the odds that an arm is better than the leading one: of two arms, those of Thompson's draw
+        exp, root, width = math.exp, math.sqrt, settings.exploration or LEAST
         weights = []
         for value, variance in zip(values, variances, strict=True):
-            gap = leader - value
-            loss = math.erfc(gap / math.sqrt(spread + variance) * scale) if gap else 1.0
-            weights.append(loss / (2.0 - loss))
+            z = min((leader - value) / (root(spread + variance) * width), 8.0)
+            weights.append(exp(-z * (_PAGE_1 + _PAGE_3 * z * z)))
         if on_trial and len(on_trial) < len(arms):
             self._cap_trials(arms, weights, on_trial)
         whole = sum(weights)
@@ -394,10 +417,10 @@ class Bandit:
         import numpy as np
 
         settings = self.settings
-        ids = [arm.id for arm in arms]
+        ids = [*map(_ID, arms)]
         panel = self._panel(place, arms, ids, now)
         means = panel.base + panel.open * place.level
-        costs = np.array([arm.cost for arm in arms]) * panel.ratio
+        costs = np.fromiter(map(_COST, arms), float, len(arms)) * panel.ratio
         trials = np.flatnonzero(panel.trial)
         some_known = 0 < len(trials) < len(arms)
         if some_known:
@@ -408,14 +431,12 @@ class Bandit:
         dearest = float(costs.max())
         values = means - (pressure or (settings.cost_weight / dearest if dearest else 0.0)) * costs
         if settings.latency_weight:
-            latencies = np.array([arm.latency_ms for arm in arms])
+            latencies = np.fromiter(map(_LATENCY, arms), float, len(arms))
             values -= settings.latency_weight / (float(latencies.max()) or 1.0) * latencies
         leading = int(values.argmax())
-        errors = np.sqrt(panel.variance + panel.variance[leading])
-        gaps = (values[leading] - values) / errors / (settings.exploration or 1e-9)
-        weights = np.zeros(len(arms))
-        near = np.flatnonzero(gaps < 6.0)
-        weights[near] = [loss / (2.0 - loss) for loss in map(math.erfc, (gaps[near] * _SQRT_HALF).tolist())]
+        errors = np.sqrt(panel.variance + panel.variance[leading]) * (settings.exploration or LEAST)
+        z = np.minimum((values[leading] - values) / errors, 8.0)
+        weights = np.exp(-z * (_PAGE_1 + _PAGE_3 * z * z))
         if some_known:
             listed = weights.tolist()
             self._cap_trials(arms, listed, trials.tolist())
@@ -444,7 +465,7 @@ class Bandit:
             float(weights[first] / weights.sum()),
             dict(zip(ids, values.tolist(), strict=True)),
             float(weights @ costs),
-            dict(zip(ids, weights.tolist(), strict=True)),
+            {ids[one]: float(weights[one]) for one in np.flatnonzero(weights > 1e-4)},
         )
 
     # -- learning -----------------------------------------------------------------------------------------------------
@@ -479,13 +500,18 @@ class Bandit:
 
         news = State(
             arms={arm_id: self._one(at, count, more - count * place.level, square(place.level))},
-            contexts={place.key: self._one(at, count, more - count * arm.mean, square(arm.mean))},
-            cells={place.key: {arm_id: self._one(at, count, more, square(0.0))}},
+            contexts={},
+            cells={},
         )
+        level: _Context | None = place
+        while level is not None:
+            news.contexts[level.key] = self._one(at, count, more - count * arm.mean, square(arm.mean))
+            news.cells[level.key] = {arm_id: self._one(at, count, more, square(0.0))}
+            level = level.parent
         if previous is None:
             news.noise = self._one(at, 1.0, 0.0, (reward - estimate) ** 2)
             if cost is not None and expected_cost:
-                for sums in (news.arms[arm_id], news.cells[place.key][arm_id]):
+                for sums in (news.arms[arm_id], *(cells[arm_id] for cells in news.cells.values())):
                     sums.cost, sums.expected = cost, expected_cost
         self._add(news)
         _add_state(self._news, news, self._rates)
@@ -539,8 +565,14 @@ class Bandit:
         if cell is None:
             cell = place.cells[arm.id] = _Cell(known)
         sums = self._cells.get(place.key, {}).get(arm.id)
+        # what the next wider circle says: the arm overall, or the arm in this context without its tag
+        mean, variance, ratio = known.mean, known.variance, known.ratio
+        if place.parent is not None:
+            wider = self._estimate(place.parent, arm, now)
+            mean = wider.base + (wider.open - 1.0) * place.parent.level
+            variance, ratio = wider.variance, wider.ratio
         prior_count = known.noise / settings.context_error**2
-        cell.ratio = known.ratio
+        cell.ratio = ratio
         count = total = 0.0
         if sums is not None:
             fading = math.exp(-self._rates[known.window] * max(now - sums.at, 0.0))
@@ -548,10 +580,10 @@ class Bandit:
             if sums.expected > 0.0:
                 weight = max(sums.count[0], 0.0)
                 own = sums.cost / sums.expected
-                cell.ratio = (own * weight + known.ratio * settings.cost_size) / (weight + settings.cost_size)
+                cell.ratio = (own * weight + ratio * settings.cost_size) / (weight + settings.cost_size)
         cell.open = prior_count / (prior_count + count)
-        cell.base = cell.open * known.mean + total / (prior_count + count)
-        cell.variance = known.noise / (prior_count + count) + cell.open**2 * known.variance
+        cell.base = cell.open * mean + total / (prior_count + count)
+        cell.variance = known.noise / (prior_count + count) + cell.open**2 * variance
         cell.trial = known.count < settings.trial_size
         cell.version, cell.good_until = known.version, now + self._fresh_seconds
         return cell
@@ -619,7 +651,8 @@ class Bandit:
     def _context(self, context: Context) -> _Context:
         place = self._contexts.get(context)
         if place is None:
-            place = self._contexts[context] = _Context(context.key, self._one(0.0, 0.0, 0.0, 0.0))
+            parent = self._context(context._replace(tag="")) if context.tag else None
+            place = self._contexts[context] = _Context(context.key, self._one(0.0, 0.0, 0.0, 0.0), parent)
         return place
 
     def _note_trial(self, arm_id: str, now: float) -> None:
@@ -645,7 +678,8 @@ class Bandit:
         before = settings.prior_mean * (1.0 - settings.prior_mean)
         self._noise_variance = (settings.noise_size * before + square) / (settings.noise_size + count)
         for key, sums in more.contexts.items():
-            place = self._context(Context(*key.split("|")))
+            fields = key.split("|")
+            place = self._context(Context(*(fields + [""] * 6)[:6]))
             place.sums = _sum(place.sums, sums, self._rates)
             prior_count = self._noise_variance / settings.level_error**2
             place.level = place.sums.total[0] / (prior_count + max(place.sums.count[0], 0.0))
