@@ -87,8 +87,10 @@ def _filtered(query: dict[str, str]) -> QuerySet[RequestLog]:
             case "request_id":
                 found = found.filter(_by_id(value))
             case "tags":  # the text of a JSON list: both databases can look into that
-                text = json.dumps(value, ensure_ascii=False)
-                found = found.alias(at=StrIndex(Cast("tags", TextField()), Value(text))).filter(at__gt=0)
+                text = Cast("tags", TextField())
+                plain, escaped = (Value(json.dumps(value, ensure_ascii=ascii)) for ascii in (False, True))
+                found = found.alias(plain=StrIndex(text, plain), escaped=StrIndex(text, escaped))
+                found = found.filter(Q(plain__gt=0) | Q(escaped__gt=0))
             case _:
                 found = found.filter(**{name: value})
     return found

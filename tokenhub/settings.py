@@ -75,7 +75,7 @@ TOKENHUB_PUBLIC_METRICS = ENV.read(
 TOKENHUB_METRICS_TOKEN = ENV.read("TOKENHUB_METRICS_TOKEN", "", str, "bearer token for /metrics")
 
 # -- the data plane ----------------------------------------------------------------------------------------------
-MODES = ("cheap", "normal", "high_confidence", "planning", "adversarial")
+MODES = ("cheap", "normal", "high_confidence", "planning", "adversarial", "thompson")
 TOKENHUB_DEFAULT_MODE = ENV.read(
     "TOKENHUB_DEFAULT_MODE", "normal", one_of(*MODES), "routing mode when none is asked for"
 )
