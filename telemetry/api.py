@@ -88,7 +88,7 @@ def _filtered(query: dict[str, str]) -> QuerySet[RequestLog]:
                 found = found.filter(_by_id(value))
             case "tags":  # the text of a JSON list: both databases can look into that
                 text = Cast("tags", TextField())
-                plain, escaped = (Value(json.dumps(value, ensure_ascii=ascii)) for ascii in (False, True))
+                plain, escaped = (Value(json.dumps(value, ensure_ascii=escape)) for escape in (False, True))
                 found = found.alias(plain=StrIndex(text, plain), escaped=StrIndex(text, escaped))
                 found = found.filter(Q(plain__gt=0) | Q(escaped__gt=0))
             case _:
