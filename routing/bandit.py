@@ -342,7 +342,8 @@ class Bandit:
                 slowest = arm.latency_ms
             if cell.trial:
                 on_trial.append(position)
-        if on_trial and len(on_trial) < len(arms):
+        some_known = 0 < len(on_trial) < len(arms)
+        if some_known:
             self._raise_hopes(arms, means, on_trial)
         price = pressure or (settings.cost_weight / dearest if dearest else 0.0)
         values = [mean - price * cost for mean, cost in zip(means, costs, strict=True)]
@@ -358,19 +359,22 @@ class Bandit:
         for value, variance in zip(values, variances, strict=True):
             z = min((leader - value) / (root(spread + variance) * width), 8.0)
             weights.append(exp(-z * (_PAGE_1 + _PAGE_3 * z * z)))
-        if on_trial and len(on_trial) < len(arms):
+        if some_known:
             self._cap_trials(arms, weights, on_trial)
         whole = sum(weights)
         weights = [weight / whole if weight > LEAST * whole else 0.0 for weight in weights]
-        # the floor: no more than `margin` below the best single arm, at what cost counts now
+        # the floor: no more than `margin` below the best single arm that is known, at what cost counts now
         worth = [mean - pressure * cost for mean, cost in zip(means, costs, strict=True)] if pressure else means
-        best = max(worth)
+        best = -math.inf
+        for position, one in enumerate(worth):
+            if one > best and not (some_known and position in on_trial):
+                best, holder = one, position
         short = best - sum(weight * one for weight, one in zip(weights, worth, strict=True))
-        allowed = settings.margin * abs(means[worth.index(best)])
+        allowed = settings.margin * abs(means[holder])
         if short > allowed:
             kept = allowed / short
             weights = [weight * kept for weight in weights]
-            weights[worth.index(best)] += 1.0 - kept
+            weights[holder] += 1.0 - kept
         # a race of exponential clocks: the first is drawn with exactly its weight, the rest without replacement
         draw, log = rng.random, math.log
         times = [-log(1.0 - draw()) / weight if weight else math.inf for weight in weights]
@@ -444,7 +448,7 @@ class Bandit:
         weights /= weights.sum()
         weights[weights <= LEAST] = 0.0
         worth = means - pressure * costs if pressure else means
-        best = int(worth.argmax())
+        best = int(np.where(panel.trial, -np.inf, worth).argmax() if some_known else worth.argmax())
         short = float(worth[best] - weights @ worth)
         allowed = settings.margin * abs(float(means[best]))
         if short > allowed:

@@ -338,9 +338,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     print("\n".join(summary))
     print(
-        "\n¹ As if every source data set were an application with a client key of its own: more than the cheap features "
-        "tell.\n² Knows every context's mean reward and cost, and every change, beforehand: no policy that tells "
-        f"requests apart by these features alone can get more.\n\n{perf_counter() - began:.0f} s."
+        "\n¹ As if every source data set were an application with a client key of its own: more than the cheap "
+        "features tell.\n² Knows every context's mean reward and cost, and every change, beforehand: no policy "
+        f"that tells requests apart by these features alone can get more.\n\n{perf_counter() - began:.0f} s."
     )
 
 
