@@ -23,6 +23,7 @@ from routing.bandit import (
     RewardWeights,
     Settings,
     State,
+    Sums,
     compose,
     context_of,
     language_of,
