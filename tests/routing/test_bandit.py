@@ -23,7 +23,6 @@ from routing.bandit import (
     RewardWeights,
     Settings,
     State,
-    Sums,
     compose,
     context_of,
     language_of,
