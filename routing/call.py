@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from urllib.parse import unquote_to_bytes
 
@@ -16,7 +16,7 @@ from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
 from providers.formats.registry import render_request
 from routing.affinity import Conversation
-from routing.eligibility import Needs
+from routing.eligibility import Needs, needs_of
 from routing.learning import Lesson
 from routing.patience import Patience
 from routing.policy import Policy
@@ -86,12 +86,15 @@ class Call:
     conversation: Conversation | None = None
     lesson: Lesson | None = None
     """Where the bandit decides."""
+    plain: Envelope | None = None
+    """The same in words, for targets that no format of the answer can be demanded of."""
     unsayable: InvalidRequest | None = None
     """Why the request could not be said to a target in its dialect."""
     attempts: list[Attempt] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     """What the router looked at, the best first; filled when it ranks."""
     _parsed: ChatRequest | None = None
+    _parsed_plain: ChatRequest | None = None
 
     @property
     def deadline_passed(self) -> bool:
@@ -111,15 +114,39 @@ class Call:
             self._parsed = self.dialect.parse_request(self.envelope.body)
         return self._parsed
 
+    def _in_words(self, plain: Envelope) -> ChatRequest:
+        if self._parsed_plain is None:
+            self._parsed_plain = self.dialect.parse_request(plain.body)
+        return self._parsed_plain
+
+    def asking_again(self, target: Target, amended: Callable[[bytes], bytes]) -> Call:
+        """The same of that target first, with an amended body."""
+        envelope = self.dialect.read_envelope(amended(self.envelope.body))
+        plain = self.plain and self.dialect.read_envelope(amended(self.plain.body))
+        needs = needs_of(envelope)._replace(abilities=self.needs.abilities)
+        return replace(
+            self,
+            envelope=envelope,
+            plain=plain,
+            hint=target,
+            variants=(),
+            needs=needs,
+            conversation=None,
+            unsayable=None,
+            _parsed=None,
+            _parsed_plain=None,
+        )
+
     def rendered(self, target: Target, dialect: Dialect) -> Rendered:
         """The body for the target. Raises InvalidRequest when it cannot be said in its dialect."""
+        plain = self.plain if "structured_output" not in target.abilities else None
         if dialect is self.dialect:
-            rendered = dialect.for_upstream(self.envelope, target.upstream_model)
+            rendered = dialect.for_upstream(plain or self.envelope, target.upstream_model)
         else:
             model = UpstreamModel(
                 target.upstream_model, target.provider.type, target.abilities, target.max_output_tokens
             )
-            rendered = render_request(dialect, self.parsed(), model)
+            rendered = render_request(dialect, self.parsed() if plain is None else self._in_words(plain), model)
         if rendered.dropped and self.is_strict:
             name = rendered.dropped[0]
             raise InvalidRequest(

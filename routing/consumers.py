@@ -8,6 +8,7 @@ import re
 from time import monotonic, time
 from typing import Any, ClassVar
 
+import msgspec
 from channels.generic.http import AsyncHttpConsumer
 from django.db.utils import DatabaseError
 
@@ -30,6 +31,8 @@ from routing.learning import Lesson, lesson_of
 from routing.policy import Policy, choose, from_headers
 from routing.pricing import cost_nano, dollars
 from routing.runtime import runtime
+from routing.shaped import ShapedStream, in_shape, require_usable
+from routing.shaping import Shape
 from routing.snapshot import Target
 from routing.visit import ClientLeft, ResponseHeaders, Visit, client_error, estimate
 from telemetry.logs import EventLogger
@@ -136,8 +139,13 @@ class Chat(Endpoint):
         visit.target, visit.reason = delivery.target, delivery.reason
         visit.estimated_cost_nano = expected_cost(delivery.target, call.needs)
         if delivery.relay is None:
+            if visit.shape is not None:
+                delivery = await in_shape(visit, call, delivery, visit.shape)
             await self._whole(visit, call, delivery)
         else:
+            if visit.shape is not None:
+                delivery.relay = shaped = ShapedStream(delivery.relay, visit.shape, self.dialect)
+                delivery.first = shaped.shaped(delivery.first)
             await self._streamed(visit, call, delivery)
 
     async def call(self, visit: Visit) -> Call:
@@ -153,6 +161,8 @@ class Chat(Endpoint):
         body = await visit.body()
         visit.watch_client()
         envelope, policy = self.read(visit, body)
+        if visit.shape is not None:
+            await require_usable(visit.shape)
         return prepare(visit, envelope, policy)
 
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
@@ -169,6 +179,7 @@ class Chat(Endpoint):
             policy = found.apply(policy, visit.runtime.snapshot.profiles)
             if (schema := found.output_schema) is not None:
                 body = with_output_schema(body, self.dialect.name, schema)
+                visit.shape = Shape("json", msgspec.json.encode(schema), param="output_schema")
         return body, policy
 
     def shape(self, visit: Visit, body: bytes, cost: int | None) -> bytes:
@@ -221,6 +232,10 @@ class Chat(Endpoint):
             if estimated:
                 usage = estimate(usage, input_tokens=call.needs.input_tokens, produced_bytes=stream.produced_bytes)
             if error is None and usage is not None:
+                if isinstance(stream, ShapedStream):
+                    error = await stream.mismatch()
+                    visit.is_valid = error is None
+                    delivery.first = b"" if error is not None else delivery.first
                 _learn(visit, call, delivery, usage)
             else:
                 _note_break(visit, call, delivery, error)
@@ -320,7 +335,10 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
     visit.mode = policy.mode if hint is None else ""
     visit.alias = alias.name if alias is not None else ""
     lesson: Lesson | None = None
+    plain = visit.plain
     needs = needs_of_embedding(envelope) if visit.dialect.family == "embeddings" else needs_of(envelope)
+    if plain is not None and needs.abilities:
+        needs = needs._replace(abilities=needs.abilities - {"structured_output"})
     if hint is None and policy.mode == THOMPSON and visit.dialect.family == "chat":
         lesson = lesson_of(
             envelope.turns,
@@ -347,6 +365,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         patience=visit.patience,
         conversation=talk,
         lesson=lesson,
+        plain=plain,
         attempts=visit.attempts,
         candidates=visit.candidates,
     )
@@ -400,6 +419,7 @@ def _learn(visit: Visit, call: Call, delivery: Delivery, usage: Usage) -> None:
         delivery.target.model_id,
         latency_ms=(monotonic() - delivery.started_at) * 1000,
         cost_nano=cost_nano(prices, usage) if prices is not None else None,
+        is_valid=visit.is_valid,
     )
 
 

@@ -12,13 +12,15 @@ from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
 from providers.formats.reading import read_body
 from routing.consumers import Chat
-from routing.errors import ApiError
+from routing.directives import with_output_schema
 from routing.policy import Policy, from_headers, with_limits, with_mode
 from routing.pricing import NANO
+from routing.shaping import Shape, instruction, told
 from routing.visit import Visit
 from telemetry.journal import Attempt
 
 _encode = msgspec.json.Encoder().encode
+_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 NOT_IN_PARAMETERS = frozenset({"model", "messages", "stream"})
 LIMIT_NAMES = ("policy.max_budget_usd", "policy.max_latency_ms", "policy.min_weight")
 
@@ -99,8 +101,24 @@ class TokenHubChat(Chat):
             )
         if parsed.capabilities and parsed.capabilities.planning and not (parsed.policy and parsed.policy.mode):
             policy = with_mode(policy, "planning", param="capabilities.planning", profiles=profiles)
-        chat, policy = self.obey(visit, _chat_body(parsed), policy)
-        return Envelope.read(chat), policy
+        body, policy = self.obey(visit, _chat_body(parsed), policy)
+        if visit.shape is None:
+            visit.shape = _shape_of(parsed)
+        return self._in_shape(visit, body), policy
+
+    def _in_shape(self, visit: Visit, body: bytes) -> Envelope:
+        """The request says what form its answer must have: by the dialect's own field, and in words for models that do
+        not know it."""
+        shape = visit.shape
+        if shape is None or not shape.kind:
+            return Envelope.read(body)
+        in_words = told(_without_format(body), instruction(shape))
+        if shape.kind != "json":
+            return Envelope.read(in_words)
+        visit.plain = Envelope.read(in_words)
+        if shape.schema:
+            return Envelope.read(with_output_schema(body, self.dialect.name, Raw(shape.schema)))
+        return Envelope.read(_encode(_fields(in_words) | {"response_format": {"type": "json_object"}}))
 
     def shape(self, visit: Visit, body: bytes, cost: int | None) -> bytes:
         target = visit.target
@@ -130,36 +148,36 @@ def _chat_body(parsed: _Body) -> bytes:
     fields: dict[str, Any] = {"model": inner.model_hint or "", "messages": inner.messages, **further}
     if inner.stream:
         fields["stream"] = True
-    schema, output = inner.output_schema, parsed.output_format
-    if output:
-        if output.type in {"xml", "markdown"} or output.strip_think:
-            what = "strip_think" if output.strip_think else f"the type {output.type!r}"
-            raise ApiError(
-                "unsupported_parameter",
-                f"output_format does not take {what} yet.",
-                param="output_format",
-                hint="Ask for it in a message, or use the types json and text.",
-            )
-        if output.type == "json":
-            fields["response_format"] = {"type": "json_object"}
-        if output.max_tokens is not None:
-            fields["max_tokens"] = output.max_tokens
-        schema = output.schema if output.schema is not None else schema
-    if schema is not None:
-        fields["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": "output", "schema": _schema(schema)},
-        }
+    if parsed.output_format and parsed.output_format.max_tokens is not None:
+        fields["max_tokens"] = parsed.output_format.max_tokens
     return _encode(fields)
 
 
-def _schema(schema: dict[str, Any] | str) -> dict[str, Any]:
-    if isinstance(schema, str):
-        try:
-            parsed = msgspec.json.decode(schema)
-        except (msgspec.DecodeError, RecursionError):
-            parsed = None
-        if not isinstance(parsed, dict):
-            raise InvalidRequest("The output schema is no JSON object.", "output_format.schema")
-        return parsed
-    return schema
+def _shape_of(parsed: _Body) -> Shape | None:
+    """Raises InvalidRequest."""
+    output = parsed.output_format or _OutputFormat()
+    schema, param = output.schema, "output_format.schema"
+    if schema is None:
+        schema, param = parsed.request.output_schema, "request.output_schema"
+    if schema is not None:
+        if output.type not in {None, "json"}:
+            raise InvalidRequest(f"A schema is for the type json, not {output.type}.", param)
+        return Shape("json", _schema(schema, param), output.strip_think, param)
+    if output.type is None and not output.strip_think:
+        return None
+    return Shape(output.type or "", b"", output.strip_think)
+
+
+def _schema(schema: dict[str, Any] | str, param: str) -> bytes:
+    if isinstance(schema, dict):
+        return _encode(schema)
+    try:
+        _fields(schema)
+    except (msgspec.MsgspecError, RecursionError):
+        raise InvalidRequest("The JSON Schema is no JSON object.", param) from None
+    return schema.encode()
+
+
+def _without_format(body: bytes) -> bytes:
+    fields = _fields(body)
+    return _encode({name: value for name, value in fields.items() if name != "response_format"})

@@ -257,7 +257,7 @@ def _not_empty(text: str) -> str:
 
 
 # -- the schema that one asks for -----------------------------------------------------------------------------------
-def with_output_schema(body: bytes, dialect: str, schema: dict[str, Any]) -> bytes:
+def with_output_schema(body: bytes, dialect: str, schema: dict[str, Any] | Raw) -> bytes:
     """The request that asks for JSON of that schema, in its own dialect's words."""
     fields: dict[str, Any] = dict(_fields(body))
     match dialect:

@@ -32,6 +32,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "method_not_allowed": (405, _INVALID),
     "request_timeout": (408, _INVALID),
     "request_too_large": (413, _INVALID),
+    "output_schema_mismatch": (422, _INVALID),
     "rate_limit_exceeded": (429, "rate_limit_error"),
     "upstream_rate_limited": (429, "rate_limit_error"),
     "internal_error": (500, _SERVER),

@@ -77,9 +77,20 @@ class Learner:
     def failed(self, lesson: Lesson, model_id: str) -> None:
         self._learn(lesson.context, model_id, compose({"success": 0.0}, self._weights))
 
-    def answered(self, lesson: Lesson, model_id: str, *, latency_ms: float, cost_nano: int | None) -> float | None:
-        """The reward, as far as it is known by now."""
-        reward = compose({"success": 1.0, "latency": thrift(latency_ms, LATENCY_REFERENCE_MS)}, self._weights)
+    def answered(
+        self,
+        lesson: Lesson,
+        model_id: str,
+        *,
+        latency_ms: float,
+        cost_nano: int | None,
+        is_valid: bool | None = None,
+    ) -> float | None:
+        """The reward, as far as it is known by now. `is_valid`: whether the answer has the form that was asked for."""
+        parts = {"success": 1.0, "latency": thrift(latency_ms, LATENCY_REFERENCE_MS)}
+        if is_valid is not None:
+            parts["validity"] = float(is_valid)
+        reward = compose(parts, self._weights)
         cost = None if cost_nano is None else cost_nano / NANO
         self._learn(lesson.context, model_id, reward, cost=cost, expected=lesson.expected.get(model_id))
         return None if reward is None else reward.value

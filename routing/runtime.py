@@ -63,6 +63,7 @@ class Runtime:
         self.journal = Journal(journal_folder())
         self.outbox = Outbox(before=self.journal.flush)
         self.default_policy = default_policy()
+        self.output_repairs: int = settings.TOKENHUB_OUTPUT_REPAIRS
         self.addresses = AddressLimiter(rate=settings.TOKENHUB_RATE_LIMIT_RPS, burst=settings.TOKENHUB_RATE_LIMIT_BURST)
         self.refusals = AddressLimiter(rate=REFUSALS_LOGGED_PER_SECOND, burst=REFUSALS_LOGGED_PER_SECOND)
         self.max_body_bytes: int = settings.TOKENHUB_MAX_BODY_BYTES

@@ -4,8 +4,11 @@ answers once, and leaves one journal entry. Knows ASGI; knows no dialect beyond 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import astuple
 
 from keys.auth import KeyRecord
 from providers.formats.base import Dialect
@@ -18,7 +21,9 @@ from routing.snapshot import Target
 from telemetry.journal import Attempt, Candidate, Entry
 
 if TYPE_CHECKING:
+    from providers.formats.envelope import Envelope
     from routing.runtime import Runtime
+    from routing.shaping import Shape
 
 WATCH_AFTER_SECONDS = 0.03
 BYTES_PER_TOKEN = 4
@@ -35,6 +40,8 @@ class ClientLeft(Exception):
 class Visit:
     __slots__ = (
         "_accounted",
+        "_earlier",
+        "_has_estimates",
         "_receive",
         "_send",
         "_task",
@@ -54,15 +61,19 @@ class Visit:
         "estimated_cost_nano",
         "first_chunk_ms",
         "headers",
+        "is_valid",
         "key",
         "mode",
         "patience",
+        "plain",
         "reason",
         "request_id",
         "requested_model",
         "reward",
         "runtime",
         "scope",
+        "shape",
+        "spent_nano",
         "started",
         "started_at",
         "stream",
@@ -91,6 +102,12 @@ class Visit:
         self.stream = self.started = self.client_left = self._accounted = False
         self.estimated_cost_nano: int | None = None
         self.first_chunk_ms: int | None = None
+        self.shape: Shape | None = None
+        self.plain: Envelope | None = None
+        self.is_valid: bool | None = None
+        self.spent_nano = 0
+        self._earlier: list[Usage] | None = None
+        self._has_estimates = False
         self._task = asyncio.current_task()
         self.patience = Patience()
         self._ticked = self._watched = False
@@ -220,6 +237,13 @@ class Visit:
             headers.append((b"x-tokenhub-attempts", str(len(self.attempts)).encode("ascii")))
         await self.respond_json(error.status, self.dialect.render_error(shown), headers)
 
+    def add_leg(self, target: Target, usage: Usage, *, estimated: bool) -> None:
+        """An answer that is paid for, and is not the one that the client gets."""
+        self._earlier = [*(self._earlier or []), usage]
+        self._has_estimates = self._has_estimates or estimated
+        if target.prices is not None:
+            self.spent_nano += cost_nano(target.prices, usage)
+
     # -- the record ----------------------------------------------------------------------------------------------
     def account(
         self,
@@ -244,6 +268,9 @@ class Visit:
             usage = _NOTHING
         elif target is not None and target.prices is not None:
             cost = cost_nano(target.prices, usage)
+        if self._earlier is not None:
+            usage, estimated = added([*self._earlier, usage]), estimated or self._has_estimates
+            cost = None if cost is None and not self.spent_nano else (cost or 0) + self.spent_nano
         model = provider = ""
         if target is not None:
             model, provider = target.model_id, target.provider.id
@@ -312,6 +339,10 @@ class Visit:
 
 
 _NOTHING = Usage()
+
+
+def added(usages: Sequence[Usage]) -> Usage:
+    return Usage(*(sum(counts) for counts in zip(*map(astuple, usages), strict=True)))
 
 
 def client_error(error: ApiError, request_id: str) -> ClientError:

@@ -104,6 +104,9 @@ TOKENHUB_STREAM_KEEPALIVE_SECS = ENV.read(
 TOKENHUB_HEDGE_AFTER_MS = ENV.read(
     "TOKENHUB_HEDGE_AFTER_MS", 0, whole(0, 300_000), "until a silent stream's next model is asked as well"
 )
+TOKENHUB_OUTPUT_REPAIRS = ENV.read(
+    "TOKENHUB_OUTPUT_REPAIRS", 1, whole(0, 5), "times a model is asked again for an answer of the wrong form"
+)
 TOKENHUB_BODY_TIMEOUT_SECS = ENV.read(
     "TOKENHUB_BODY_TIMEOUT_SECS", 30.0, seconds, "for a client to deliver its request's body", shown="30"
 )

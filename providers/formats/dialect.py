@@ -84,12 +84,19 @@ class Answer(NamedTuple):
 class Relay(Protocol):
     """One stream on its way from an upstream to a client, in the same dialect or another."""
 
-    usage: Usage | None
-    produced_bytes: int
-    finished: bool
-    """The terminal event is among the bytes returned so far."""
-    error: WireError | None
-    """The upstream's error event; it is not among the bytes returned."""
+    @property
+    def usage(self) -> Usage | None: ...
+
+    @property
+    def produced_bytes(self) -> int: ...
+
+    @property
+    def finished(self) -> bool:
+        """The terminal event is among the bytes returned so far."""
+
+    @property
+    def error(self) -> WireError | None:
+        """The upstream's error event; it is not among the bytes returned."""
 
     def feed(self, data: bytes) -> bytes:
         """What the client gets for these bytes: whole events, or nothing yet. Raises UnreadableAnswer."""

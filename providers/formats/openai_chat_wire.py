@@ -207,6 +207,8 @@ def _shape(error: ClientError) -> dict[str, Any]:
         "message": error.message, "type": error.type, "param": error.param, "code": error.code,
         "hint": error.hint or None, "request_id": error.request_id,
     }  # fmt: skip
+    if error.details is not None:
+        shown["details"] = error.details
     return {"error": shown}
 
 

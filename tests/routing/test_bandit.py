@@ -23,6 +23,7 @@ from routing.bandit import (
     RewardWeights,
     Settings,
     State,
+    Sums,
     compose,
     context_of,
     language_of,
@@ -395,7 +396,7 @@ events = st.lists(
 
 
 def flat(state: State) -> dict[tuple[str, ...], list[float]]:
-    found = {("arm", name): sums for name, sums in state.arms.items()}
+    found: dict[tuple[str, ...], Sums] = {("arm", name): sums for name, sums in state.arms.items()}
     found |= {("context", name): sums for name, sums in state.contexts.items()}
     found |= {("cell", key, name): sums for key, cells in state.cells.items() for name, sums in cells.items()}
     if state.noise is not None:
