@@ -14,6 +14,7 @@ from providers.formats.errors import UnreadableAnswer
 from providers.formats.registry import relay, translate_answer
 from providers.outcomes import ErrorClass, classify_failure, classify_status, retry_after_seconds
 from routing.call import Call
+from routing.shaped_stream import ShapedStream
 from routing.snapshot import Endpoint, Target
 
 MAX_ANSWER_BYTES = 67_108_864
@@ -109,6 +110,8 @@ async def attempt(
                     asked=None if same else call.parsed(),
                     rendered=rendered,
                 )
+                if call.shape is not None:
+                    stream = ShapedStream(stream, call.shape, call.dialect)
                 await _open_stream(delivery, exchange, stream)
                 kept, exchange = exchange, None
                 delivery.exchange = kept

@@ -20,6 +20,7 @@ from routing.eligibility import Needs, needs_of
 from routing.learning import Lesson
 from routing.patience import Patience
 from routing.policy import Policy
+from routing.shaping import Shape
 from routing.snapshot import Alias, Snapshot, Target
 from telemetry.journal import Attempt, Candidate
 
@@ -88,6 +89,8 @@ class Call:
     """Where the bandit decides."""
     plain: Envelope | None = None
     """The same in words, for targets that no format of the answer can be demanded of."""
+    shape: Shape | None = None
+    """The form that the answer must have."""
     unsayable: InvalidRequest | None = None
     """Why the request could not be said to a target in its dialect."""
     attempts: list[Attempt] = field(default_factory=list)

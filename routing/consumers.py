@@ -21,9 +21,10 @@ from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.registry import DIALECTS
 from providers.outcomes import ErrorClass, classify_failure
 from routing.affinity import Conversation, conversation
+from routing.asking import in_words, natively
 from routing.attempt import Delivery
 from routing.call import Call, forwardable_headers, forwardable_query
-from routing.directives import MARK, taken_from_body, with_output_schema
+from routing.directives import MARK, taken_from_body
 from routing.eligibility import expected_cost, needs_of, needs_of_embedding
 from routing.errors import ApiError
 from routing.learning import MODE as THOMPSON
@@ -31,7 +32,8 @@ from routing.learning import Lesson, lesson_of
 from routing.policy import Policy, choose, from_headers
 from routing.pricing import cost_nano, dollars
 from routing.runtime import runtime
-from routing.shaped import ShapedStream, in_shape, require_usable
+from routing.shaped import in_shape, mismatch, require_usable
+from routing.shaped_stream import ShapedStream, without_last_event
 from routing.shaping import Shape
 from routing.snapshot import Target
 from routing.visit import ClientLeft, ResponseHeaders, Visit, client_error, estimate
@@ -139,13 +141,10 @@ class Chat(Endpoint):
         visit.target, visit.reason = delivery.target, delivery.reason
         visit.estimated_cost_nano = expected_cost(delivery.target, call.needs)
         if delivery.relay is None:
-            if visit.shape is not None:
-                delivery = await in_shape(visit, call, delivery, visit.shape)
+            if call.shape is not None:
+                call, delivery = await in_shape(visit, call, delivery, call.shape)
             await self._whole(visit, call, delivery)
         else:
-            if visit.shape is not None:
-                delivery.relay = shaped = ShapedStream(delivery.relay, visit.shape, self.dialect)
-                delivery.first = shaped.shaped(delivery.first)
             await self._streamed(visit, call, delivery)
 
     async def call(self, visit: Visit) -> Call:
@@ -168,7 +167,18 @@ class Chat(Endpoint):
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
         policy = from_headers(visit.runtime.default_policy, visit.headers, visit.runtime.snapshot.profiles)
         body, policy = self.obey(visit, body, policy)
-        return self.dialect.read_envelope(body), policy
+        return self.envelope(visit, body), policy
+
+    def envelope(self, visit: Visit, body: bytes) -> Envelope:
+        """With the form that its answer must have, where it must have one. Raises InvalidRequest."""
+        envelope, shape, dialect = self.dialect.read_envelope(body), visit.shape, self.dialect.name
+        if shape is None or not shape.kind:
+            return envelope
+        plain = self.dialect.read_envelope(in_words(body, dialect, shape))
+        if shape.kind != "json":
+            return plain
+        visit.plain = plain
+        return self.dialect.read_envelope(natively(body, dialect, shape))
 
     def obey(self, visit: Visit, body: bytes, policy: Policy) -> tuple[bytes, Policy]:
         """What directives in its text ask for; they go no further. Raises ApiError."""
@@ -178,7 +188,6 @@ class Chat(Endpoint):
         if found is not None:
             policy = found.apply(policy, visit.runtime.snapshot.profiles)
             if (schema := found.output_schema) is not None:
-                body = with_output_schema(body, self.dialect.name, schema)
                 visit.shape = Shape("json", msgspec.json.encode(schema), param="output_schema")
         return body, policy
 
@@ -232,10 +241,10 @@ class Chat(Endpoint):
             if estimated:
                 usage = estimate(usage, input_tokens=call.needs.input_tokens, produced_bytes=stream.produced_bytes)
             if error is None and usage is not None:
-                if isinstance(stream, ShapedStream):
-                    error = await stream.mismatch()
-                    visit.is_valid = error is None
-                    delivery.first = b"" if error is not None else delivery.first
+                if isinstance(stream, ShapedStream) and (verdict := await stream.verdict()) is not None:
+                    visit.is_valid = not verdict.problems
+                    if verdict.problems:
+                        error, delivery.first = mismatch(verdict), without_last_event(delivery.first)
                 _learn(visit, call, delivery, usage)
             else:
                 _note_break(visit, call, delivery, error)
@@ -366,6 +375,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         conversation=talk,
         lesson=lesson,
         plain=plain,
+        shape=visit.shape,
         attempts=visit.attempts,
         candidates=visit.candidates,
     )

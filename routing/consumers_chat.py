@@ -3,6 +3,7 @@ was chosen, why, and what it cost. Inside it is an OpenAI chat completion."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,10 +13,9 @@ from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
 from providers.formats.reading import read_body
 from routing.consumers import Chat
-from routing.directives import with_output_schema
 from routing.policy import Policy, from_headers, with_limits, with_mode
 from routing.pricing import NANO
-from routing.shaping import Shape, instruction, told
+from routing.shaping import Shape
 from routing.visit import Visit
 from telemetry.journal import Attempt
 
@@ -102,23 +102,10 @@ class TokenHubChat(Chat):
         if parsed.capabilities and parsed.capabilities.planning and not (parsed.policy and parsed.policy.mode):
             policy = with_mode(policy, "planning", param="capabilities.planning", profiles=profiles)
         body, policy = self.obey(visit, _chat_body(parsed), policy)
-        if visit.shape is None:
-            visit.shape = _shape_of(parsed)
-        return self._in_shape(visit, body), policy
-
-    def _in_shape(self, visit: Visit, body: bytes) -> Envelope:
-        """The request says what form its answer must have: by the dialect's own field, and in words for models that do
-        not know it."""
-        shape = visit.shape
-        if shape is None or not shape.kind:
-            return Envelope.read(body)
-        in_words = told(_without_format(body), instruction(shape))
-        if shape.kind != "json":
-            return Envelope.read(in_words)
-        visit.plain = Envelope.read(in_words)
-        if shape.schema:
-            return Envelope.read(with_output_schema(body, self.dialect.name, Raw(shape.schema)))
-        return Envelope.read(_encode(_fields(in_words) | {"response_format": {"type": "json_object"}}))
+        asked, directed = _shape_of(parsed), visit.shape
+        if asked is not None:
+            visit.shape = replace(directed, strip_think=asked.strip_think) if directed is not None else asked
+        return self.envelope(visit, body), policy
 
     def shape(self, visit: Visit, body: bytes, cost: int | None) -> bytes:
         target = visit.target
@@ -149,6 +136,7 @@ def _chat_body(parsed: _Body) -> bytes:
     if inner.stream:
         fields["stream"] = True
     if parsed.output_format and parsed.output_format.max_tokens is not None:
+        fields.pop("max_completion_tokens", None)
         fields["max_tokens"] = parsed.output_format.max_tokens
     return _encode(fields)
 
@@ -176,8 +164,3 @@ def _schema(schema: dict[str, Any] | str, param: str) -> bytes:
     except (msgspec.MsgspecError, RecursionError):
         raise InvalidRequest("The JSON Schema is no JSON object.", param) from None
     return schema.encode()
-
-
-def _without_format(body: bytes) -> bytes:
-    fields = _fields(body)
-    return _encode({name: value for name, value in fields.items() if name != "response_format"})

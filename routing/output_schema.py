@@ -18,6 +18,7 @@ import msgspec
 
 CHECK_SECONDS: Final = 1.0
 TRIAL_SECONDS: Final = 0.25
+SCHEMA_SECONDS: Final = 2.0
 MAX_SCHEMA_BYTES: Final = 131_072
 MAX_PATTERN_LENGTH: Final = 2_000
 MAX_PATTERN_SIZE: Final = 10_000
@@ -137,17 +138,23 @@ def _objects(schema: Any) -> Iterator[dict[str, Any]]:
 
 def _compiled(schema: dict[str, Any], references: set[str]) -> Any:
     """Raises BadSchema."""
-    from jsonschema import Draft202012Validator, FormatChecker, SchemaError, validators
+    from jsonschema import Draft202012Validator, validators
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
     draft: Any = validators.validator_for(schema, default=Draft202012Validator)
+    judge = _judge(draft)
+
+    def wrong() -> tuple[str, ...]:
+        return tuple(
+            f"{one.json_path[:MAX_SHOWN]}: {one.message[:MAX_SHOWN]}" for one in islice(judge.iter_errors(schema), 1)
+        )
+
     try:
-        draft.check_schema(schema, format_checker=FormatChecker(()))
-    except SchemaError as problem:
-        raise BadSchema(f"{problem.json_path[:MAX_SHOWN]}: {problem.message[:MAX_SHOWN]}") from None
-    except RecursionError:
-        raise BadSchema("it is nested too deeply") from None
+        for problem in _within(SCHEMA_SECONDS, wrong):
+            raise BadSchema(problem)
+    except GaveUp as problem:
+        raise BadSchema(str(problem)) from None
     for one in _objects(schema):  # by it, the library would go over to its own, boundless validator
         if isinstance(one.get("$schema"), str):
             del one["$schema"]
@@ -169,6 +176,25 @@ def _compiled(schema: dict[str, Any], references: set[str]) -> Any:
     except GaveUp as problem:
         raise BadSchema(str(problem)) from None
     return validator
+
+
+@cache
+def _judge(draft: Any) -> Any:
+    """A bounded validator of the draft's schemas themselves."""
+    from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
+    from referencing import Registry
+    from referencing.jsonschema import specification_with
+
+    def bare(contents: Any) -> Any:
+        return {name: value for name, value in contents.items() if name != "$schema"}  # see _compiled
+
+    resources = [
+        (uri, specification_with(contents["$schema"]).create_resource(bare(contents)))
+        for uri in REGISTRY
+        if isinstance(contents := REGISTRY.contents(uri), dict)
+    ]
+    registry: Registry[Any] = Registry().with_resources(resources)
+    return _bounded(draft)(bare(draft.META_SCHEMA), registry=registry)
 
 
 # -- keywords --------------------------------------------------------------------------------------------------------

@@ -13,30 +13,21 @@ from typing import Any
 import msgspec
 
 from providers.formats.base import Dialect
-from providers.formats.canonical import ChatRequest, Refusal, Text, TextDelta, Thinking, ToolCall
-from providers.formats.dialect import ClientError, Relay, Usage, WireError
-from providers.formats.openai_chat_wire import DONE
-from providers.formats.sse import Framer
+from providers.formats.canonical import ChatRequest, Refusal, Text, Thinking, ToolCall
+from providers.formats.dialect import Usage
+from providers.formats.errors import UnreadableAnswer
+from routing.asking import asked_again
 from routing.attempt import Delivery
 from routing.call import Call
+from routing.chat_texts import messages_of, strip_thoughts, text_of
 from routing.eligibility import expected_cost
 from routing.errors import ApiError
 from routing.output_schema import BadSchema, check_schema
 from routing.pricing import cost_nano
-from routing.shaping import (
-    Checked,
-    ChunkFilter,
-    Shape,
-    asked_again,
-    check,
-    objection,
-    texts_of,
-    without_reasoning,
-)
+from routing.shaping import Checked, Shape, check, objection
 from routing.visit import Visit, estimate
 
 MAX_SHOWN = 100_000  # characters of an answer that the error repeats
-MAX_STREAM_BYTES = 8_388_608
 _any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -52,8 +43,9 @@ async def require_usable(shape: Shape) -> None:
         raise ApiError(code, f"The JSON Schema cannot be used: {problem}.", param=shape.param) from None
 
 
-async def in_shape(visit: Visit, call: Call, delivery: Delivery, shape: Shape) -> Delivery:
-    """The first delivery whose answer fits. Those before it stay on the visit's bill. Raises ApiError."""
+async def in_shape(visit: Visit, call: Call, delivery: Delivery, shape: Shape) -> tuple[Call, Delivery]:
+    """The first delivery whose answer fits, and what was asked for it. Those before it stay on the visit's bill. Raises
+    ApiError."""
     repairs = visit.runtime.output_repairs
     while True:
         answer = delivery.answer
@@ -63,7 +55,7 @@ async def in_shape(visit: Visit, call: Call, delivery: Delivery, shape: Shape) -
         if not checked.problems:
             delivery.answer = answer._replace(body=body)
             visit.is_valid = True if shape.is_checked else None
-            return delivery
+            return call, delivery
         usage = answer.usage or estimate(
             None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
         )
@@ -76,9 +68,11 @@ async def in_shape(visit: Visit, call: Call, delivery: Delivery, shape: Shape) -
         if not repairs or call.deadline_passed or not _affordable(visit, again):
             raise mismatch(checked)
         repairs -= 1
-        call = again
+        call, before = again, delivery
         delivery = await visit.runtime.engine.deliver(call)
-        visit.target = delivery.target
+        if delivery.target is before.target:
+            delivery.reason = before.reason
+        visit.target, visit.reason = delivery.target, delivery.reason
 
 
 def mismatch(checked: Checked) -> ApiError:
@@ -101,7 +95,7 @@ def _learn(visit: Visit, call: Call, delivery: Delivery, usage: Usage) -> None:
     if call.lesson is None:
         return
     prices = delivery.target.prices
-    visit.runtime.learner.answered(
+    visit.reward = visit.runtime.learner.answered(
         call.lesson,
         delivery.target.model_id,
         latency_ms=(monotonic() - delivery.started_at) * 1000,
@@ -111,23 +105,27 @@ def _learn(visit: Visit, call: Call, delivery: Delivery, usage: Usage) -> None:
 
 
 def _checked(shape: Shape, dialect: Dialect, body: bytes, asked: ChatRequest | None) -> tuple[bytes, Checked]:
-    """The body with cleaned texts, and the first text that does not fit, or the last."""
-    return _checked_chat(shape, body) if asked is None else _checked_other(shape, dialect, body, asked)
+    """The body with cleaned texts, and the first text that does not fit, or the last. An answer that cannot be read
+    does not fit."""
+    try:
+        return _checked_chat(shape, body) if asked is None else _checked_other(shape, dialect, body, asked)
+    except (UnreadableAnswer, msgspec.DecodeError, RecursionError) as problem:
+        return body, Checked("", (f"It cannot be read: {problem}",))
 
 
 def _checked_chat(shape: Shape, body: bytes) -> tuple[bytes, Checked]:
     answer: dict[str, Any] = _any(body)
-    checked, has_changed = Checked(""), False
-    for message in texts_of(answer):
-        before = dict(message)
-        checked = check(shape, message.get("content") or "")
-        if checked.problems:
-            break
-        message["content"] = checked.text
+    checked = Checked("")
+    for message in messages_of(answer):
         if shape.strip_think:
-            without_reasoning(message)
-        has_changed = has_changed or message != before
-    return _encode(answer) if has_changed else body, checked
+            strip_thoughts(message)
+        if (text := text_of(message)) is not None:
+            checked = check(shape, text)
+            if checked.problems:
+                break
+            if checked.text != text:
+                message["content"] = checked.text
+    return _encode(answer), checked
 
 
 def _checked_other(shape: Shape, dialect: Dialect, body: bytes, asked: ChatRequest) -> tuple[bytes, Checked]:
@@ -140,71 +138,3 @@ def _checked_other(shape: Shape, dialect: Dialect, body: bytes, asked: ChatReque
         return body, checked
     kept = tuple(part for part in response.parts if isinstance(part, Thinking))
     return dialect.render_response(replace(response, parts=(*kept, Text(checked.text))), asked), checked
-
-
-class ShapedStream:
-    """A Relay around another one, whose bytes are in the client's dialect: takes thoughts out, remembers the text."""
-
-    def __init__(self, relay: Relay, shape: Shape, dialect: Dialect) -> None:
-        self._relay = relay
-        self._shape = shape
-        self._filter = ChunkFilter() if shape.strip_think else None
-        self._framer = Framer()
-        self._parser = dialect.stream_parser()
-        self._texts: list[str] = []
-        self._size = 0
-
-    @property
-    def usage(self) -> Usage | None:
-        return self._relay.usage
-
-    @property
-    def produced_bytes(self) -> int:
-        return self._relay.produced_bytes
-
-    @property
-    def finished(self) -> bool:
-        return self._relay.finished
-
-    @property
-    def error(self) -> WireError | None:
-        return self._relay.error
-
-    def feed(self, data: bytes) -> bytes:
-        return self.shaped(self._relay.feed(data))
-
-    def close(self) -> bytes:
-        return self.shaped(self._relay.close())
-
-    def fail(self, error: ClientError) -> bytes:
-        return self._relay.fail(error)
-
-    def shaped(self, data: bytes) -> bytes:
-        """What the client gets of what the relay gave it: whole events."""
-        if self._filter is not None:
-            data = b"".join(self._filtered(frame.raw, frame.data) for frame in self._framer.feed(data))
-        if self._shape.is_checked and self._size <= MAX_STREAM_BYTES:
-            for event in self._parser.feed(data):
-                if isinstance(event, TextDelta):
-                    self._texts.append(event.text)
-                    self._size += len(event.text)
-        return data
-
-    def _filtered(self, raw: bytes, data: bytes) -> bytes:
-        assert self._filter is not None  # noqa: S101
-        if not data or data == DONE:
-            return raw
-        changed = self._filter.filtered(data)
-        return raw if changed is data else b"data: " + changed + b"\n\n"
-
-    async def mismatch(self) -> ApiError | None:
-        """What the whole text lacks, once the stream has ended. A stream of tool calls or of nothing lacks nothing."""
-        text = "".join(self._texts)
-        if not self._shape.is_checked or not text.strip():
-            return None
-        checked = await asyncio.to_thread(check, self._shape, text)
-        if self._size > MAX_STREAM_BYTES:
-            checked = Checked(text, ("It is too long to be checked.",))
-        elif not checked.problems and checked.text != text.strip():
-            checked = Checked(text, ("There are words around it.",))
-        return mismatch(checked) if checked.problems else None

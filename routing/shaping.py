@@ -7,24 +7,20 @@ and after."""
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 from xml.parsers import expat
 
 import msgspec
-from msgspec import Raw
 
 from routing.output_schema import MAX_PROBLEMS, GaveUp, problems_of
-from routing.think import ThinkFilter, without_thoughts
+from routing.think import without_thoughts
 
 Kind = Literal["", "json", "xml", "markdown", "text"]
-MAX_SHOWN: Final = 4_000  # characters of a text that are repeated to the model
-_FENCE: Final = re.compile(r"\A\s*(`{3,}|~{3,})[^\n`]*\n(.*?)\n?[ \t]*\1\s*\Z", re.DOTALL)
-_FENCED: Final = re.compile(r"^(`{3,}|~{3,})[^\n`]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
-_fields = msgspec.json.Decoder(dict[str, Raw]).decode
-_list = msgspec.json.Decoder(list[Raw]).decode
+MAX_TEXT: Final = 8_388_608
+_FENCE: Final = re.compile(r"(`{3,}|~{3,})[^`]*")  # a line that opens a code block
 _any = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
 _TOLD: Final = {
     "json": "Answer with one JSON object and nothing else: no words around it, no code fence.",
     "xml": "Answer with one well-formed XML element and nothing else: no words around it, no code fence.",
@@ -49,7 +45,7 @@ class Shape:
 
 
 class Checked(NamedTuple):
-    """The cleaned text, and what is wrong with it."""
+    """The cleaned text; or what is wrong with it, and the text as it was said."""
 
     text: str
     problems: tuple[str, ...] = ()
@@ -59,6 +55,8 @@ def check(shape: Shape, text: str) -> Checked:
     """Whatever the text is, an answer."""
     if shape.strip_think:
         text = without_thoughts(text)
+    if len(text) > MAX_TEXT:
+        return Checked(text, ("It is too long to be checked.",) if shape.is_checked else ())
     match shape.kind:
         case "json":
             return _json(shape.schema, text)
@@ -70,9 +68,36 @@ def check(shape: Shape, text: str) -> Checked:
             return Checked(text)
 
 
+# -- code fences -----------------------------------------------------------------------------------------------------
+def _fence(line: str) -> str:
+    opening = _FENCE.fullmatch(line.strip())
+    return opening[1] if opening is not None else ""
+
+
 def _unwrapped(text: str) -> str:
-    fence = _FENCE.match(text)
-    return fence[2] if fence is not None and fence[1] not in fence[2] else text
+    """Without a fence around the whole of it; as it was where a fence in it may be another's end."""
+    first, _, rest = text.strip().partition("\n")
+    inner, _, last = rest.rpartition("\n")
+    fence = _fence(first)
+    return inner if fence and last.strip() == fence and fence not in inner else text
+
+
+def _lone_block(text: str) -> str:
+    """What stands in the text's only fenced block; empty when there is none, or a second one."""
+    blocks = list(_blocks(text))
+    return blocks[0] if len(blocks) == 1 else ""
+
+
+def _blocks(text: str) -> Iterator[str]:
+    fence, inner = "", list[str]()
+    for line in text.split("\n"):
+        if not fence:
+            fence = _fence(line)
+        elif line.strip() == fence:
+            yield "\n".join(inner)
+            fence, inner = "", []
+        else:
+            inner.append(line)
 
 
 # -- JSON ------------------------------------------------------------------------------------------------------------
@@ -81,19 +106,19 @@ def _json(schema: bytes, text: str) -> Checked:
     if found is None:
         return Checked(text, (f"It is not JSON: {value}",))
     if not schema:
-        return Checked(found) if isinstance(value, dict | list) else Checked(found, ("It is no JSON object.",))
+        return Checked(found) if isinstance(value, dict | list) else Checked(text, ("It is no JSON object.",))
     try:
-        return Checked(found, problems_of(schema, value))
+        problems = problems_of(schema, value)
     except GaveUp as problem:
-        return Checked(found, (f"It cannot be checked: {problem}.",))
+        problems = (f"It cannot be checked: {problem}.",)
+    return Checked(text, problems) if problems else Checked(found)
 
 
 def _json_in(text: str) -> tuple[str | None, Any]:
     """The JSON in a text and its value; or None and why the text as a whole is none."""
     thoughtless = without_thoughts(text)
-    fenced = _FENCED.findall(thoughtless)
     why = "it is empty"
-    for one in (text, thoughtless, *(inner for _, inner in fenced[:1] if len(fenced) == 1), _span(thoughtless, "{}")):
+    for one in (text, thoughtless, _lone_block(thoughtless), *_spans(thoughtless)):
         one = one.strip()
         if not one:
             continue
@@ -106,6 +131,12 @@ def _json_in(text: str) -> tuple[str | None, Any]:
     return None, why
 
 
+def _spans(text: str) -> tuple[str, ...]:
+    """An object amid words, then an array; the array first where it may hold the object."""
+    brace, bracket = _span(text, "{}"), _span(text, "[]")
+    return (bracket, brace) if brace in bracket else (brace, bracket)
+
+
 def _span(text: str, pair: str) -> str:
     """From the first opening to the last closing sign."""
     start, end = text.find(pair[0]), text.rfind(pair[1])
@@ -114,10 +145,9 @@ def _span(text: str, pair: str) -> str:
 
 # -- XML -------------------------------------------------------------------------------------------------------------
 def _xml(text: str) -> Checked:
-    text = without_thoughts(text)
-    fenced = _FENCED.findall(text)
+    thoughtless = without_thoughts(text)
     problem = "It is empty."
-    for one in (text, *(inner for _, inner in fenced[:1] if len(fenced) == 1), _span(text, "<>")):
+    for one in (text, thoughtless, _lone_block(thoughtless), _span(thoughtless, "<>")):
         one = one.strip()
         if one:
             wrong = _xml_problem(one)
@@ -153,76 +183,3 @@ def objection(shape: Shape, checked: Checked) -> str:
     """To a text that does not fit."""
     listed = "\n".join(f"- {problem}" for problem in checked.problems[:MAX_PROBLEMS])
     return f"Your answer is not what was asked for:\n{listed}\n\nGive the whole answer again. {instruction(shape)}"
-
-
-def told(body: bytes, text: str) -> bytes:
-    """A chat completion with one more instruction: in its first system message, for some models take no second one."""
-    fields: dict[str, Any] = dict(_fields(body))
-    messages: list[Any] = list(_list(fields["messages"]))
-    first = _any(messages[0])
-    if isinstance(first, dict) and first.get("role") in {"system", "developer"}:
-        content = first.get("content")
-        if isinstance(content, str):
-            messages[0] = {**first, "content": f"{content}\n\n{text}"}
-        elif isinstance(content, list):
-            messages[0] = {**first, "content": [*content, {"type": "text", "text": text}]}
-    else:
-        messages.insert(0, {"role": "system", "content": text})
-    fields["messages"] = messages
-    return _encode(fields)
-
-
-def asked_again(body: bytes, dialect: str, answer: str, objections: str) -> bytes:
-    """The request with the model's answer and what is wrong with it."""
-    fields: dict[str, Any] = dict(_fields(body))
-    name = "input" if dialect == "openai-responses" else "messages"
-    turns: Any = _any(fields[name])
-    turns = list(turns) if isinstance(turns, list) else [{"role": "user", "content": turns}]
-    answer = answer[:MAX_SHOWN].strip() or "(nothing)"
-    fields[name] = [*turns, {"role": "assistant", "content": answer}, {"role": "user", "content": objections}]
-    return _encode(fields)
-
-
-# -- an OpenAI chat completion ---------------------------------------------------------------------------------------
-def texts_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """The messages of the choices that have a text to be held against a shape: no refusal, no tool call."""
-    choices = answer.get("choices")
-    messages = [one.get("message") for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
-    return [
-        one
-        for one in messages
-        if isinstance(one, dict) and not one.get("refusal") and not one.get("tool_calls")
-        and isinstance(one.get("content"), str | None)
-    ]  # fmt: skip
-
-
-def without_reasoning(message: dict[str, Any]) -> None:
-    """Takes away the fields in which services show their models' thoughts."""
-    for name in ("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks"):
-        message.pop(name, None)
-
-
-class ChunkFilter:
-    """Takes the thoughts out of the chunks of a chat completion's stream."""
-
-    def __init__(self) -> None:
-        self._thoughts: dict[int, ThinkFilter] = {}
-
-    def filtered(self, chunk: bytes) -> bytes:
-        """An event's data; it is as it was where there is nothing to take out. Empty: nothing is left of it."""
-        try:
-            fields = _any(chunk)
-            choices = [one for one in fields["choices"] if isinstance(one, dict)]
-        except (msgspec.DecodeError, KeyError, TypeError, RecursionError):
-            return chunk
-        for choice in choices:
-            delta = choice.get("delta")
-            if not isinstance(delta, dict):
-                continue
-            without_reasoning(delta)
-            thoughts = self._thoughts.setdefault(choice.get("index") or 0, ThinkFilter())
-            if isinstance(content := delta.get("content"), str):
-                delta["content"] = thoughts.feed(content)
-            if choice.get("finish_reason") and (held := thoughts.close()):
-                delta["content"] = (delta.get("content") or "") + held
-        return _encode(fields)

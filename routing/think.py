@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_TAG: Final = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+_TAG: Final = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE | re.ASCII)
 _LONGEST: Final = len("</thinking>")
 _BEGINNINGS: Final = frozenset(
     tag[:length] for tag in ("<think>", "</think>", "<thinking>", "</thinking>") for length in range(1, len(tag))
@@ -17,10 +17,10 @@ class ThinkFilter:
     """Of one text. Thoughts may nest; those that never end reach to the end of the text. White space between thoughts
     and the first word of the answer goes with them."""
 
-    __slots__ = ("_begun", "_blank", "_depth", "_held", "_thought")
+    __slots__ = ("_begun", "_depth", "_held", "_thought")
 
     def __init__(self) -> None:
-        self._held = self._blank = ""
+        self._held = ""
         self._depth = 0
         self._begun = self._thought = False
 
@@ -43,17 +43,14 @@ class ThinkFilter:
     def close(self) -> str:
         """What was held back and turned out to be no tag."""
         held, self._held = self._held, ""
-        return "" if self._depth else self._trimmed(held) + ("" if self._thought else self._blank)
+        return "" if self._depth else self._trimmed(held)
 
     def _trimmed(self, text: str) -> str:
-        if self._begun:
-            return text
-        text = self._blank + text
-        if not text.strip():
-            self._blank = text
-            return ""
-        self._begun, self._blank = True, ""
-        return text.lstrip() if self._thought else text
+        if not self._begun:
+            begun = text.lstrip()
+            self._begun = bool(begun)
+            return begun if self._thought else text
+        return text
 
 
 def _beginning_of_tag(text: str) -> str:

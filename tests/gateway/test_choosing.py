@@ -32,7 +32,14 @@ def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Ite
             for number in range(3)
         ],
         models=[
-            {"id": "small", "provider_id": "p0", "weight": 2, "input_per_1k": "0.001", "output_per_1k": "0.001"},
+            {
+                "id": "small",
+                "provider_id": "p0",
+                "weight": 2,
+                "input_per_1k": "0.001",
+                "output_per_1k": "0.001",
+                "abilities": ["structured_output"],
+            },
             {"id": "large", "provider_id": "p1", "weight": 9, "input_per_1k": "0.01", "output_per_1k": "0.01"},
             {"id": "other", "provider_id": "p2", "weight": 5, "input_per_1k": "0.005", "output_per_1k": "0.005"},
         ],

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from time import process_time
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing.output_schema import BadSchema, GaveUp, check_schema, problems_of
+from routing.output_schema import SCHEMA_SECONDS, BadSchema, GaveUp, check_schema, problems_of
 
 PERSON = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -61,6 +62,31 @@ def test_each_problem_says_where_and_why(value: Any, words: str) -> None:
 def test_a_schema_that_cannot_be_used_is_refused(schema: bytes, words: str) -> None:
     with pytest.raises(BadSchema, match=words):
         check_schema(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [{}] * 40_000},
+        {"required": [one for number in range(9_000) for one in (number, str(number))]},
+        {"$schema": "http://json-schema.org/draft-04/schema#", "enum": [*range(9_000), *map(str, range(9_000))]},
+    ],
+)
+def test_no_schema_is_looked_at_for_long(schema: Any) -> None:
+    """The library's own look at the latter two compares each with each."""
+    begun = process_time()
+    with suppress(BadSchema):
+        check_schema(json.dumps(schema, separators=(",", ":")).encode())
+    assert process_time() - begun < 5 * SCHEMA_SECONDS
+
+
+@pytest.mark.parametrize("draft", ["draft-04/schema#", "draft-06/schema#", "draft-07/schema#", "draft/2019-09/schema"])
+def test_every_draft_is_known(draft: str) -> None:
+    name = f"http{'s' if '2019' in draft else ''}://json-schema.org/{draft}"
+    schema = {"$schema": name, "properties": {"a": {"type": "integer"}}}
+    assert "integer" in problems(schema, {"a": "b"})[0]
+    with pytest.raises(BadSchema, match=r"a\.type"):
+        check_schema(json.dumps({"$schema": name, "properties": {"a": {"type": "intger"}}}).encode())
 
 
 def test_a_pattern_that_never_ends_is_given_up() -> None:

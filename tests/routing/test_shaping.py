@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.shaping import ChunkFilter, Shape, asked_again, check, instruction, told
+from routing.shaping import MAX_TEXT, Kind, Shape, check, instruction
 
 JSON = Shape("json")
 values = st.recursive(
@@ -49,45 +49,40 @@ def test_fences_inside_a_text_stay() -> None:
     assert check(Shape("text"), f"~~~\n{text}\n~~~").text == text
 
 
-@pytest.mark.parametrize(
-    ("first", "expected"),
-    [
-        ({"role": "system", "content": "Be kind."}, "Be kind.\n\nX"),
-        ({"role": "developer", "content": [{"type": "text", "text": "a"}]}, None),
-        ({"role": "user", "content": "hi"}, "X"),
-    ],
-)
-def test_an_instruction_joins_the_system_message(first: dict[str, Any], expected: str | None) -> None:
-    messages = json.loads(told(json.dumps({"messages": [first]}).encode(), "X"))["messages"]
-    assert sum(one["role"] in {"system", "developer"} for one in messages) == 1
-    if expected is None:
-        assert messages[0]["content"][-1] == {"type": "text", "text": "X"}
-    else:
-        assert messages[0]["content"] == expected
-
-
-def test_a_text_as_input_becomes_a_turn() -> None:
-    body = asked_again(b'{"input":"How old?"}', "openai-responses", "", "Wrong.")
-    assert [one["content"] for one in json.loads(body)["input"]] == ["How old?", "(nothing)", "Wrong."]
-
-
 def test_the_schema_is_told() -> None:
     assert '{"a":1}' in instruction(Shape("json", b'{"a":1}'))
 
 
-@pytest.mark.parametrize("chunk", [b"nonsense", b"[]", b'{"choices":3}', b'{"choices":[1]}', b'{"error":{}}'])
-def test_a_chunk_that_is_none_is_passed_on(chunk: bytes) -> None:
-    assert json.loads(ChunkFilter().filtered(chunk) if chunk != b"nonsense" else b"1") is not None
-    assert ChunkFilter().filtered(b"nonsense") == b"nonsense"
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('See [1]: {"a": [2]}', '{"a": [2]}'),
+        ('See [1]: {"a": 1} [2]', '{"a": 1}'),
+        ('Here: [{"a": 1}, {"a": 2}] Done.', '[{"a": 1}, {"a": 2}]'),
+        ('[{"a": 1}]', '[{"a": 1}]'),
+        ("~~~\n[1]\n~~~\n", "[1]"),
+        ('```json\r\n{"a": "\\u2028"}\r\n```', '{"a": "\\u2028"}'),
+    ],
+)
+def test_json_is_found_amid_words(text: str, found: str) -> None:
+    assert check(JSON, text) == (found, ())
 
 
-def test_each_choice_has_thoughts_of_its_own() -> None:
-    chunks = ChunkFilter()
+def test_what_does_not_fit_is_kept_as_it_was_said() -> None:
+    text = 'Well: {"a": "b"}'
+    checked = check(Shape("json", b'{"properties": {"a": {"type": "integer"}}}'), text)
+    assert checked.text == text
+    assert "integer" in checked.problems[0]
 
-    def fed(index: int, text: str) -> str:
-        chunk = {"choices": [{"index": index, "delta": {"content": text, "reasoning_content": "x"}}]}
-        (choice,) = json.loads(chunks.filtered(json.dumps(chunk).encode()))["choices"]
-        assert choice["delta"].keys() == {"content"}
-        return str(choice["delta"]["content"])
 
-    assert [fed(0, "<think>a"), fed(1, "hello"), fed(0, "</think>b")] == ["", "hello", "b"]
+@pytest.mark.parametrize("kind", ["json", "xml", "markdown"])
+@pytest.mark.parametrize(
+    "text", ["```\n" + " " * 500_000, "```\n" * 100_000, "`" * 500_000, "<" * 500_000, "[{" * 250_000]
+)
+def test_no_text_takes_long(kind: Kind, text: str) -> None:
+    """A quadratic look at these would take hours."""
+    check(Shape(kind, strip_think=True), text)
+
+
+def test_a_text_beyond_the_limit_is_not_checked() -> None:
+    assert "too long" in check(JSON, "1" * (MAX_TEXT + 1)).problems[0]

@@ -24,6 +24,9 @@ def in_pieces(pieces: list[str]) -> str:
         ("<thinker>stays</thinker>", "<thinker>stays</thinker>"),
         ("  spaces stay", "  spaces stay"),
         ("   ", "   "),
+        ("\n<think>x</think>\n\nHello", "\nHello"),
+        ("<think><thinking>x</thinking>y</think>Hello", "Hello"),
+        ("</think>Hello", "Hello"),
         ("", ""),
         ("<think></think>", ""),
     ],
@@ -40,7 +43,22 @@ def test_what_precedes_a_lone_end_of_thoughts_is_one() -> None:
 
 PIECES = st.lists(
     st.sampled_from(
-        ["<think>", "</think>", "<thinking>", "</THINKING>", "<", "</", "th", "think", ">", " ", "\n", "a<b"]
+        [
+            "<think>",
+            "</think>",
+            "<thinking>",
+            "</THINKING>",
+            "<",
+            "</",
+            "th",
+            "think",
+            ">",
+            " ",
+            "\n",
+            "a<b",
+            "th\u0131nk>",
+            "thin\u212a>",
+        ]
     )
     | st.text(max_size=5)
 )
@@ -58,3 +76,11 @@ def test_nothing_is_shown_that_was_not_said(pieces: list[str]) -> None:
     rest = iter(whole)
     assert all(letter in rest for letter in shown)
     assert shown == whole or "think" in whole.lower()
+
+
+@given(PIECES)
+def test_no_more_than_the_beginning_of_a_tag_is_held_back(pieces: list[str]) -> None:
+    thoughts = ThinkFilter()
+    for piece in pieces:
+        thoughts.feed(piece)
+        assert len(thoughts._held) < len("</thinking>")
