@@ -1,19 +1,30 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest
-from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils import timezone
+from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
+)
 
 from routing import services
 from routing.breaker import State
+from routing.errors import ApiError
 from routing.health_store import health_states
-from routing.models import Ability, Alias, AliasVariant, Model, RoutingProfile
-from tokenhub.adminkit import Admin, TabularInline, display
+from routing.models import Ability, Alias, AliasVariant, Feedback, Model, PolicyEvaluation, RoutingProfile
+from routing.replay import MODEL_PREFIX, replay, shown
+from routing.snapshot_build import build_snapshot
+from tokenhub.adminkit import Admin, ReadOnlyAdmin, TabularInline, display
 
 
 def _price(amount: Decimal | None) -> str:
@@ -187,3 +198,69 @@ class RoutingProfileAdmin(Admin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[RoutingProfile]) -> None:
         for profile in queryset:
             services.delete_profile(profile=profile)
+
+
+@admin.register(Feedback)
+class FeedbackAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "model_id", "score", "reward", "comment")
+    list_filter = ("model_id",)
+    search_fields = ("model_id", "comment")
+    empty_title = "No feedback yet"
+    empty_hint = "Clients judge an answer with POST /v1/feedback: its request id, and a score from 0 to 1."
+
+
+class PeriodForm(forms.Form):
+    policy = forms.ChoiceField(widget=UnfoldAdminSelectWidget, help_text="What would it have chosen?")
+    days = forms.IntegerField(
+        min_value=1, max_value=366, initial=30, widget=UnfoldAdminIntegerFieldWidget, help_text="The last so many days."
+    )
+
+    def __init__(self, *args: Any, policies: list[tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["policy"].choices = policies  # type: ignore[attr-defined]
+
+
+@admin.register(PolicyEvaluation)
+class PolicyEvaluationAdmin(ReadOnlyAdmin):
+    """One page in place of a list: a question about the logged traffic, and its answer."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        snapshot = build_snapshot()
+        policies = [(name, f"mode {name}") for name in snapshot.profiles if name != "thompson"]
+        policies += [(f"{MODEL_PREFIX}{name}", f"always {name}") for name in snapshot.targets]
+        policies += [("random", "any model, by chance"), ("logged", "as it was")]
+        asked = request.GET if "policy" in request.GET else None
+        form = PeriodForm(asked, policies=policies)
+        context = {
+            **self.admin_site.each_context(request), "title": "Evaluate a policy", "opts": self.opts, "form": form
+        }  # fmt: skip
+        if asked is not None and form.is_valid():
+            until = timezone.now()
+            since = until - timedelta(days=form.cleaned_data["days"])
+            try:
+                found = shown(replay(form.cleaned_data["policy"], snapshot.profiles, since=since, until=until))
+                base = shown(replay("logged", snapshot.profiles, since=since, until=until))
+                context |= {"result": found, "estimates": _estimates(found, base)}
+            except ApiError as problem:
+                form.add_error("policy", problem.message)
+        return TemplateResponse(request, "routing/evaluation.html", context)
+
+
+_ESTIMATORS = (("dr", "Doubly robust"), ("snips", "Inverse propensity, self-normalised"), ("ips", "Inverse propensity"))
+
+
+def _estimates(found: dict[str, Any], base: dict[str, Any]) -> list[dict[str, str]]:
+    if found["reward"] is None:
+        return []
+
+    def told(estimate: dict[str, float], unit: float = 1.0) -> str:
+        return f"{unit * estimate['value']:.4f} ({unit * estimate['low']:.4f} to {unit * estimate['high']:.4f})"
+
+    rows = [
+        {"name": label, "reward": told(found["reward"][name]), "cost": told(found["cost_usd"][name], 1000)}
+        for name, label in _ESTIMATORS
+    ]
+    was = {"name": "As it was", "reward": told(base["reward"]["ips"]), "cost": told(base["cost_usd"]["ips"], 1000)}
+    return [*rows, was]

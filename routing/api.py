@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from time import monotonic
 from typing import Any
 
 from django.db import transaction
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -15,19 +17,24 @@ from routing import services, simulation
 from routing.errors import ApiError
 from routing.health import Health
 from routing.health_store import Clocks, HealthStore, health_report
-from routing.models import Alias, Model, RoutingProfile
+from routing.models import Alias, Feedback, Model, RoutingProfile
+from routing.replay import replay, shown
 from routing.serializers import (
     AliasSerializer,
+    EvaluationSerializer,
     HealthSerializer,
     ModelSerializer,
+    PeriodSerializer,
     ProfileSerializer,
     QuestionSerializer,
+    RewardPageSerializer,
+    RewardSerializer,
     SimulationSerializer,
     TargetSerializer,
 )
 from routing.snapshot import Target
 from routing.snapshot_build import build_snapshot
-from tokenhub.apikit import Paging, Records, View, body_of, invalid, rights
+from tokenhub.apikit import COUNTED, Paging, Records, View, body_of, invalid, page_of, rights
 from vault.keyring import KEYRING
 
 
@@ -117,6 +124,42 @@ class Simulate(View):
             problem.param = "model_hint" if problem.param == "model" else problem.param  # as it is called here
             raise
         return Response(result)
+
+
+class Evaluate(View):
+    rights = {"POST": ("routing.view_policyevaluation",)}
+
+    @extend_schema(request=PeriodSerializer, responses=EvaluationSerializer)
+    def post(self, request: Request) -> Response:
+        """What another policy would have cost and scored on the logged requests of a period."""
+        serializer = PeriodSerializer(data=body_of(request))
+        serializer.is_valid(raise_exception=True)
+        asked = serializer.validated_data
+        until = asked.get("until") or timezone.now()
+        since = until - timedelta(days=asked["days"])
+        profiles = build_snapshot().profiles
+        return Response(shown(replay(asked["policy"], profiles, since=since, until=until, max_rows=asked["max_rows"])))
+
+
+class Rewards(View):
+    rights = rights(Feedback)
+
+    @extend_schema(
+        operation_id="rewards_list",
+        parameters=[
+            OpenApiParameter("limit", int),
+            OpenApiParameter("offset", int, description=f"At most {COUNTED}; further back `cursor` leads."),
+            OpenApiParameter("cursor", str),
+            OpenApiParameter("model_id", str),
+        ],
+        responses=RewardPageSerializer,
+    )
+    def get(self, request: Request) -> Response:
+        """What clients said of answers, and the rewards that came of it, newest first."""
+        found = Feedback.objects.order_by("-pk")
+        if model_id := request.query_params.get("model_id"):
+            found = found.filter(model_id=model_id)
+        return Response(page_of(request, found, RewardSerializer))
 
 
 class Targets(View):

@@ -228,6 +228,14 @@ class Feedback(models.Model):
         return f"{self.score:g} for {self.request_id}"
 
 
+class PolicyEvaluation(Feedback):
+    """No row: the page on which other policies are evaluated."""
+
+    class Meta:
+        proxy = True
+        verbose_name = "policy evaluation"
+
+
 class BanditDelta(models.Model):
     """What one worker learned within a second, as `routing.learning` writes it. Ids grow; rows never change once every
     worker has read them, short of being folded into one."""

@@ -9,7 +9,7 @@ from rest_framework import serializers
 from providers.models import Provider
 from routing import services
 from routing.breaker import State
-from routing.models import Ability, Alias, AliasVariant, Model, RoutingProfile
+from routing.models import Ability, Alias, AliasVariant, Feedback, Model, RoutingProfile
 from telemetry.serializers import CandidateSerializer
 from tokenhub.apikit import Dollars, Record, Strict, Words
 
@@ -127,6 +127,56 @@ class SimulationSerializer(serializers.Serializer[Any]):
     decision = DecisionSerializer(allow_null=True)
     eligible = CandidateSerializer(many=True)
     excluded = CandidateSerializer(many=True)
+
+
+# -- what was learned from ---------------------------------------------------------------------------------------
+class RewardSerializer(serializers.ModelSerializer[Feedback]):
+    class Meta:
+        model = Feedback
+        fields = (
+            "request_id", "api_key_id", "model_id", "score", "comment", "reward", "parts", "created_at", "updated_at",
+        )  # fmt: skip
+
+
+class RewardPageSerializer(serializers.Serializer[Any]):
+    items = RewardSerializer(many=True)
+    total = serializers.IntegerField(help_text="Exact up to 10000.")
+    total_capped = serializers.BooleanField()
+    limit = serializers.IntegerField()
+    offset = serializers.IntegerField()
+    next_cursor = serializers.CharField(allow_null=True, help_text="Of the next page, as `cursor`.")
+
+
+# -- other policies on logged traffic ----------------------------------------------------------------------------
+class PeriodSerializer(Strict):
+    policy = serializers.CharField(max_length=210, help_text="A mode, model:ID, random, or logged.")
+    until = serializers.DateTimeField(required=False, help_text="Now, if not given.")
+    days = serializers.FloatField(required=False, default=30.0, min_value=0.01, max_value=3660)
+    max_rows = serializers.IntegerField(required=False, default=10_000, min_value=1, max_value=50_000)
+
+
+class EstimateSerializer(serializers.Serializer[Any]):
+    value = serializers.FloatField()
+    low = serializers.FloatField(help_text="Of the 95 % interval.")
+    high = serializers.FloatField()
+
+
+class EstimatesSerializer(serializers.Serializer[Any]):
+    ips = EstimateSerializer(help_text="Inverse propensity.")
+    snips = EstimateSerializer(help_text="Self-normalised.")
+    dr = EstimateSerializer(help_text="Doubly robust.")
+
+
+class EvaluationSerializer(serializers.Serializer[Any]):
+    policy = serializers.CharField()
+    rows = serializers.IntegerField(help_text="Requests that could tell.")
+    effective_rows = serializers.FloatField(help_text="As many requests under the policy itself would tell as much.")
+    unsupported = serializers.FloatField(allow_null=True, help_text="Share of choices of which the log says nothing.")
+    clipped = serializers.IntegerField()
+    reward = EstimatesSerializer(allow_null=True, help_text="Mean per request, 0 to 1.")
+    cost_usd = EstimatesSerializer(allow_null=True, help_text="Mean per request.")
+    left_out = serializers.DictField(child=serializers.IntegerField())
+    warnings = serializers.ListField(child=serializers.CharField())
 
 
 # -- targets and their health --------------------------------------------------------------------------------------

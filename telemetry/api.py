@@ -17,12 +17,7 @@ from rest_framework.response import Response
 from telemetry.journal import Attempt, Candidate
 from telemetry.models import RequestLog
 from telemetry.serializers import FiltersSerializer, LogDetailSerializer, LogRowSerializer
-from tokenhub.apikit import View, invalid, rights, whole
-
-COUNTED = 10_000
-LIMIT = 50
-MAX_LIMIT = 1000
-_PAGING = {"limit", "offset", "cursor"}
+from tokenhub.apikit import COUNTED, PAGING, View, invalid, page_of, rights
 
 
 class LogPageSerializer(serializers.Serializer[Any]):
@@ -49,26 +44,8 @@ class Logs(View):
     )
     def get(self, request: Request) -> Response:
         """The request log, newest first."""
-        query = request.query_params
-        limit = whole(request, "limit", default=LIMIT, minimum=1, maximum=MAX_LIMIT)
-        offset = whole(request, "offset", default=0, minimum=0, maximum=COUNTED)
-        cursor = whole(request, "cursor", default=0, minimum=1, maximum=(1 << 59))
-        if cursor and offset:
-            raise invalid("cursor", "give cursor or offset, not both.")
-        found = _filtered({name: str(value) for name, value in query.items() if name not in _PAGING})
-        total = found.order_by()[: COUNTED + 1].count()
-        rows = list((found.filter(pk__lt=cursor) if cursor else found)[offset : offset + limit + 1])
-        more = len(rows) > limit
-        return Response(
-            {
-                "items": LogRowSerializer(rows[:limit], many=True).data,
-                "total": min(total, COUNTED),
-                "total_capped": total > COUNTED,
-                "limit": limit,
-                "offset": offset,
-                "next_cursor": str(rows[limit - 1].pk) if more else None,
-            }
-        )
+        wanted = {name: str(value) for name, value in request.query_params.items() if name not in PAGING}
+        return Response(page_of(request, _filtered(wanted), LogRowSerializer))
 
 
 def _filtered(query: dict[str, str]) -> QuerySet[RequestLog]:

@@ -23,7 +23,7 @@ from keys.api import ClientKeys, RotateClientKey
 from keys.models import ClientKey
 from providers.api import Providers
 from providers.models import Provider, ProviderType
-from routing.api import Aliases, HealthReport, Models, Profiles, Simulate, Targets
+from routing.api import Aliases, Evaluate, HealthReport, Models, Profiles, Rewards, Simulate, Targets
 from routing.models import Model
 from routing.simulation import shown
 from telemetry.api import Log, Logs
@@ -197,6 +197,8 @@ urlpatterns: list[URLPattern] = [
     path("apikeys/<str:id>", ClientKeys.as_view(_ONE)),
     path("apikeys/<str:id>/rotate", RotateClientKey.as_view({"post": "rotate"})),
     path("routing/simulate", Simulate.as_view()),
+    path("routing/evaluate", Evaluate.as_view()),
+    path("rewards", Rewards.as_view()),
     path("engine/models", Targets.as_view()),
     path("health", HealthReport.as_view()),
     path("logs", Logs.as_view()),

@@ -11,6 +11,7 @@ from typing import IO, Any, Final, TypeVar
 
 from django.conf import settings
 from django.db import models, transaction
+from django.db.models import QuerySet
 from django.http import Http404
 from drf_spectacular.utils import extend_schema, extend_schema_field, inline_serializer
 from rest_framework import serializers
@@ -288,6 +289,31 @@ class Records(View, GenericViewSet[M]):
         serializer.is_valid(raise_exception=True)
         saved: Any = serializer.save()
         return Response(self.get_serializer(self.find(str(saved.pk))).data)
+
+
+# -- long lists ------------------------------------------------------------------------------------------------------
+COUNTED = 10_000
+PAGING = frozenset({"limit", "offset", "cursor"})
+
+
+def page_of(request: Request, found: QuerySet[Any], serializer: type[serializers.Serializer[Any]]) -> dict[str, Any]:
+    """Of rows that may be millions, ordered by descending primary key: counted only so far, and paged by a cursor from
+    there on. Raises ApiError."""
+    limit = whole(request, "limit", default=Paging.LIMIT, minimum=1, maximum=Paging.MAX_LIMIT)
+    offset = whole(request, "offset", default=0, minimum=0, maximum=COUNTED)
+    cursor = whole(request, "cursor", default=0, minimum=1, maximum=(1 << 59))
+    if cursor and offset:
+        raise invalid("cursor", "give cursor or offset, not both.")
+    total = found.order_by()[: COUNTED + 1].count()
+    rows = list((found.filter(pk__lt=cursor) if cursor else found)[offset : offset + limit + 1])
+    return {
+        "items": serializer(rows[:limit], many=True).data,
+        "total": min(total, COUNTED),
+        "total_capped": total > COUNTED,
+        "limit": limit,
+        "offset": offset,
+        "next_cursor": str(rows[limit - 1].pk) if len(rows) > limit else None,
+    }
 
 
 # -- serializers ---------------------------------------------------------------------------------------------------

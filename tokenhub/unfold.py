@@ -60,6 +60,8 @@ UNFOLD: dict[str, Any] = {
                     _item("Models", "neurology", "routing.model"),
                     _item("Aliases", "alt_route", "routing.alias"),
                     _item("Routing profiles", "tune", "routing.routingprofile"),
+                    _item("Feedback", "thumbs_up_down", "routing.feedback"),
+                    _item("Evaluate a policy", "query_stats", "routing.policyevaluation"),
                 ],
             },
             {

@@ -21,7 +21,7 @@ import tokenhub.urls  # noqa: F401  registers the pages
 from keys import services as keys
 from keys.models import ClientKey
 from providers.models import CredentialStore, Provider, ProviderType
-from routing.models import Alias, AliasVariant, Model, RoutingProfile
+from routing.models import Alias, AliasVariant, Feedback, Model, PolicyEvaluation, RoutingProfile
 from telemetry.models import RequestLog
 from tests.admin.forms import submit, text
 from vault.models import VaultState
@@ -67,6 +67,10 @@ def request_row(number: int = 0, **fields: Any) -> RequestLog:
     return RequestLog.objects.create(**{**defaults, **fields})
 
 
+def feedback(number: int = 0, *, rows: type[Feedback] = Feedback) -> Feedback:
+    return rows.objects.create(request_id=uuid4(), api_key_id="k", model_id=f"m{number}", score=0.5)
+
+
 def vault_state(number: int = 0) -> VaultState:
     return VaultState.objects.get_or_create(
         id=1, defaults={"passes": 1, "memory_kib": 64, "lanes": 1, "salt": b"s" * 16, "wrapped_data_key": b"w" * 61}
@@ -78,14 +82,16 @@ SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
     Model: model,
     Alias: alias,
     RoutingProfile: profile,
+    Feedback: feedback,
+    PolicyEvaluation: lambda number: feedback(number, rows=PolicyEvaluation),
     ClientKey: client_key,
     RequestLog: request_row,
     VaultState: vault_state,
     User: lambda number: User.objects.create_user(f"user_{number}", password="x"),
     Group: lambda number: Group.objects.create(name=f"group {number}"),
 }
-WRITTEN_BY_THE_SYSTEM: set[Rows] = {RequestLog, VaultState}
-WITH_A_LIST = [one for one in SAMPLES if one is not VaultState]
+WRITTEN_BY_THE_SYSTEM: set[Rows] = {RequestLog, VaultState, Feedback, PolicyEvaluation}
+WITH_A_LIST = [one for one in SAMPLES if one not in {VaultState, PolicyEvaluation}]
 PAGES = ["changelist", "add", "change", "delete", "history"]
 
 

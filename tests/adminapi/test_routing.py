@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -12,7 +13,7 @@ from providers.models import Provider
 from providers.outcomes import ErrorClass
 from routing.health import Health
 from routing.health_store import HealthStore
-from routing.models import Model
+from routing.models import Feedback, Model
 from tests.adminapi.api import Api, ok, refused
 
 pytestmark = pytest.mark.django_db
@@ -110,3 +111,25 @@ def test_health_has_the_shape_of_the_contract(api: Api, pair: None) -> None:
     assert fields <= set(shown)
     assert shown["state"] == "degraded"
     assert {one["model_id"]: one["state"] for one in shown["models"]} == {"dear": "healthy", ID: "down"}
+
+
+def test_another_policy_is_evaluated(api: Api, model: Model) -> None:
+    result = ok(api.post("routing/evaluate", {"policy": "random", "days": 7}))
+    assert (result["rows"], result["reward"]) == (0, None)
+    assert result["warnings"]
+    refused(api.post("routing/evaluate", {"policy": "nothing"}), "invalid_request", "policy")
+    refused(api.post("routing/evaluate", {"policy": "random", "days": 0}), "invalid_request", "days")
+
+
+def test_rewards_are_listed_newest_first(api: Api) -> None:
+    for number in range(3):
+        Feedback.objects.create(
+            request_id=UUID(int=number), api_key_id="k", model_id=f"m{number % 2}", score=0.5, reward=0.25,
+            parts={"feedback": {"value": 0.5, "weight": 4.0}},
+        )  # fmt: skip
+    page = ok(api.get("rewards?limit=2"))
+    assert (page["total"], [one["model_id"] for one in page["items"]]) == (3, ["m0", "m1"])
+    assert page["items"][0]["parts"]["feedback"]["weight"] == 4.0
+    rest = ok(api.get(f"rewards?limit=2&cursor={page['next_cursor']}"))
+    assert (len(rest["items"]), rest["next_cursor"]) == (1, None)
+    assert ok(api.get("rewards?model_id=m1"))["total"] == 1
