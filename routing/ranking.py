@@ -17,6 +17,7 @@ from routing.snapshot import Snapshot, Target
 from telemetry.journal import Candidate
 
 SHOWN: Final = 20  # candidates, and as many that were left out
+MANY: Final = 64  # targets, from which on they are looked at together
 
 
 class Ranking(NamedTuple):
@@ -43,6 +44,11 @@ def rank(
 ) -> Ranking:
     """All but `hint`, the named one. `home`: the model that the conversation is at, which goes before all others. With
     a `lesson` the `learner` orders them, by a draw."""
+    if lesson is None and len(snapshot.routable) > MANY:
+        return _rank_many(
+            snapshot, dialect=dialect, needs=needs, policy=policy, key=key, health=health, vault_open=vault_open,
+            now=now, hint=hint, home=home,
+        )  # fmt: skip
     eligible: list[Target] = []
     figures: list[Figures] = []
     excluded: list[Candidate] = []
@@ -87,3 +93,51 @@ def rank(
         for one in order[:SHOWN]
     ]
     return Ranking([eligible[one] for one in order], [*shown, *excluded])
+
+
+def _rank_many(
+    snapshot: Snapshot,
+    *,
+    dialect: Dialect,
+    needs: Needs,
+    policy: Policy,
+    key: KeyRecord,
+    health: Health,
+    vault_open: bool,
+    now: float,
+    hint: Target | None,
+    home: str,
+) -> Ranking:
+    """The same by columns; only those that are shown are looked at one by one."""
+    from routing.panel import panel_of  # numpy is loaded where there are many targets
+
+    profile, routable = snapshot.profiles[policy.mode], snapshot.routable
+    found = panel_of(snapshot).order(
+        dialect=dialect, needs=needs, policy=policy, key=key, health=health, vault_open=vault_open, now=now,
+        profile=profile, without=hint.model_id if hint is not None else "",
+    )  # fmt: skip
+    targets = [routable[place] for place in found.best]
+    if home:
+        targets.sort(key=lambda one: one.model_id != home)
+    figures = []
+    for target in targets[:SHOWN]:
+        stats = health.stats(target.provider.id, target.model_id)
+        figures.append(Figures(expected_cost(target, needs), stats.latency_ms, stats.failure, target.weight))
+    parts = scores(figures, profile, dearest=found.dearest, slowest=found.slowest)
+    shown = [Candidate(one.model_id, one.provider.id, *part) for one, part in zip(targets, parts, strict=False)]
+    for place in found.others[:SHOWN]:
+        target = routable[place]
+        stats = health.stats(target.provider.id, target.model_id)
+        why = exclusion(
+            target,
+            dialect=dialect,
+            needs=needs,
+            policy=policy,
+            key=key,
+            resting=health.resting(target.provider.id, target.model_id, now),
+            latency_ms=stats.latency_ms if stats.calls else 0.0,
+            vault_open=vault_open,
+        )
+        if why:  # it may have come back a moment ago
+            shown.append(Candidate(target.model_id, target.provider.id, excluded=why))
+    return Ranking(targets, shown)

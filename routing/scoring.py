@@ -50,12 +50,15 @@ class Parts(NamedTuple):
     capability: float
 
 
-def scores(candidates: Sequence[Figures], profile: Profile) -> list[Parts]:
-    """Cost and latency count relative to the dearest and slowest candidate. No price counts as the dearest."""
+def scores(
+    candidates: Sequence[Figures], profile: Profile, *, dearest: float = 0.0, slowest: float = 0.0
+) -> list[Parts]:
+    """Cost and latency count relative to the dearest and slowest candidate; `dearest` and `slowest`: of more than
+    these. No price counts as the dearest."""
     if not candidates:
         return []
-    dearest = max((one.cost or 0 for one in candidates), default=0) or 1
-    slowest = max(one.latency_ms for one in candidates) or 1.0
+    dearest = dearest or max((one.cost or 0 for one in candidates), default=0) or 1
+    slowest = slowest or max(one.latency_ms for one in candidates) or 1.0
     result = []
     for cost, latency_ms, failure, weight in candidates:
         cost_part = profile.cost * (1.0 if cost is None else cost / dearest)
