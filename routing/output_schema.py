@@ -1,12 +1,10 @@
 """JSON Schemas from strangers, held against answers within bounds: size, time, and no address is ever fetched. Pure,
 but it computes for up to CHECK_SECONDS: not on an event loop. The libraries are loaded with the first schema.
 
-What takes long is stopped between two keywords, and within a regular expression by `regex`, which has a time limit and
-lets other threads run meanwhile; the standard library's `re` has neither."""
+What takes long is stopped between two keywords, and within a regular expression."""
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
@@ -16,18 +14,17 @@ from typing import Any, Final
 
 import msgspec
 
+from routing.bounded_regex import BadPattern, compiled
+
 CHECK_SECONDS: Final = 1.0
 TRIAL_SECONDS: Final = 0.25
 SCHEMA_SECONDS: Final = 2.0
 MAX_SCHEMA_BYTES: Final = 131_072
-MAX_PATTERN_LENGTH: Final = 2_000
-MAX_PATTERN_SIZE: Final = 10_000
 MAX_PROBLEMS: Final = 5
 MAX_SHOWN: Final = 200
 _DATA: Final = frozenset({"const", "enum", "default", "examples"})
 _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 _TRIALS: Final[tuple[Any, ...]] = ({}, [], "", 0, None)
-_QUANTIFIER: Final = re.compile(r"\{(\d{0,9})(,?)(\d{0,9})\}")
 _any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _sorted = msgspec.json.Encoder(order="sorted").encode
@@ -283,63 +280,15 @@ def _plain(value: Any) -> Any:
 # -- regular expressions ---------------------------------------------------------------------------------------------
 def _found(pattern: str, text: str) -> bool:
     try:
-        compiled = _regex(pattern)
-    except BadSchema as problem:
+        search = compiled(pattern).search
+    except BadPattern as problem:
         raise GaveUp(str(problem)) from None
-    return compiled.search(text, timeout=_seconds_left(), concurrent=True) is not None
+    return search(text, timeout=_seconds_left(), concurrent=True) is not None
 
 
 def _usable(pattern: str) -> None:
     """Raises BadSchema."""
-    _regex(pattern)
-
-
-@lru_cache(maxsize=256)
-def _regex(pattern: str) -> Any:
-    """Raises BadSchema. A pattern that unrolls to too much is refused before anybody tries."""
-    import regex
-
-    shown = repr(pattern[:60])
-    if len(pattern) > MAX_PATTERN_LENGTH or _unrolled_size(pattern) > MAX_PATTERN_SIZE:
-        raise BadSchema(f"the pattern {shown} is too large")
     try:
-        return regex.compile(pattern, regex.VERSION0)
-    except (regex.error, RecursionError, OverflowError, ValueError) as problem:
-        raise BadSchema(f"the pattern {shown} is no regular expression: {str(problem)[:MAX_SHOWN]}") from None
-
-
-def _unrolled_size(pattern: str) -> int:
-    """About how many nodes it compiles to: what must be repeated n times is written out n times."""
-    totals, last, at = [0], 0, 0
-    while at < len(pattern):
-        char = pattern[at]
-        match char:
-            case "(":
-                totals.append(1)
-                last = 0
-            case ")" if len(totals) > 1:
-                last = totals.pop()
-                totals[-1] += last
-            case "[":
-                end = pattern.find("]", at + 2)
-                at = len(pattern) if end < 0 else end
-                last = 1
-                totals[-1] += 1
-            case "+":
-                totals[-1] += last
-                last *= 2
-            case "{" if (counted := _QUANTIFIER.match(pattern, at)) is not None:
-                times = int(counted[1] or 0)
-                totals[-1] += last * times
-                last *= times + 1
-                at = counted.end() - 1
-            case "*" | "?" | "|" | "^" | "$":
-                pass
-            case _:
-                at += char == "\\"
-                last = 1
-                totals[-1] += 1
-        if totals[-1] > MAX_PATTERN_SIZE:
-            return totals[-1]
-        at += 1
-    return sum(totals)
+        compiled(pattern)
+    except BadPattern as problem:
+        raise BadSchema(str(problem)) from None
