@@ -140,6 +140,8 @@ class Chat(Endpoint):
         delivery = await visit.runtime.engine.deliver(call)
         visit.target, visit.reason = delivery.target, delivery.reason
         visit.estimated_cost_nano = expected_cost(delivery.target, call.needs)
+        if call.alias is not None and call.alias.shadows:
+            visit.runtime.shadows.follow(visit, call)
         if delivery.relay is None:
             if call.shape is not None:
                 call, delivery = await in_shape(visit, call, delivery, call.shape)

@@ -148,6 +148,26 @@ class Engine:
         endpoint = self._endpoint(target, set(), monotonic())
         return await attempt(call, target, call.dialect, endpoint, door, self._timeouts)
 
+    async def ask_once(self, call: Call, target: Target) -> Delivery:
+        """One attempt, in whatever dialect the target speaks; it tells of the target's health. Raises AttemptFailed,
+        ApiError, InvalidRequest."""
+        if reason := unusable_because(target, dialect=call.dialect, vault_open=self._vault_is_open()):
+            raise unusable(target, reason)
+        door = self._doors.get(target.provider.type) or self._doors[""]
+        provider, model, started = target.provider.id, target.model_id, monotonic()
+        endpoint = self._endpoint(target, set(), started)
+        dialect = target.dialect_for(call.dialect, self._health.missing(provider, started)) or call.dialect
+        try:
+            delivery = await attempt(call, target, dialect, endpoint, door, self._timeouts)
+        except VaultLocked:
+            raise unusable(target, "vault_locked") from None
+        except AttemptFailed as failure:
+            self._note_failure(call, target, failure, endpoint, started, [], set())
+            raise
+        now = monotonic()
+        self._health.succeeded(provider, model, latency_ms=(now - started) * 1000, started=started, now=now)
+        return delivery
+
     # -- which targets -------------------------------------------------------------------------------------------
     def _targets(self, call: Call) -> Iterator[Target]:
         """Lazily: a request whose named model answers never pays for the ranking."""

@@ -33,6 +33,7 @@ from routing.learning_store import LearningStore
 from routing.policy import Policy
 from routing.pricing import NANO
 from routing.probes import Prober, Rounds
+from routing.shadow import Shadows
 from routing.snapshot import Snapshot
 from routing.snapshot_build import build_snapshot, config_version
 from telemetry.ingest import Ingester
@@ -107,6 +108,7 @@ class Runtime:
                 vault_is_open=lambda: KEYRING.is_open,
                 learner=self.learner,
             )
+            self.shadows = Shadows(engine=self.engine, journal=self.journal, rng=Random())  # noqa: S311  no secret
             self._poller.start()
             self._ingester.start()
             _settle()
@@ -120,6 +122,7 @@ class Runtime:
         self._stop.set()
         CHANGED.set()
         await self._prober.stop()
+        await self.shadows.stop()
         for transport in self._transports:
             await transport.close()
         self.journal.close()

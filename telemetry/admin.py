@@ -71,6 +71,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
             },
         ),
         ("Why this model", {"fields": ("candidate_table",)}),
+        ("As a shadow", {"fields": ("shadow_of", "shadow_answer")}),
         (
             "Tokens and cost",
             {
@@ -85,7 +86,13 @@ class RequestLogAdmin(ReadOnlyAdmin):
     )
 
     def get_readonly_fields(self, request: HttpRequest, obj: RequestLog | None = None) -> tuple[str, ...]:
-        return (*(field.name for field in RequestLog._meta.fields), "attempt_table", "candidate_table")  # noqa: SLF001  Django's interface
+        rows = (field.name for field in RequestLog._meta.fields)  # noqa: SLF001  Django's documented interface
+        return (*rows, "attempt_table", "candidate_table", "shadow_of", "shadow_answer")
+
+    def get_fieldsets(self, request: HttpRequest, obj: RequestLog | None = None) -> Any:
+        found = super().get_fieldsets(request, obj)
+        is_shadow = obj is not None and bool(obj.detail.get("shadow_of"))
+        return [one for one in found if is_shadow or one[0] != "As a shadow"]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[RequestLog], search_term: str
@@ -139,6 +146,14 @@ class RequestLogAdmin(ReadOnlyAdmin):
     @display(description="Attempts")
     def attempt_table(self, row: RequestLog) -> SafeString:
         return render_to_string("telemetry/attempts.html", {"attempts": row.detail.get("attempts", [])})
+
+    @display(description="Copy of the request")
+    def shadow_of(self, row: RequestLog) -> str:
+        return str(row.detail.get("shadow_of", ""))
+
+    @display(description="Its answer, which nobody got")
+    def shadow_answer(self, row: RequestLog) -> str:
+        return str(row.detail.get("answer", ""))
 
     @display(description="Candidates")
     def candidate_table(self, row: RequestLog) -> SafeString:

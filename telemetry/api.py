@@ -100,6 +100,8 @@ class Log(View):
                 **LogRowSerializer(row).data,
                 "attempts": [_attempt(one) for one in attempts],
                 "candidates": [self.shown(one) for one in candidates],
+                "shadow_of": row.detail.get("shadow_of"),
+                "shadow_answer": row.detail.get("answer"),
             }
         )
 

@@ -51,6 +51,9 @@ def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
         if entry.context:
             told |= {"context": entry.context, "reward": entry.reward}
         detail = _encode(told).decode()
+    if entry.shadow_of:
+        shadow = {"attempts": entry.attempt_list, "shadow_of": entry.shadow_of, "answer": entry.answer}
+        detail = _encode(shadow).decode()
     return (
         entry.id.replace("-", "") if is_sqlite else UUID(entry.id),
         entry.client_id,

@@ -55,7 +55,8 @@ class Candidate(msgspec.Struct, omit_defaults=True):
 
 class Entry(msgspec.Struct, omit_defaults=True):
     """One finished request. Short of `attempt_list`, the fields of the request log; costs in nano-dollars, `at` in
-    microseconds since 1970. `context` and `reward`: the bandit's, where it decided."""
+    microseconds since 1970. `context` and `reward`: the bandit's, where it decided. `shadow_of`: the
+    request that this one is a copy of, and `answer` what was said to it."""
 
     id: str
     at: int
@@ -91,6 +92,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     candidates: list[Candidate] = []
     context: str = ""
     reward: float | None = None
+    shadow_of: str = ""
+    answer: str = ""
 
 
 _encode = msgspec.json.Encoder().encode

@@ -62,10 +62,12 @@ class LogDetailSerializer(LogRowSerializer):
 
     attempts = AttemptSerializer(many=True)
     candidates = CandidateSerializer(many=True)
+    shadow_of = serializers.CharField(allow_null=True, help_text="The request that this one is a copy of.")
+    shadow_answer = serializers.CharField(allow_null=True, help_text="What was said to the copy.")
 
     class Meta:
         model = RequestLog
-        fields = (*ROW, "candidates")
+        fields = (*ROW, "candidates", "shadow_of", "shadow_answer")
 
 
 @extend_schema_field(OpenApiTypes.DATETIME)
