@@ -148,6 +148,9 @@ class Engine:
         endpoint = self._endpoint(target, set(), monotonic())
         return await attempt(call, target, call.dialect, endpoint, door, self._timeouts)
 
+    def rests(self, target: Target) -> bool:
+        return bool(self._health.resting(target.provider.id, target.model_id, monotonic()))
+
     async def ask_once(self, call: Call, target: Target) -> Delivery:
         """One attempt, in whatever dialect the target speaks; it tells of the target's health. Raises AttemptFailed,
         ApiError, InvalidRequest."""

@@ -108,7 +108,12 @@ class Runtime:
                 vault_is_open=lambda: KEYRING.is_open,
                 learner=self.learner,
             )
-            self.shadows = Shadows(engine=self.engine, journal=self.journal, rng=Random())  # noqa: S311  no secret
+            self.shadows = Shadows(
+                engine=self.engine,
+                journal=self.journal,
+                metrics=self.metrics,
+                rng=Random(),  # noqa: S311  draws, no secret
+            )
             self._poller.start()
             self._ingester.start()
             _settle()

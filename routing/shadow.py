@@ -24,6 +24,7 @@ from routing.pricing import cost_nano
 from routing.snapshot import Target
 from routing.visit import estimate
 from telemetry.journal import Attempt, Entry, Journal
+from telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from routing.visit import Visit
@@ -37,25 +38,27 @@ _STREAMING: Final = frozenset({"stream", "stream_options"})
 
 
 class Shadows:
-    """One per process. `dropped`: copies that were not sent because so many were under way."""
+    """One per process."""
 
-    def __init__(self, *, engine: Engine, journal: Journal, rng: Random, at_once: int = AT_ONCE) -> None:
+    def __init__(
+        self, *, engine: Engine, journal: Journal, metrics: Metrics, rng: Random, at_once: int = AT_ONCE
+    ) -> None:
         self._engine = engine
         self._journal = journal
+        self._metrics = metrics
         self._rng = rng
         self._at_once = at_once
         self._under_way: set[asyncio.Task[None]] = set()
-        self.dropped = 0
 
     def follow(self, visit: Visit, call: Call) -> None:
         """Sends the copies that are due for a request which has got its answer."""
         if call.alias is None:
             return
         for variant in call.alias.shadows:
-            if self._rng.random() >= variant.share:
+            if self._rng.random() >= variant.share or self._engine.rests(variant.target):
                 continue
             if len(self._under_way) >= self._at_once:
-                self.dropped += 1
+                self._metrics.shadows_dropped += 1
                 continue
             task = asyncio.get_running_loop().create_task(self._ask(visit, call, variant.target))
             self._under_way.add(task)

@@ -50,6 +50,7 @@ class Metrics:
         self.unlogged_refusals = 0
         self.in_flight = 0
         self.disconnects = 0
+        self.shadows_dropped = 0
         self.journal_lines = 0
         self.journal_failing = 0
         self.snapshot_version = 0
@@ -104,6 +105,7 @@ class Metrics:
         yield states
         yield counter("tokenhub_rate_limited", "Requests refused by a rate limit.", [], {(): self.rate_limited})
         yield counter("tokenhub_client_disconnects", "Clients that left early.", [], {(): self.disconnects})
+        yield counter("tokenhub_shadows_dropped", "Copies that found no room.", [], {(): self.shadows_dropped})
         yield counter(
             "tokenhub_unlogged_refusals", "Refused keys beyond those the log takes.", [], {(): self.unlogged_refusals}
         )

@@ -88,13 +88,6 @@ def test_a_shadow_is_asked_in_its_dialect_and_logged_with_its_answer(
     assert "Hi there" in json.dumps(asked.json["messages"])
 
 
-def test_a_silent_shadow_holds_nobody_up(gateway: Gateway, upstreams: tuple[Upstream, Upstream]) -> None:
-    _, shadow = upstreams
-    shadow.next(Reply(fault=Fault.HANG_BEFORE_HEAD))
-    for _ in range(3):
-        assert gateway.chat("always").status_code == 200
-
-
 def test_a_failing_shadow_is_logged_and_the_client_notices_nothing(
     gateway: Gateway, upstreams: tuple[Upstream, Upstream]
 ) -> None:
@@ -114,3 +107,22 @@ def test_only_its_share_of_the_requests_is_copied(gateway: Gateway, upstreams: t
         assert gateway.chat("half").status_code == 200
     gateway.wait_until(lambda: len(shadow.requests) > 5)
     assert 10 <= len(shadow.requests) <= 50
+
+
+def test_silent_shadows_hold_nobody_up_and_are_no_more_than_so_many(
+    gateway: Gateway, upstreams: tuple[Upstream, Upstream]
+) -> None:
+    _, shadow = upstreams
+    shadow.requests.clear()
+    silent = Reply(fault=Fault.HANG_BEFORE_HEAD)
+    shadow.next(*[silent] * 20)
+    for _ in range(20):
+        assert gateway.chat("always").status_code == 200
+    assert "tokenhub_shadows_dropped_total 4.0" in gateway.get("/metrics").text
+    gateway.wait_until(lambda: len(shadow.requests) == 16)
+    shadow.drop_connections()
+    shadow.forget()
+    gateway.wait_until(lambda: sum(row["model_id"] == "next" and row["status"] != 200 for row in gateway.rows()) >= 16)
+    before = len(shadow.requests)
+    assert gateway.chat("always").status_code == 200
+    assert len(shadow.requests) == before  # it is down, and left alone
