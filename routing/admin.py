@@ -202,11 +202,15 @@ class RoutingProfileAdmin(Admin):
 
 @admin.register(Feedback)
 class FeedbackAdmin(ReadOnlyAdmin):
-    list_display = ("created_at", "model_id", "score", "reward", "comment")
+    list_display = ("created_at", "model_id", "score", "reward", "made_of", "comment")
     list_filter = ("model_id",)
     search_fields = ("model_id", "comment")
     empty_title = "No feedback yet"
     empty_hint = "Clients judge an answer with POST /v1/feedback: its request id, and a score from 0 to 1."
+
+    @display(description="Made of")
+    def made_of(self, row: Feedback) -> str:
+        return ", ".join(f"{name} {part['value']:.3g}" for name, part in row.parts.items())
 
 
 class PeriodForm(forms.Form):

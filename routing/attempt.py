@@ -14,6 +14,7 @@ from providers.formats.errors import UnreadableAnswer
 from providers.formats.registry import relay, translate_answer
 from providers.outcomes import ErrorClass, classify_failure, classify_status, retry_after_seconds
 from routing.call import Call
+from routing.heard import HeardStream
 from routing.shaped_stream import ShapedStream
 from routing.snapshot import Endpoint, Target
 
@@ -55,6 +56,7 @@ class Delivery:
     answer: Answer | None = None
     first: bytes = b""
     relay: Relay | None = None
+    heard: HeardStream | None = None
     exchange: Exchange | None = None
     reason: str = ""
 
@@ -110,6 +112,8 @@ async def attempt(
                     asked=None if same else call.parsed(),
                     rendered=rendered,
                 )
+                if call.lesson is not None and (call.lesson.is_heard or call.lesson.is_judged):
+                    stream = delivery.heard = HeardStream(stream, call.dialect)
                 if call.shape is not None:
                     stream = ShapedStream(stream, call.shape, call.dialect)
                 await _open_stream(delivery, exchange, stream)

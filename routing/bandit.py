@@ -126,6 +126,10 @@ class Reward(NamedTuple):
     value: float
     parts: tuple[RewardPart, ...]
 
+    def shown(self) -> dict[str, dict[str, float]]:
+        """Where it comes from: each part's value and weight by its name."""
+        return {part.name: {"value": part.value, "weight": part.weight} for part in self.parts}
+
 
 def compose(parts: Mapping[str, float | None], weights: RewardWeights) -> Reward | None:
     """A reward from 0 to 1 of parts from 0 (bad) to 1 (good), by the names of the weights; None: not known (yet). A

@@ -30,8 +30,9 @@ from routing.errors import ApiError
 from routing.learning import MODE as THOMPSON
 from routing.learning import Lesson, lesson_of
 from routing.policy import Policy, choose, from_headers
-from routing.pricing import cost_nano, dollars
+from routing.pricing import dollars
 from routing.runtime import runtime
+from routing.settling import settle
 from routing.shaped import in_shape, mismatch, require_usable
 from routing.shaped_stream import ShapedStream, without_last_event
 from routing.shaping import Shape
@@ -203,7 +204,7 @@ class Chat(Endpoint):
         usage = answer.usage or estimate(
             None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
         )
-        _learn(visit, call, delivery, usage)
+        settle(visit, call, delivery, usage, has_form=visit.is_valid)
         cost = visit.account(200, usage=usage, estimated=answer.usage is None, answer_follows=True)
         if answer.usage is not None:
             _learn_size(visit, call, delivery, usage)
@@ -247,7 +248,7 @@ class Chat(Endpoint):
                     visit.is_valid = not verdict.problems
                     if verdict.problems:
                         error, delivery.first = mismatch(verdict), without_last_event(delivery.first)
-                _learn(visit, call, delivery, usage)
+                settle(visit, call, delivery, usage, has_form=visit.is_valid)
             else:
                 _note_break(visit, call, delivery, error)
             visit.account(200 if error is None else error.status, usage=usage, estimated=estimated, error=error)
@@ -357,7 +358,11 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
             tools=envelope.has_tools,
             vision=envelope.has_images,
             tag=key.project,
+            owner=key.id,
+            system=envelope.raw("system"),
+            is_judged=visit.runtime.judge.draw(),
         )
+        visit.runtime.learner.began(lesson, key.id)
         visit.context = lesson.context.key
     return Call(
         snapshot=snapshot,
@@ -418,20 +423,6 @@ def _note_break(visit: Visit, call: Call, delivery: Delivery, error: ApiError | 
         retry_after=None,
         status=0,
         started=delivery.started_at,
-    )
-
-
-def _learn(visit: Visit, call: Call, delivery: Delivery, usage: Usage) -> None:
-    """What became of the bandit's choice."""
-    if call.lesson is None:
-        return
-    prices = delivery.target.prices
-    visit.reward = visit.runtime.learner.answered(
-        call.lesson,
-        delivery.target.model_id,
-        latency_ms=(monotonic() - delivery.started_at) * 1000,
-        cost_nano=cost_nano(prices, usage) if prices is not None else None,
-        is_valid=visit.is_valid,
     )
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
+from django.db import close_old_connections
 from msgspec import Meta
 
 from providers.formats.reading import read_body
 from routing import feedback
-from routing.bandit import Reward
 from routing.consumers import Endpoint
 from routing.errors import ApiError
+from routing.learning_store import revise
 from routing.visit import Visit
 
 _encode = msgspec.json.Encoder().encode
@@ -38,18 +39,15 @@ class Feedback(Endpoint):
         body = read_body(_decode, await visit.body())
         key, learner = visit.key, visit.runtime.learner
         assert key is not None  # noqa: S101  require_key found one
-
-        def reward_of(score: float, latency_ms: float) -> Reward:
-            return learner.with_feedback(score, latency_ms=latency_ms)
-
         noted = await asyncio.to_thread(
             partial(
-                feedback.note,
+                _note,
                 key_id=key.id,
                 request_id=body.request_id,
-                score=body.score,
+                part=feedback.CLIENTS,
+                value=body.score,
                 comment=body.comment or "",
-                reward_of=reward_of,
+                reward_of=learner.composed,
             )
         )
         if noted is None:
@@ -60,6 +58,13 @@ class Feedback(Endpoint):
                 hint="Send the X-TokenHub-Request-ID of an answer, or the X-Request-ID that you sent.",
             )
         if (change := noted.revision) is not None:
-            learner.revise(change.context, change.model_id, change.reward, before=change.before, at=change.at)
+            revise(learner, change)
         visit.account(200)
         await visit.respond_json(200, _encode({"ok": True, "request_id": noted.request_id, "score": body.score}))
+
+
+def _note(**about: Any) -> feedback.Noted | None:
+    try:
+        return feedback.note(**about)
+    finally:
+        close_old_connections()

@@ -1,14 +1,15 @@
-"""What clients say of answers. Synchronous Django; runs in a thread, never on the event loop."""
+"""What comes to be known of an answer after it was given: what its client says of it, that it was asked for again, what
+a judge says. Synchronous Django; runs in a thread, never on the event loop."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic, sleep
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from django.db import close_old_connections, transaction
+from django.db import transaction
 from django.db.models import Q
 
 from routing.bandit import Reward
@@ -17,6 +18,7 @@ from telemetry.models import RequestLog
 
 INGESTED_WITHIN_SECONDS: Final = 3.0
 LOOK_AGAIN_SECONDS: Final = 0.1
+CLIENTS: Final = "feedback"  # the part that a client says
 
 
 class Revision(NamedTuple):
@@ -36,20 +38,27 @@ class Noted(NamedTuple):
     revision: Revision | None
 
 
+RewardOf = Callable[[Mapping[str, float]], Reward | None]
+
+
 def note(
-    *, key_id: str, request_id: str, score: float, comment: str, reward_of: Callable[[float, float], Reward]
+    *,
+    key_id: str,
+    request_id: str,
+    part: str,
+    value: float,
+    reward_of: RewardOf,
+    comment: str = "",
+    patience_seconds: float = INGESTED_WITHIN_SECONDS,
 ) -> Noted | None:
-    """Once per request and key: the last score holds. `reward_of`: of a score and a latency in milliseconds. None when
-    the key has no such request, also not in the next seconds: an answer may be judged before its row is written."""
-    try:
-        until = monotonic() + INGESTED_WITHIN_SECONDS
-        while (row := _find(key_id, request_id)) is None:
-            if monotonic() >= until:
-                return None
-            sleep(LOOK_AGAIN_SECONDS)
-        return _note(row, key_id, score, comment, reward_of)
-    finally:
-        close_old_connections()
+    """`part` of the reward, from 0 to 1; the last value of each holds. `reward_of`: all known parts. None when the key
+    has no such request, also not within the patience: an answer may be judged before its row is written."""
+    until = monotonic() + patience_seconds
+    while (row := _find(key_id, request_id)) is None:
+        if monotonic() >= until:
+            return None
+        sleep(LOOK_AGAIN_SECONDS)
+    return _note(row, key_id, part, value, comment, reward_of)
 
 
 def _find(key_id: str, request_id: str) -> RequestLog | None:
@@ -61,24 +70,25 @@ def _find(key_id: str, request_id: str) -> RequestLog | None:
 
 
 @transaction.atomic
-def _note(
-    row: RequestLog, key_id: str, score: float, comment: str, reward_of: Callable[[float, float], Reward]
-) -> Noted:
-    found, is_new = Feedback.objects.select_for_update().get_or_create(
-        request_id=row.request_id,
-        api_key_id=key_id,
-        defaults={"score": score, "comment": comment, "model_id": row.model_id},
+def _note(row: RequestLog, key_id: str, part: str, value: float, comment: str, reward_of: RewardOf) -> Noted:
+    found, _ = Feedback.objects.select_for_update().get_or_create(
+        request_id=row.request_id, api_key_id=key_id, defaults={"model_id": row.model_id}
     )
     identity = str(row.request_id)
-    if not is_new and (found.score, found.comment) == (score, comment):
-        return Noted(identity, None)
-    before = row.detail.get("reward") if is_new else found.reward
-    found.score, found.comment = score, comment
+    if part == CLIENTS:
+        if (found.score, found.comment) == (value, comment):
+            return Noted(identity, None)
+        found.score, found.comment = value, comment
+    before = row.detail.get("reward") if found.reward is None else found.reward
     revision = None
     if before is not None and (context := row.detail.get("context")):
-        reward = reward_of(score, float(row.latency_ms))
-        found.reward = reward.value
-        found.parts = {part.name: {"value": part.value, "weight": part.weight} for part in reward.parts}
-        revision = Revision(context, row.model_id, reward, before, row.created_at.timestamp())
+        known = {"success": 1.0, **_values(found.parts or row.detail.get("reward_parts", {})), part: value}
+        if (reward := reward_of(known)) is not None and (not found.parts or reward.value != before):
+            found.reward, found.parts = reward.value, reward.shown()
+            revision = Revision(context, row.model_id, reward, before, row.created_at.timestamp())
     found.save()
     return Noted(identity, revision)
+
+
+def _values(parts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {name: told["value"] for name, told in parts.items()}

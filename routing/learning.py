@@ -5,11 +5,11 @@ request. Belongs to the event loop; what it learned leaves for other workers thr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from random import Random
-from time import time
-from typing import Any, Final
+from time import monotonic, time
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Raw
@@ -28,11 +28,14 @@ from routing.bandit import (
     thrift,
 )
 from routing.pricing import NANO
+from routing.repeats import Repeats, fingerprint
 from routing.snapshot import Target
 
 MODE: Final = "thompson"
 LATENCY_REFERENCE_MS: Final = 10_000.0
 OUTGOING_SECONDS: Final = 1.0
+MAX_LATE: Final = 10_000
+PARTS: Final = frozenset(one.name for one in fields(RewardWeights))
 _encode = msgspec.json.Encoder().encode
 _state = msgspec.json.Decoder(State).decode
 _list = msgspec.json.Decoder(list[Raw]).decode
@@ -48,10 +51,24 @@ _turn = msgspec.json.Decoder(_Turn).decode
 
 @dataclass(slots=True)
 class Lesson:
-    """What is learned from one request once its outcome is known. `expected`: each candidate's cost, in dollars."""
+    """What is learned from one request once its outcome is known. `expected`: each candidate's cost, in dollars.
+    `request`: its fingerprint. `is_heard`: what the answer says must be kept until then; `is_judged`: for a judge."""
 
     context: Context
     expected: dict[str, float]
+    request: int = 0
+    is_heard: bool = False
+    is_judged: bool = False
+
+
+class Late(NamedTuple):
+    """A part of an earlier answer's reward, which came to be known after it. `since`: monotonic time."""
+
+    key_id: str
+    request_id: str
+    part: str
+    value: float
+    since: float
 
 
 class Learner:
@@ -62,6 +79,15 @@ class Learner:
         self._last_sent = 0.0
         self._has_news = False
         self.outgoing: deque[bytes] = deque()
+        self.repeats = Repeats()
+        self.late: deque[Late] = deque(maxlen=MAX_LATE)
+        """For the poller's thread, which finds the answer that it is about and has the learner revise it."""
+
+    def began(self, lesson: Lesson, key_id: str) -> None:
+        """A request whose model the bandit will choose."""
+        now = monotonic()
+        if earlier := self.repeats.asked(lesson.request, now):
+            self.late.append(Late(key_id, earlier, "regenerated", 0.0, now))
 
     def choose(self, lesson: Lesson, candidates: Sequence[tuple[Target, int | None, float]]) -> Choice:
         """`candidates`: each target with its expected cost in nano-dollars and its latency in milliseconds; at least
@@ -84,28 +110,31 @@ class Learner:
         *,
         latency_ms: float,
         cost_nano: int | None,
+        request_id: str,
         is_valid: bool | None = None,
-    ) -> float | None:
-        """The reward, as far as it is known by now. `is_valid`: whether the answer has the form that was asked for."""
+    ) -> Reward | None:
+        """The reward, as far as it is known by now. `is_valid`: whether the answer has the form that was asked for, and
+        its calls of tools can be made."""
+        self.repeats.answered(lesson.request, request_id, monotonic())
         parts = {"success": 1.0, "latency": thrift(latency_ms, LATENCY_REFERENCE_MS)}
         if is_valid is not None:
             parts["validity"] = float(is_valid)
-        reward = compose(parts, self._weights)
         cost = None if cost_nano is None else cost_nano / NANO
-        self._learn(lesson.context, model_id, reward, cost=cost, expected=lesson.expected.get(model_id))
-        return None if reward is None else reward.value
-
-    def with_feedback(self, score: float, *, latency_ms: float) -> Reward:
-        """Of an answer that somebody judged, from 0 to 1."""
-        parts = {"success": 1.0, "latency": thrift(latency_ms, LATENCY_REFERENCE_MS), "feedback": score}
+        if cost is not None and (dearest := max(lesson.expected.values(), default=0.0)) > 0:
+            parts["cost"] = thrift(cost, dearest)
         reward = compose(parts, self._weights)
-        assert reward is not None  # noqa: S101  its parts are known
+        self._learn(lesson.context, model_id, reward, cost=cost, expected=lesson.expected.get(model_id))
         return reward
+
+    def composed(self, parts: Mapping[str, float]) -> Reward | None:
+        """Of an answer of which more has come to be known. None if nothing of it has a weight. May be called from any
+        thread."""
+        return compose({name: value for name, value in parts.items() if name in PARTS}, self._weights)
 
     def revise(self, context: str, model_id: str, reward: Reward, *, before: float, at: float) -> None:
         """The reward of an earlier choice takes the place of `before`. `at`: when the model was chosen, Unix time."""
-        fields = (*context.split("|"), *[""] * len(Context._fields))[: len(Context._fields)]
-        self._learn(Context(*fields), model_id, reward, previous=before, at=at)
+        features = (*context.split("|"), *[""] * len(Context._fields))[: len(Context._fields)]
+        self._learn(Context(*features), model_id, reward, previous=before, at=at)
         self.send()
 
     def _learn(
@@ -157,11 +186,25 @@ def folded(parts: Sequence[bytes]) -> bytes:
     return _encode(bandit.export())
 
 
-def lesson_of(turns: bytes, *, input_tokens: int, tools: bool, vision: bool, tag: str) -> Lesson:
-    """`turns`: the conversation as it stands in the request."""
+def lesson_of(
+    turns: bytes,
+    *,
+    input_tokens: int,
+    tools: bool,
+    vision: bool,
+    tag: str,
+    owner: str = "",
+    system: bytes = b"",
+    is_judged: bool = False,
+) -> Lesson:
+    """`turns` and `system`: the conversation as it stands in the request; `owner`: the client key's id."""
     text, count = _last_of_user(turns)
     return Lesson(
-        context_of(input_tokens=input_tokens, text=text, tools=tools, vision=vision, turns=count, tag=tag), {}
+        context_of(input_tokens=input_tokens, text=text, tools=tools, vision=vision, turns=count, tag=tag),
+        {},
+        request=fingerprint(owner, system, turns),
+        is_heard=tools,
+        is_judged=is_judged,
     )
 
 

@@ -15,12 +15,14 @@ import msgspec
 from django.db import transaction
 from django.utils import timezone
 
+from routing.feedback import Revision, note
 from routing.learning import Learner, folded
 from routing.models import BanditDelta
 from telemetry.logs import EventLogger
 
 log = EventLogger(__name__)
 FOLD_SECONDS: Final = 600.0
+LATE_SECONDS: Final = 30.0
 READ_BY_ALL: Final = timedelta(hours=1)
 FOLD_FROM: Final = 100
 
@@ -41,6 +43,7 @@ class LearningStore:
 
     def sync(self) -> None:
         self._post(self._learner.send)
+        self._settle()
         self._write()
         self._read(self._post)
         if monotonic() >= self._fold_at:
@@ -51,6 +54,25 @@ class LearningStore:
         """When the event loop learns nothing any more."""
         self._learner.send()
         self._write()
+
+    def _settle(self) -> None:
+        """What came to be known late, of answers whose rows are in the log by now; the others wait a while."""
+        late, waiting = self._learner.late, []
+        while late:
+            one = late.popleft()
+            noted = note(
+                key_id=one.key_id,
+                request_id=one.request_id,
+                part=one.part,
+                value=one.value,
+                reward_of=self._learner.composed,
+                patience_seconds=0.0,
+            )
+            if noted is None and monotonic() - one.since < LATE_SECONDS:
+                waiting.append(one)
+            elif noted is not None and noted.revision is not None:
+                self._post(partial(revise, self._learner, noted.revision))
+        late.extend(waiting)
 
     def _write(self) -> None:
         while self._learner.outgoing:
@@ -68,6 +90,10 @@ class LearningStore:
             self._learner.merge(payload)
         except msgspec.MsgspecError as problem:
             log.error("learning_unreadable", error=str(problem)[:200])
+
+
+def revise(learner: Learner, change: Revision) -> None:
+    learner.revise(change.context, change.model_id, change.reward, before=change.before, at=change.at)
 
 
 @transaction.atomic

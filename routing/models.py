@@ -206,13 +206,13 @@ class ProbeLease(models.Model):
 
 
 class Feedback(models.Model):
-    """What a client said of an answer. `parts`: the reward that it led to, by what it is made of; empty where the model
-    was not the bandit's choice."""
+    """What came to be known of an answer after it was given. `score`: what its client said of it. `parts`: the reward
+    that all of it led to, by what it is made of; empty where the model was not the bandit's choice."""
 
     request_id = models.UUIDField(editable=False)
     api_key_id = models.CharField(max_length=40, editable=False)
     model_id = models.CharField(max_length=200, editable=False)
-    score = models.FloatField(validators=[MinValueValidator(0.0), MaxValueValidator(1.0)])
+    score = models.FloatField(null=True, validators=[MinValueValidator(0.0), MaxValueValidator(1.0)])
     comment = models.TextField(blank=True)
     reward = models.FloatField(null=True, editable=False)
     parts = models.JSONField(default=dict, blank=True, editable=False)
@@ -225,7 +225,7 @@ class Feedback(models.Model):
         constraints = [models.UniqueConstraint(fields=["request_id", "api_key_id"], name="feedback_once")]
 
     def __str__(self) -> str:
-        return f"{self.score:g} for {self.request_id}"
+        return str(self.request_id)
 
 
 class PolicyEvaluation(Feedback):

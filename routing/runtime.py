@@ -22,12 +22,15 @@ from keys.limits import AddressLimiter
 from providers.client import Transport, build_transport
 from providers.outbox import Outbox
 from providers.sandbox import SandboxTransport
+from routing.aside import Asides
 from routing.attempt import Timeouts
+from routing.bandit import RewardWeights
 from routing.breaker import State
 from routing.changes import CHANGED
 from routing.engine import Engine
 from routing.health import Health, provider_states
 from routing.health_store import HealthStore
+from routing.judging import Judge
 from routing.learning import Learner
 from routing.learning_store import LearningStore
 from routing.policy import Policy
@@ -46,13 +49,17 @@ from vault.services import open_from_environment
 log = EventLogger(__name__)
 POLL_SECONDS = 0.5
 REFUSALS_LOGGED_PER_SECOND = 10
+ASIDES_AT_ONCE = 16
 
 
 class Runtime:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
         self.health = Health()
-        self.learner = Learner(rng=Random())  # noqa: S311  draws, no secret
+        self.learner = Learner(
+            rng=Random(),  # noqa: S311  draws, no secret
+            weights=RewardWeights(**settings.TOKENHUB_REWARD_WEIGHTS),
+        )
         self.shared_health = HealthStore(self.health, post=self._post, wake=CHANGED.set)
         self.health.wake = self.shared_health.wake
         self.shared_learning = LearningStore(self.learner, post=self._post)
@@ -108,10 +115,13 @@ class Runtime:
                 vault_is_open=lambda: KEYRING.is_open,
                 learner=self.learner,
             )
-            self.shadows = Shadows(
-                engine=self.engine,
-                journal=self.journal,
-                metrics=self.metrics,
+            self._asides = self._make_asides()
+            self.shadows = Shadows(self._asides, rng=Random())  # noqa: S311  draws, no secret
+            self.judge = Judge(
+                self._asides,
+                self.learner,
+                model_id=settings.TOKENHUB_JUDGE_MODEL,
+                share=settings.TOKENHUB_JUDGE_SHARE,
                 rng=Random(),  # noqa: S311  draws, no secret
             )
             self._poller.start()
@@ -127,7 +137,7 @@ class Runtime:
         self._stop.set()
         CHANGED.set()
         await self._prober.stop()
-        await self.shadows.stop()
+        await self._asides.stop()
         for transport in self._transports:
             await transport.close()
         self.journal.close()
@@ -208,6 +218,12 @@ class Runtime:
     def _provider_states(self) -> dict[str, State]:
         targets = ((target.provider.id, target.model_id) for target in self.snapshot.targets.values())
         return provider_states(self.health, targets, monotonic())
+
+    def _make_asides(self) -> Asides:
+        def dropped() -> None:
+            self.metrics.shadows_dropped += 1
+
+        return Asides(engine=self.engine, journal=self.journal, at_once=ASIDES_AT_ONCE, dropped=dropped)
 
     def is_trusted_proxy(self, address: str) -> bool:
         try:

@@ -7,14 +7,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from functools import partial
-from time import monotonic
 from typing import Any
 
 import msgspec
 
 from providers.formats.base import Dialect
 from providers.formats.canonical import ChatRequest, Refusal, Text, Thinking, ToolCall
-from providers.formats.dialect import Usage
 from providers.formats.errors import UnreadableAnswer
 from routing.asking import asked_again
 from routing.attempt import Delivery
@@ -23,7 +21,7 @@ from routing.chat_texts import messages_of, strip_thoughts, text_of
 from routing.eligibility import expected_cost
 from routing.errors import ApiError
 from routing.output_schema import BadSchema, check_schema
-from routing.pricing import cost_nano
+from routing.settling import settle
 from routing.shaping import Checked, Shape, check, objection
 from routing.visit import Visit, estimate
 
@@ -60,7 +58,7 @@ async def in_shape(visit: Visit, call: Call, delivery: Delivery, shape: Shape) -
             None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
         )
         visit.add_leg(delivery.target, usage, estimated=answer.usage is None)
-        _learn(visit, call, delivery, usage)
+        settle(visit, call, delivery, usage, has_form=False)
         amended = partial(
             asked_again, dialect=call.dialect.name, answer=checked.text, objections=objection(shape, checked)
         )
@@ -89,19 +87,6 @@ def _affordable(visit: Visit, call: Call) -> bool:
     if ceiling is None or call.hint is None or not (call.policy.budget_is_own or visit.mode):
         return True
     return visit.spent_nano + (expected_cost(call.hint, call.needs) or 0) <= ceiling
-
-
-def _learn(visit: Visit, call: Call, delivery: Delivery, usage: Usage) -> None:
-    if call.lesson is None:
-        return
-    prices = delivery.target.prices
-    visit.reward = visit.runtime.learner.answered(
-        call.lesson,
-        delivery.target.model_id,
-        latency_ms=(monotonic() - delivery.started_at) * 1000,
-        cost_nano=cost_nano(prices, usage) if prices is not None else None,
-        is_valid=False,
-    )
 
 
 def _checked(shape: Shape, dialect: Dialect, body: bytes, asked: ChatRequest | None) -> tuple[bytes, Checked]:

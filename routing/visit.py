@@ -22,6 +22,7 @@ from telemetry.journal import Attempt, Candidate, Entry
 
 if TYPE_CHECKING:
     from providers.formats.envelope import Envelope
+    from routing.bandit import Reward
     from routing.runtime import Runtime
     from routing.shaping import Shape
 
@@ -97,7 +98,7 @@ class Visit:
         self.attempts: list[Attempt] = []
         self.candidates: list[Candidate] = []
         self.context = ""
-        self.reward: float | None = None
+        self.reward: Reward | None = None
         self.requested_model = self.alias = self.mode = self.reason = ""
         self.stream = self.started = self.client_left = self._accounted = False
         self.estimated_cost_nano: int | None = None
@@ -315,7 +316,8 @@ class Visit:
                 attempt_list=self.attempts,
                 candidates=self.candidates,
                 context=self.context,
-                reward=self.reward,
+                reward=self.reward.value if self.reward is not None else None,
+                reward_parts=self.reward.shown() if self.reward is not None else {},
             )
         )
         metrics.requests[self.mode, model, provider, str(status)] += 1

@@ -71,7 +71,8 @@ class RequestLogAdmin(ReadOnlyAdmin):
             },
         ),
         ("Why this model", {"fields": ("candidate_table",)}),
-        ("As a shadow", {"fields": ("shadow_of", "shadow_answer")}),
+        ("What was learned", {"fields": ("reward_shown",)}),
+        ("Beside another request", {"fields": ("beside", "aside_answer")}),
         (
             "Tokens and cost",
             {
@@ -87,12 +88,15 @@ class RequestLogAdmin(ReadOnlyAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: RequestLog | None = None) -> tuple[str, ...]:
         rows = (field.name for field in RequestLog._meta.fields)  # noqa: SLF001  Django's documented interface
-        return (*rows, "attempt_table", "candidate_table", "shadow_of", "shadow_answer")
+        return (*rows, "attempt_table", "candidate_table", "reward_shown", "beside", "aside_answer")
 
     def get_fieldsets(self, request: HttpRequest, obj: RequestLog | None = None) -> Any:
         found = super().get_fieldsets(request, obj)
-        is_shadow = obj is not None and bool(obj.detail.get("shadow_of"))
-        return [one for one in found if is_shadow or one[0] != "As a shadow"]
+        detail = obj.detail if obj is not None else {}
+        idle = set() if "shadow_of" in detail or "judge_of" in detail else {"Beside another request"}
+        if detail.get("reward") is None:
+            idle.add("What was learned")
+        return [one for one in found if one[0] not in idle]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[RequestLog], search_term: str
@@ -147,12 +151,20 @@ class RequestLogAdmin(ReadOnlyAdmin):
     def attempt_table(self, row: RequestLog) -> SafeString:
         return render_to_string("telemetry/attempts.html", {"attempts": row.detail.get("attempts", [])})
 
-    @display(description="Copy of the request")
-    def shadow_of(self, row: RequestLog) -> str:
-        return str(row.detail.get("shadow_of", ""))
+    @display(description="Reward")
+    def reward_shown(self, row: RequestLog) -> str:
+        parts = row.detail.get("reward_parts", {}).items()
+        told = ", ".join(f"{name} {one['value']:.3g} (weight {one['weight']:g})" for name, one in parts)
+        return f"{row.detail['reward']:.3f}: {told}" if told else f"{row.detail['reward']:.3f}"
+
+    @display(description="Made for")
+    def beside(self, row: RequestLog) -> str:
+        if judged := row.detail.get("judge_of"):
+            return f"judging the answer to {judged}"
+        return f"a copy of {row.detail.get('shadow_of', '')}"
 
     @display(description="Its answer, which nobody got")
-    def shadow_answer(self, row: RequestLog) -> str:
+    def aside_answer(self, row: RequestLog) -> str:
         return str(row.detail.get("answer", ""))
 
     @display(description="Candidates")

@@ -101,7 +101,10 @@ class Log(View):
                 "attempts": [_attempt(one) for one in attempts],
                 "candidates": [self.shown(one) for one in candidates],
                 "shadow_of": row.detail.get("shadow_of"),
-                "shadow_answer": row.detail.get("answer"),
+                "judge_of": row.detail.get("judge_of"),
+                "reward": row.detail.get("reward"),
+                "reward_parts": row.detail.get("reward_parts") or None,
+                "answer": row.detail.get("answer"),
             }
         )
 

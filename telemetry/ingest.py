@@ -49,11 +49,12 @@ def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
     if entry.candidates:
         told: dict[str, Any] = {"attempts": entry.attempt_list, "candidates": entry.candidates}
         if entry.context:
-            told |= {"context": entry.context, "reward": entry.reward}
+            told |= {"context": entry.context, "reward": entry.reward, "reward_parts": entry.reward_parts}
         detail = _encode(told).decode()
-    if entry.shadow_of:
-        shadow = {"attempts": entry.attempt_list, "shadow_of": entry.shadow_of, "answer": entry.answer}
-        detail = _encode(shadow).decode()
+    if entry.shadow_of or entry.judge_of:
+        aside = {"attempts": entry.attempt_list, "answer": entry.answer}
+        aside |= {"shadow_of": entry.shadow_of} if entry.shadow_of else {"judge_of": entry.judge_of}
+        detail = _encode(aside).decode()
     return (
         entry.id.replace("-", "") if is_sqlite else UUID(entry.id),
         entry.client_id,

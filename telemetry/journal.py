@@ -55,8 +55,9 @@ class Candidate(msgspec.Struct, omit_defaults=True):
 
 class Entry(msgspec.Struct, omit_defaults=True):
     """One finished request. Short of `attempt_list`, the fields of the request log; costs in nano-dollars, `at` in
-    microseconds since 1970. `context` and `reward`: the bandit's, where it decided. `shadow_of`: the
-    request that this one is a copy of, and `answer` what was said to it."""
+    microseconds since 1970. `context` and `reward`: the bandit's, where it decided; `reward_parts`: what that is made
+    of, each with its value and weight. `shadow_of`: the request that this one is a copy of; `judge_of`: the one whose
+    answer is judged by this one; `answer`: what was said to them."""
 
     id: str
     at: int
@@ -92,7 +93,9 @@ class Entry(msgspec.Struct, omit_defaults=True):
     candidates: list[Candidate] = []
     context: str = ""
     reward: float | None = None
+    reward_parts: dict[str, dict[str, float]] = {}
     shadow_of: str = ""
+    judge_of: str = ""
     answer: str = ""
 
 

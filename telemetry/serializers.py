@@ -63,11 +63,21 @@ class LogDetailSerializer(LogRowSerializer):
     attempts = AttemptSerializer(many=True)
     candidates = CandidateSerializer(many=True)
     shadow_of = serializers.CharField(allow_null=True, help_text="The request that this one is a copy of.")
-    shadow_answer = serializers.CharField(allow_null=True, help_text="What was said to the copy.")
+    judge_of = serializers.CharField(allow_null=True, help_text="The request whose answer this one judged.")
+    answer = serializers.CharField(allow_null=True, help_text="What was said to the copy, or by the judge.")
+    reward = serializers.FloatField(
+        allow_null=True,
+        help_text="What the bandit learned at the answer, 0 to 1; what came later: /rewards.",
+    )
+    reward_parts = serializers.DictField(
+        child=serializers.DictField(child=serializers.FloatField()),
+        allow_null=True,
+        help_text="What it is made of: each part's value and weight.",
+    )
 
     class Meta:
         model = RequestLog
-        fields = (*ROW, "candidates", "shadow_of", "shadow_answer")
+        fields = (*ROW, "candidates", "shadow_of", "judge_of", "answer", "reward", "reward_parts")
 
 
 @extend_schema_field(OpenApiTypes.DATETIME)

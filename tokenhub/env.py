@@ -100,6 +100,37 @@ def seconds(raw: str) -> float:
     return value
 
 
+def share(raw: str) -> float:
+    try:
+        value = float(raw)
+    except ValueError:
+        raise ValueError(f"{raw!r} is not a share such as 0.05") from None
+    if not 0 <= value <= 1:
+        raise ValueError(f"{raw} is out of range: a share from 0 to 1")
+    return value
+
+
+def weights(*names: str) -> Callable[[str], dict[str, float]]:
+    """Of `name=number,name=number`; names that are left out are not in it."""
+
+    def parse(raw: str) -> dict[str, float]:
+        found = {}
+        for one in words(raw):
+            name, _, number = one.partition("=")
+            if name.strip() not in names:
+                raise ValueError(f"{name.strip()!r} is not one of {', '.join(names)}")
+            try:
+                value = float(number)
+            except ValueError:
+                raise ValueError(f"{one!r} is not NAME=NUMBER") from None
+            if not 0 <= value <= 1000:
+                raise ValueError(f"{one} is out of range: a weight from 0 to 1000")
+            found[name.strip()] = value
+        return found
+
+    return parse
+
+
 def dollars(raw: str) -> Decimal:
     try:
         value = Decimal(raw)

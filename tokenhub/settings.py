@@ -23,7 +23,9 @@ from tokenhub.env import (
     one_of,
     public_url,
     seconds,
+    share,
     time_zone,
+    weights,
     whole,
     words,
 )
@@ -106,6 +108,17 @@ TOKENHUB_HEDGE_AFTER_MS = ENV.read(
 )
 TOKENHUB_OUTPUT_REPAIRS = ENV.read(
     "TOKENHUB_OUTPUT_REPAIRS", 1, whole(0, 5), "times a model is asked again for an answer of the wrong form"
+)
+TOKENHUB_REWARD_WEIGHTS: dict[str, float] = ENV.read(
+    "TOKENHUB_REWARD_WEIGHTS",
+    {},
+    weights("success", "cost", "latency", "feedback", "validity", "regenerated", "judge"),
+    "what the parts of a reward count in the mode thompson",
+    shown="success=1,cost=0,latency=0.2,feedback=4,validity=2,regenerated=2,judge=3",
+)
+TOKENHUB_JUDGE_MODEL = ENV.read("TOKENHUB_JUDGE_MODEL", "", str, "id of the model that judges answers of thompson")
+TOKENHUB_JUDGE_SHARE = ENV.read(
+    "TOKENHUB_JUDGE_SHARE", 0.02, share, "of the answers of thompson that are judged, where there is a judge"
 )
 TOKENHUB_BODY_TIMEOUT_SECS = ENV.read(
     "TOKENHUB_BODY_TIMEOUT_SECS", 30.0, seconds, "for a client to deliver its request's body", shown="30"

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 
+from routing.bandit import RewardWeights
 from routing.scoring import PROFILES
 from tokenhub import settings
-from tokenhub.env import Environment, boolean, listen_argument, networks, public_url, time_zone, whole
+from tokenhub.env import Environment, boolean, listen_argument, networks, public_url, share, time_zone, weights, whole
 
 
 def test_a_bad_value_leaves_the_default_and_is_explained() -> None:
@@ -33,11 +35,30 @@ def test_flags_are_read(raw: str, expected: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parse", "raw"), [(time_zone, "Mars/X"), (networks, "10.0.0.0/8, abc"), (public_url, "example.org")]
+    ("parse", "raw"),
+    [
+        (time_zone, "Mars/X"),
+        (networks, "10.0.0.0/8, abc"),
+        (public_url, "example.org"),
+        (share, "5"),
+        (share, "nan"),
+        (weights("a", "b"), "c=1"),
+        (weights("a"), "a"),
+        (weights("a"), "a=-1"),
+        (share, "much"),
+    ],
 )
 def test_what_cannot_be_meant_is_refused(parse: object, raw: str) -> None:
-    with pytest.raises(ValueError, match=r"no|neither|not"):
+    with pytest.raises(ValueError, match=r"no|neither|not|out of range"):
         parse(raw)  # type: ignore[operator]
+
+
+def test_weights_are_those_that_are_named() -> None:
+    assert weights("a", "b", "c")("a=1, b = 0.5") == {"a": 1.0, "b": 0.5}
+    assert settings.TOKENHUB_REWARD_WEIGHTS == {}
+    shown = settings.ENV.variables["TOKENHUB_REWARD_WEIGHTS"].default
+    names = [one.name for one in fields(RewardWeights)]
+    assert weights(*names)(shown) == asdict(RewardWeights())
 
 
 def test_the_modes_of_the_settings_are_those_of_the_router() -> None:
