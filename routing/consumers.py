@@ -341,7 +341,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
     if hint is None:
         talk = conversation(key.id, envelope.raw("system"), envelope.turns)
     if alias is not None:
-        hint = engine.variants.pick(alias, key.id, talk)
+        hint = engine.variants.pick(alias, key.id, talk, snapshot.targets)
         rest = sorted((one for one in alias.variants if one.target is not hint), key=lambda one: -one.share)
         variants = tuple(one.target for one in rest)
     visit.mode = policy.mode if hint is None else ""

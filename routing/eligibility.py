@@ -7,15 +7,18 @@ from typing import Final, NamedTuple
 
 from keys.auth import KeyRecord
 from providers.formats.base import Dialect
+from providers.formats.dialect import Usage
 from providers.formats.envelope import Envelope
 from routing.policy import Policy
-from routing.pricing import plain_cost_nano
+from routing.pricing import cost_nano, plain_cost_nano
 from routing.snapshot import Target
 
 HEADROOM = 1.15
 BYTES_PER_TOKEN = 4
 TOKENS_PER_IMAGE = 1_500
 EXPECTED_OUTPUT_TOKENS = 512
+CACHED_FROM_TOKENS = 1_024  # the providers' caches begin there
+CACHED_SHARE = 0.8  # of a later turn's input, which is what came before it
 _BINARY = re.compile(rb"[A-Za-z0-9+/=]{512,}")
 
 
@@ -62,10 +65,15 @@ def needs_of(envelope: Envelope) -> Needs:
     )
 
 
-def expected_cost(target: Target, needs: Needs) -> int | None:
-    """In nano-dollars; None without a price."""
+def expected_cost(target: Target, needs: Needs, *, is_home: bool = False) -> int | None:
+    """In nano-dollars; None without a price. `is_home`: the conversation's earlier turns went there, so that most of
+    the input is in its provider's cache, if it is long enough for one."""
     if target.prices is None:
         return None
+    if is_home and needs.input_tokens >= CACHED_FROM_TOKENS:
+        cached = int(needs.input_tokens * CACHED_SHARE)
+        usage = Usage(input_tokens=needs.input_tokens, cached_input_tokens=cached, output_tokens=needs.output_tokens)
+        return cost_nano(target.prices, usage)
     return plain_cost_nano(target.prices, needs.input_tokens, needs.output_tokens)
 
 
@@ -79,6 +87,7 @@ def exclusion(
     resting: str,
     latency_ms: float,
     vault_open: bool,
+    is_home: bool = False,
 ) -> str:
     """Why the router may not pick the target; empty when it may. `resting`: what its health says."""
     if not key.may_use(target.model_id):
@@ -96,7 +105,7 @@ def exclusion(
     if resting:
         return resting
     if policy.max_budget_nano is not None:
-        cost = expected_cost(target, needs)
+        cost = expected_cost(target, needs, is_home=is_home)
         if cost is None:
             if policy.budget_is_own:
                 return "no_price"

@@ -18,7 +18,7 @@ from providers.client import FailureKind, Transport
 from providers.formats.errors import InvalidRequest
 from providers.outcomes import ErrorClass, is_retriable
 from routing.accounts import attempt_record, reason_of
-from routing.affinity import Affinity
+from routing.affinity import AFFINITY
 from routing.attempt import AttemptFailed, Delivery, Timeouts, attempt
 from routing.call import Call
 from routing.eligibility import unusable_because
@@ -57,7 +57,7 @@ class Engine:
         self._doors = doors
         self._health = health
         self._learner = learner
-        self._affinity = Affinity()
+        self._affinity = AFFINITY
         self.variants = Variants(rng, self._affinity)
         self._timeouts = timeouts
         self._rng = rng
@@ -122,8 +122,12 @@ class Engine:
         spare = None
         if self._timeouts.hedge_after and call.envelope.stream:
             spare = waiting.pop(0) if waiting else next(targets, None)
+        if spare is not None and not self._is_sound(spare):
+            waiting.insert(0, spare)
+            spare = None
         if spare is None:
             return await self._try(call, target, failures)
+        started = monotonic()
 
         async def leg(one: Target) -> Delivery | None:
             return await self._try(replace(call, patience=Patience(armed=True)), one, failures)
@@ -133,7 +137,17 @@ class Engine:
         )
         if not was_asked:
             waiting.insert(0, spare)
+        elif delivery is not None and delivery.target is spare and all(one is not target for one, _ in failures):
+            waited_ms = (monotonic() - started) * 1000
+            self._health.outrun(target.provider.id, target.model_id, waited_ms=waited_ms)
         return delivery
+
+    def _is_sound(self, target: Target) -> bool:
+        """Nothing stands against asking it beside another one: it is no trial of one that was down."""
+        trial = self._health.admitted(target.provider.id, target.model_id, monotonic())
+        if trial:
+            self._health.released(target.provider.id, target.model_id, trial)
+        return trial == 0.0
 
     def first_choice(self, call: Call) -> Target:
         """Who would be asked first. Raises ApiError when nobody could be."""
@@ -214,7 +228,9 @@ class Engine:
             vault_open=self._vault_is_open(),
             now=now,
             hint=call.hint,
-            home=self._affinity.target(call.conversation, now) if call.conversation is not None else "",
+            home=self._affinity.target(call.conversation, now, call.snapshot.targets)
+            if call.conversation is not None
+            else "",
             learner=self._learner,
             lesson=call.lesson,
         )

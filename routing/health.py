@@ -154,6 +154,13 @@ class Health:
         if provider.troubled:
             self._recovered(provider_id, "", provider, started)
 
+    def outrun(self, provider_id: str, model_id: str, *, waited_ms: float) -> None:
+        """It was silent for so long when another one answered in its place: it would have taken that long at least."""
+        stats = self.stats(provider_id, model_id)
+        if waited_ms > stats.measured_ms:
+            stats.measured_ms += (waited_ms - stats.measured_ms) * DECAY
+            stats.latency_ms = stats.measured_ms
+
     def counted(self, provider_id: str, model_id: str, *, guessed: int, tokens: int) -> None:
         """The provider's own count of a request's input, beside what was guessed."""
         stats = self.stats(provider_id, model_id)

@@ -65,13 +65,15 @@ def rank(
             resting=health.resting(target.provider.id, target.model_id, now),
             latency_ms=stats.latency_ms if stats.calls else 0.0,
             vault_open=vault_open,
+            is_home=target.model_id == home,
         )
         if why:
             if len(excluded) < SHOWN:
                 excluded.append(Candidate(target.model_id, target.provider.id, excluded=why))
             continue
         eligible.append(target)
-        figures.append(Figures(expected_cost(target, needs), stats.latency_ms, stats.failure, target.weight))
+        cost = expected_cost(target, needs, is_home=target.model_id == home)
+        figures.append(Figures(cost, stats.latency_ms, stats.failure, target.weight))
     parts = scores(figures, snapshot.profiles[policy.mode])
     places = [one.score for one in parts]
     probabilities: Mapping[str, float] = {}
@@ -122,7 +124,8 @@ def _rank_many(
     figures = []
     for target in targets[:SHOWN]:
         stats = health.stats(target.provider.id, target.model_id)
-        figures.append(Figures(expected_cost(target, needs), stats.latency_ms, stats.failure, target.weight))
+        cost = expected_cost(target, needs, is_home=target.model_id == home)
+        figures.append(Figures(cost, stats.latency_ms, stats.failure, target.weight))
     parts = scores(figures, profile, dearest=found.dearest, slowest=found.slowest)
     shown = [Candidate(one.model_id, one.provider.id, *part) for one, part in zip(targets, parts, strict=False)]
     for place in found.others[:SHOWN]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 from random import Random
 from time import monotonic
@@ -17,9 +18,9 @@ class Variants:
         self._affinity = affinity
         self._claims: dict[str, dict[str, float]] = {}
 
-    def pick(self, alias: Alias, key_id: str, talk: Conversation | None) -> Target:
-        """By the alias's rule; a later turn of a conversation stays where it began."""
-        if talk is not None and (home := self._affinity.target(talk, monotonic())):
+    def pick(self, alias: Alias, key_id: str, talk: Conversation | None, targets: Mapping[str, Target]) -> Target:
+        """By the alias's rule; a later turn of a conversation stays where it began, if that is among `targets`."""
+        if talk is not None and (home := self._affinity.target(talk, monotonic(), targets)):
             for variant in alias.variants:
                 if variant.target.model_id == home:
                     return variant.target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -115,6 +116,21 @@ def test_turns_of_a_conversation_stay_where_it_began(gateway: Gateway) -> None:
         where = answered(gateway, "split", first)
         for turns in ((first, "Yes", "And?"), (first, "Yes", "And?", "So", "Well?")):
             assert answered(gateway, "split", *turns) == where
+
+
+def test_they_stay_there_whichever_worker_they_meet(upstream: Upstream, tmp_path: Path) -> None:
+    with Gateway(
+        tmp_path,
+        providers=[{"id": f"p{number}", "type": "openai", "base_url": upstream.url} for number in range(4)],
+        models=[{"id": f"m{number}", "provider_id": f"p{number}"} for number in range(4)],
+        aliases=[{"name": "split", "variants": [{"model_id": f"m{number}", "weight": 1} for number in range(4)]}],
+        workers=2,
+    ) as gateway:
+        for number in range(10):
+            first = f"Conversation {number}"
+            where = answered(gateway, "split", first)
+            for _ in range(4):  # each on a connection of its own
+                assert answered(gateway, "split", first, "Yes", "And?") == where
 
 
 def test_a_failed_variant_is_followed_by_the_other(gateway: Gateway, upstream: Upstream) -> None:

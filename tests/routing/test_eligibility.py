@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -92,6 +93,15 @@ def test_a_budget_leaves_out_what_costs_more() -> None:
 
 def test_no_price_is_refused_only_by_the_clients_own_budget() -> None:
     assert expected_cost(target(), NEEDS) is None
+
+
+def test_the_home_of_a_conversation_is_cheaper_by_what_its_provider_keeps() -> None:
+    kept = target(priced=replace(prices(1_000, 2_000), cached_input=100))
+    long = Needs(10_000, 500, NO_ABILITIES)
+    assert expected_cost(kept, long) == 11_000
+    assert expected_cost(kept, long, is_home=True) == 2_000 + 800 + 1_000
+    assert expected_cost(kept, NEEDS, is_home=True) == expected_cost(kept, NEEDS)  # too short for a cache
+    assert expected_cost(target(), long, is_home=True) is None
     assert why(target(), policy=Policy("normal", max_budget_nano=1)) == ""
     assert why(target(), policy=Policy("normal", max_budget_nano=1, budget_is_own=True)) == "no_price"
 

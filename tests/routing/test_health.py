@@ -663,3 +663,12 @@ def test_an_address_is_always_among_those_there_are(steps: list[tuple[int, set[s
         if failing is not None:
             health.endpoint_failed("p", ADDRESSES[failing], NOW)
         assert 0 <= health.next_endpoint("p", ADDRESSES[:count], NOW, avoid) < count
+
+
+def test_who_was_outrun_is_known_to_be_slow() -> None:
+    health = Health()
+    health.succeeded("p", "m", latency_ms=100.0)
+    health.outrun("p", "m", waited_ms=1_100.0)
+    assert health.stats("p", "m").latency_ms == pytest.approx(200.0)
+    health.outrun("p", "m", waited_ms=50.0)  # says nothing: it usually takes longer
+    assert health.stats("p", "m").latency_ms == pytest.approx(200.0)
