@@ -12,8 +12,20 @@ KEY_LENGTH = len(KEY_PREFIX) + 64
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetRecord:
+    """A budget as the data plane needs it: nano-dollars in each day, week, month, or in total. `whose`: as a person
+    reads it."""
+
+    id: int
+    amount: int
+    every: str
+    whose: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A client key as the data plane needs it. Empty `scopes` or `allowed_models`: all. `expires_at`: Unix time."""
+    """A client key as the data plane needs it. Empty `scopes` or `allowed_models`: all. `expires_at`: Unix time.
+    `budgets`: its own, its project's and the installation's, all of which must hold."""
 
     id: str
     name: str
@@ -25,6 +37,7 @@ class KeyRecord:
     enabled: bool
     expires_at: float | None
     allow_directives: bool = True
+    budgets: tuple[BudgetRecord, ...] = ()
 
     def may_use(self, model_id: str) -> bool:
         return not self.allowed_models or model_id in self.allowed_models

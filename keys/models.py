@@ -1,12 +1,18 @@
-"""Client keys: ours, given to applications. Only their digest is stored."""
+"""Client keys: ours, given to applications, of which only the digest is stored. Projects, which group them. Budgets,
+and what is spent and leased of them."""
 
 from __future__ import annotations
 
 import uuid
+from decimal import Decimal
+from typing import Final
 
 from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
+
+NANO: Final = 1_000_000_000
 
 
 class Scope(models.TextChoices):
@@ -78,3 +84,109 @@ class ClientKey(models.Model):
             errors["scopes"] = f"There is no scope {min(unknown)!r}. Scopes: {', '.join(Scope.values)}."
         if errors:
             raise ValidationError(errors)
+
+
+class Project(models.Model):
+    """Groups client keys, which name it; a budget on it holds for all of them together."""
+
+    name = models.CharField(max_length=200, unique=True)
+    description = models.CharField(max_length=1000, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.CheckConstraint(condition=~Q(name=""), name="project_named")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Subject(models.TextChoices):
+    KEY = "key", "Client key"
+    PROJECT = "project", "Project"
+    INSTALLATION = "installation", "Whole installation"
+
+
+class Every(models.TextChoices):
+    DAY = "day", "Day"
+    WEEK = "week", "Week"
+    MONTH = "month", "Month"
+    TOTAL = "total", "Ever"
+
+
+class Budget(models.Model):
+    """What may be spent in each period. Of a request that several budgets concern, all must hold."""
+
+    subject = models.CharField(max_length=20, choices=Subject.choices, default=Subject.KEY)
+    subject_id = models.CharField(
+        max_length=200, blank=True, help_text="The client key's id, or the project's name. Empty for the installation."
+    )
+    amount_usd = models.DecimalField(
+        max_digits=18, decimal_places=9, validators=[MinValueValidator(Decimal(0)), MaxValueValidator(Decimal(10**9))]
+    )
+    every = models.CharField(
+        max_length=10, choices=Every.choices, default=Every.MONTH, help_text="Begins anew with each, by the time zone."
+    )
+    created_at = models.DateTimeField(auto_now_add=True, editable=False)
+    updated_at = models.DateTimeField(auto_now=True, editable=False)
+
+    class Meta:
+        ordering = ["subject", "subject_id"]
+        constraints = [
+            models.UniqueConstraint(fields=["subject", "subject_id"], name="budget_once"),
+            models.CheckConstraint(condition=Q(amount_usd__gte=0), name="budget_not_negative"),
+            models.CheckConstraint(
+                condition=Q(subject="installation", subject_id="") | (~Q(subject="installation") & ~Q(subject_id="")),
+                name="budget_of_somebody",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        whose = f"{self.subject} {self.subject_id}".strip()
+        return f"${self.amount_usd.normalize():f} per {self.every} of {whose}"
+
+    @property
+    def amount_nano(self) -> int:
+        return int(self.amount_usd * NANO)
+
+
+class BudgetPeriod(models.Model):
+    """One period of a budget, in nano-dollars. `leased`: in the hands of processes; with `settled` it never exceeds the
+    budget when a lease is granted. `overrun`: what calls cost beyond what was reserved for them, borne by the
+    installation."""
+
+    budget = models.ForeignKey(Budget, on_delete=models.CASCADE, related_name="periods")
+    every = models.CharField(max_length=10, choices=Every.choices)
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField(null=True)
+    settled_nano = models.BigIntegerField(default=0)
+    leased_nano = models.BigIntegerField(default=0)
+    overrun_nano = models.BigIntegerField(default=0)
+    recalled_at = models.DateTimeField(null=True)
+    alerted_percent = models.PositiveSmallIntegerField(default=0)
+
+    class Meta:
+        ordering = ["-starts_at"]
+        constraints = [models.UniqueConstraint(fields=["budget", "every", "starts_at"], name="budget_period_once")]
+
+    def __str__(self) -> str:
+        return f"{self.budget} from {self.starts_at:%Y-%m-%d}"
+
+
+class Lease(models.Model):
+    """An amount of a period that one process may spend without asking. `holder` as in the names of its journal's
+    segments; `host`: of the journal's folder, whose reader releases what a dead process held."""
+
+    id = models.CharField(max_length=32, primary_key=True)
+    period = models.ForeignKey(BudgetPeriod, on_delete=models.CASCADE, related_name="leases")
+    holder = models.CharField(max_length=40, db_index=True)
+    host = models.CharField(max_length=40)
+    remaining_nano = models.BigIntegerField(default=0)
+    is_closed = models.BooleanField(default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.remaining_nano / NANO:.6f} USD at {self.holder}"

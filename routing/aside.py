@@ -1,5 +1,5 @@
 """One model asked beside a client's request and never in its way, for a shadow or a judge: what came of it goes into
-the request log, once, whatever it was. Belongs to the event loop."""
+the request log, once, whatever it was. The installation pays. Belongs to the event loop."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any, Final
 
+from keys.ledger import Ledger
 from providers.formats.dialect import Answer
 from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
@@ -20,6 +21,7 @@ from routing.errors import ApiError
 from routing.identity import new_request_id
 from routing.patience import Patience
 from routing.pricing import cost_nano
+from routing.purse import Purse
 from routing.snapshot import Target
 from routing.visit import estimate
 from telemetry.journal import Attempt, Entry, Journal
@@ -33,8 +35,11 @@ MAX_ANSWER_BYTES: Final = 65_536
 class Asides:
     """So many at once, and no more. `dropped`: is told of each that found no room."""
 
-    def __init__(self, *, engine: Engine, journal: Journal, at_once: int, dropped: Callable[[], None]) -> None:
+    def __init__(
+        self, *, engine: Engine, journal: Journal, ledger: Ledger, at_once: int, dropped: Callable[[], None]
+    ) -> None:
         self._engine = engine
+        self._ledger = ledger
         self._journal = journal
         self._at_once = at_once
         self._dropped = dropped
@@ -60,6 +65,8 @@ class Asides:
     async def ask(self, entry: Entry, call: Call, target: Target) -> Answer | None:
         """The whole answer, or None; the entry tells which, and is in the journal."""
         started, attempt = monotonic(), Attempt(target.model_id, target.provider.id)
+        if call.snapshot.budgets:
+            call.purse = Purse(self._ledger, call.snapshot.budgets)
         try:
             delivery = await self._engine.ask_once(call, target)
             answer = delivery.answer
@@ -84,6 +91,8 @@ class Asides:
         finally:
             attempt.latency_ms = entry.latency_ms = int((monotonic() - started) * 1000)
             entry.attempt_list = [attempt]
+            if call.purse is not None:
+                entry.charges = call.purse.settle(entry.cost_nano or 0)
             self._journal.append(entry)
         return answer
 
@@ -123,6 +132,8 @@ def beside(call: Call, target: Target, envelope: Envelope, **changes: Any) -> Ca
         conversation=None,
         lesson=None,
         plain=None,
+        purse=None,
+        lowered_to=None,
         attempts=[],
         candidates=[],
         _parsed=None,

@@ -59,6 +59,7 @@ class Delivery:
     heard: HeardStream | None = None
     exchange: Exchange | None = None
     reason: str = ""
+    lowered_to: int | None = None
 
     def close(self) -> None:
         """Nobody wants it any more."""
@@ -96,7 +97,7 @@ async def attempt(
     if call.policy.deadline_ms is not None:
         limit = min(limit, call.policy.deadline_ms / 1000 - (started_at - call.started_at))
     exchange: Exchange | None = None
-    delivery = Delivery(target, {}, rendered.dropped, started_at)
+    delivery = Delivery(target, {}, rendered.dropped, started_at, lowered_to=call.lowered_to)
     try:
         with call.patience.within(limit):
             exchange = await door.send(b"POST", url, headers, rendered.body)

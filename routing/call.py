@@ -8,6 +8,7 @@ from time import monotonic
 from urllib.parse import unquote_to_bytes
 
 from keys.auth import KeyRecord
+from keys.ledger import BudgetExceeded
 from providers.client import Headers
 from providers.formats.base import Dialect
 from providers.formats.canonical import ChatRequest
@@ -20,6 +21,7 @@ from routing.eligibility import Needs, needs_of
 from routing.learning import Lesson
 from routing.patience import Patience
 from routing.policy import Policy
+from routing.purse import Purse
 from routing.shaping import Shape
 from routing.snapshot import Alias, Snapshot, Target
 from telemetry.journal import Attempt, Candidate
@@ -91,6 +93,12 @@ class Call:
     """The same in words, for targets that no format of the answer can be demanded of."""
     shape: Shape | None = None
     """The form that the answer must have."""
+    purse: Purse | None = None
+    """Where budgets pay for it."""
+    lowered_to: int | None = None
+    """The limit of the answer, in tokens, where it is not the client's own."""
+    unaffordable: BudgetExceeded | None = None
+    """Why a target could not be paid."""
     unsayable: InvalidRequest | None = None
     """Why the request could not be said to a target in its dialect."""
     attempts: list[Attempt] = field(default_factory=list)
@@ -136,6 +144,8 @@ class Call:
             needs=needs,
             conversation=None,
             unsayable=None,
+            unaffordable=None,
+            lowered_to=None,
             _parsed=None,
             _parsed_plain=None,
         )

@@ -31,6 +31,7 @@ from routing.learning import MODE as THOMPSON
 from routing.learning import Lesson, lesson_of
 from routing.policy import Policy, choose, from_headers
 from routing.pricing import dollars
+from routing.purse import Purse
 from routing.runtime import runtime
 from routing.settling import settle
 from routing.shaped import in_shape, mismatch, require_usable
@@ -364,6 +365,9 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         )
         visit.runtime.learner.began(lesson, key.id)
         visit.context = lesson.context.key
+    if key.budgets:
+        held = visit.runtime
+        visit.purse = Purse(held.ledger, key.budgets, fail_open=held.money_fail_open)
     return Call(
         snapshot=snapshot,
         key=key,
@@ -382,6 +386,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         conversation=talk,
         lesson=lesson,
         plain=plain,
+        purse=visit.purse,
         shape=visit.shape,
         attempts=visit.attempts,
         candidates=visit.candidates,
@@ -400,8 +405,10 @@ def delivery_headers(visit: Visit, delivery: Delivery) -> ResponseHeaders:
         headers.append((b"x-tokenhub-alias", visit.alias.encode("ascii")))
     if visit.estimated_cost_nano is not None:
         headers.append((b"x-tokenhub-estimated-cost-usd", dollars(visit.estimated_cost_nano).encode("ascii")))
-    if delivery.dropped:
-        headers.append((b"x-tokenhub-warning", _dropped(delivery.dropped)))
+    if delivery.dropped or delivery.lowered_to is not None:
+        warnings = [_dropped(delivery.dropped)] if delivery.dropped else []
+        warnings += [b"max_tokens=%d" % delivery.lowered_to] if delivery.lowered_to is not None else []
+        headers.append((b"x-tokenhub-warning", b"; ".join(warnings)))
     for name in (b"x-request-id", b"request-id"):
         if value := delivery.upstream_headers.get(name):
             headers.append((b"x-tokenhub-upstream-request-id", value))

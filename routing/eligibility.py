@@ -104,6 +104,8 @@ def exclusion(
         return unusable
     if resting:
         return resting
+    if key.budgets and target.prices is None:
+        return "no_price"
     if policy.max_budget_nano is not None:
         cost = expected_cost(target, needs, is_home=is_home)
         if cost is None:

@@ -14,6 +14,7 @@ from random import Random
 from time import monotonic
 from typing import Final
 
+from keys.ledger import BudgetExceeded
 from providers.client import FailureKind, Transport
 from providers.formats.errors import InvalidRequest
 from providers.outcomes import ErrorClass, is_retriable
@@ -28,6 +29,7 @@ from routing.health import Health
 from routing.hedging import first_of
 from routing.learning import Learner
 from routing.patience import Patience
+from routing.purse import NoPrice, exceeded
 from routing.ranking import rank
 from routing.snapshot import Endpoint, Target
 from routing.variants import Variants
@@ -130,7 +132,12 @@ class Engine:
         started = monotonic()
 
         async def leg(one: Target) -> Delivery | None:
-            return await self._try(replace(call, patience=Patience(armed=True)), one, failures)
+            own = replace(call, patience=Patience(armed=True))
+            try:
+                return await self._try(own, one, failures)
+            finally:
+                call.unaffordable = call.unaffordable or own.unaffordable
+                call.unsayable = call.unsayable or own.unsayable
 
         delivery, was_asked = await first_of(
             partial(leg, target), partial(leg, spare), after_seconds=self._timeouts.hedge_after, discard=Delivery.close
@@ -170,6 +177,13 @@ class Engine:
         ApiError, InvalidRequest."""
         if reason := unusable_because(target, dialect=call.dialect, vault_open=self._vault_is_open()):
             raise unusable(target, reason)
+        if call.purse is not None:
+            try:
+                call, _ = await call.purse.cover(call, target)
+            except NoPrice:
+                raise unusable(target, "no_price") from None
+            except BudgetExceeded as problem:
+                raise exceeded(problem) from None
         door = self._doors.get(target.provider.type) or self._doors[""]
         provider, model, started = target.provider.id, target.model_id, monotonic()
         endpoint = self._endpoint(target, set(), started)
@@ -241,6 +255,25 @@ class Engine:
         """The target's delivery, after retries where they help. None: it failed, as the last of `failures` says, or the
         request cannot be said in its dialect. A 404 may be about the endpoint, which compatible services lack in part:
         then the client is translated."""
+        if call.purse is None:
+            return await self._tried(call, target, failures)
+        try:
+            funded, amount = await call.purse.cover(call, target)
+        except NoPrice:
+            if target is call.hint:
+                raise unusable(target, "no_price") from None
+            return None
+        except BudgetExceeded as problem:
+            call.unaffordable = problem
+            if target is call.hint and call.alias is None:
+                raise exceeded(problem) from None
+            return None
+        try:
+            return await self._tried(funded, target, failures)
+        finally:
+            call.purse.uncover(amount)
+
+    async def _tried(self, call: Call, target: Target, failures: list[tuple[Target, AttemptFailed]]) -> Delivery | None:
         door = self._doors.get(target.provider.type) or self._doors[""]
         provider, model = target.provider.id, target.model_id
         missing = self._health.missing(provider, monotonic())
@@ -330,6 +363,8 @@ class Engine:
     def _final_error(self, call: Call, failures: list[tuple[Target, AttemptFailed]]) -> ApiError:
         if failures:
             return after_failures(failures)
+        if call.unaffordable is not None:
+            return exceeded(call.unaffordable)
         if call.unsayable is not None:
             return ApiError.of(call.unsayable)
         self.ranked(call)

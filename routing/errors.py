@@ -34,6 +34,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "request_too_large": (413, _INVALID),
     "output_schema_mismatch": (422, _INVALID),
     "rate_limit_exceeded": (429, "rate_limit_error"),
+    "budget_exceeded": (429, "rate_limit_error"),
     "upstream_rate_limited": (429, "rate_limit_error"),
     "internal_error": (500, _SERVER),
     "upstream_error": (502, _SERVER),

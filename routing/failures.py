@@ -114,6 +114,13 @@ def unusable(target: Target, reason: str) -> ApiError:
             param="model",
             hint="Name another model, or ask the operator to add the dialect to the provider.",
         )
+    if reason == "no_price":
+        return ApiError(
+            "invalid_request",
+            f"{target.model_id} has no price, so no budget can pay for it.",
+            param="model",
+            hint="Name another model, or ask the operator to enter its prices; 0 is free.",
+        )
     why = "its provider has no credential yet"
     return ApiError(
         "upstream_error",

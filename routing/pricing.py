@@ -66,6 +66,13 @@ def plain_cost_nano(prices: Prices, input_tokens: int, output_tokens: int) -> in
     return -(-(input_tokens * prices.input + output_tokens * prices.output) // 1000)
 
 
+def upper_bound_nano(prices: Prices, input_tokens: int, output_tokens: int) -> int:
+    """The most that a call of at most so many tokens can cost, whatever is cached, written to a cache, or thought."""
+    dearest_input = max(prices.input, prices.cached_input, prices.cache_write)
+    dearest_output = max(prices.output, prices.reasoning)
+    return -(-(input_tokens * dearest_input + output_tokens * dearest_output) // 1000)
+
+
 def dollars(nano: int) -> str:
     """Plain decimal notation without an exponent: 1500 → `0.0000015`."""
     whole, part = divmod(nano, NANO)

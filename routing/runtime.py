@@ -9,6 +9,7 @@ import ipaddress
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -17,7 +18,10 @@ from time import monotonic
 from django.conf import settings
 from django.db import close_old_connections
 from django.db.utils import DatabaseError
+from django.utils import timezone
 
+from keys.bank import DatabaseBank, host_of, recalled, settled
+from keys.ledger import Ledger
 from keys.limits import AddressLimiter
 from providers.client import Transport, build_transport
 from providers.outbox import Outbox
@@ -50,6 +54,7 @@ log = EventLogger(__name__)
 POLL_SECONDS = 0.5
 REFUSALS_LOGGED_PER_SECOND = 10
 ASIDES_AT_ONCE = 16
+SPENT_SECONDS = 5.0
 
 
 class Runtime:
@@ -85,6 +90,9 @@ class Runtime:
         self._stop = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="snapshot-poller", daemon=True)
         self._ingester = Ingester(journal_folder())
+        self.money_fail_open: bool = settings.TOKENHUB_MONEY_FAIL_OPEN
+        self._recalls_read_to = timezone.now()
+        self._spent_read_at = 0.0
         self._transports: list[Transport] = []
         self._rounds = Rounds(self.shared_health.origin, seconds=settings.TOKENHUB_PROBE_SECONDS)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -100,6 +108,8 @@ class Runtime:
             if KEYRING.is_untouched:  # no master process did it: uvicorn or daphne by themselves
                 await asyncio.to_thread(_open_vault)
             self.journal.open()
+            self._bank = DatabaseBank(holder=self.journal.holder, host=host_of(journal_folder()))
+            self.ledger = Ledger(self._bank)
             default, sandbox = build_transport(settings.TOKENHUB_UPSTREAM_TRANSPORT), SandboxTransport()
             self._transports = [default, sandbox]
             self._prober = Prober(self.health, default)
@@ -174,6 +184,7 @@ class Runtime:
                     self._load()
                 self._share_health()
                 self.shared_learning.sync()
+                self._settle_leases()
             except DatabaseError as problem:
                 log.warning("snapshot_not_refreshed", error=type(problem).__name__)
             except Exception:  # the thread must outlive a defect: it is how revoked keys are learnt
@@ -205,10 +216,35 @@ class Runtime:
             self.shared_health.save()
             self.shared_learning.end()
             self._rounds.end()
+            self.ledger.surrender(everything=True)
+            self._return_leases()
         except DatabaseError as problem:
             log.warning("health_not_saved", error=type(problem).__name__)
         finally:
             close_old_connections()
+
+    # -- leases of budgets -----------------------------------------------------------------------------------------
+    def _settle_leases(self) -> None:
+        """In the poller's thread. Gives back what is idle, and what other processes need; learns what is spent."""
+        if not (periods := self.ledger.periods()) and not self.ledger.returns:
+            return
+        since = self._recalls_read_to
+        self._recalls_read_to = timezone.now() - timedelta(seconds=1)  # a transaction may end later than its clock says
+        self._post(partial(self._surrender, recalled(periods, since)))
+        if monotonic() - self._spent_read_at > SPENT_SECONDS:
+            self._spent_read_at = monotonic()
+            self._post(partial(self.ledger.saw, settled(periods)))
+        self._return_leases()
+
+    def _surrender(self, periods: list[int]) -> None:
+        self.ledger.surrender(recalled=periods)
+        if self.ledger.returns:
+            CHANGED.set()
+
+    def _return_leases(self) -> None:
+        while self.ledger.returns:
+            self._bank.give_back(self.ledger.returns[0])
+            self.ledger.returns.popleft()
 
     def _post(self, call: Callable[[], object]) -> None:
         """Has the event loop call it: health belongs to it alone."""
@@ -223,7 +259,9 @@ class Runtime:
         def dropped() -> None:
             self.metrics.shadows_dropped += 1
 
-        return Asides(engine=self.engine, journal=self.journal, at_once=ASIDES_AT_ONCE, dropped=dropped)
+        return Asides(
+            engine=self.engine, journal=self.journal, ledger=self.ledger, at_once=ASIDES_AT_ONCE, dropped=dropped
+        )
 
     def is_trusted_proxy(self, address: str) -> bool:
         try:

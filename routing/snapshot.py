@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
-from keys.auth import KeyRecord
+from keys.auth import BudgetRecord, KeyRecord
 from providers.client import Headers, Url
 from providers.formats.base import Dialect
 from providers.formats.reasoning import is_openai_reasoner
@@ -88,7 +88,7 @@ class Alias:
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
     """`targets` by model id: whatever may be named, beside `aliases`. `routable`: what the router may pick by itself.
-    `profiles`: the weights of each mode."""
+    `profiles`: the weights of each mode. `budgets`: the installation's own."""
 
     version: int = -1
     targets: Mapping[str, Target] = field(default_factory=dict)
@@ -97,3 +97,4 @@ class Snapshot:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
     provider_count: int = 0
+    budgets: tuple[BudgetRecord, ...] = ()

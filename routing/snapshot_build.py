@@ -8,8 +8,8 @@ from urllib.parse import urljoin
 from django.conf import settings
 from django.db import transaction
 
-from keys.auth import KeyRecord
-from keys.models import ClientKey
+from keys.auth import BudgetRecord, KeyRecord
+from keys.models import Budget, ClientKey, Subject
 from providers.client import Url
 from providers.formats.registry import DIALECTS
 from providers.models import CredentialStore, Provider, ProviderType
@@ -49,14 +49,16 @@ def build_snapshot() -> Snapshot:
         for row in Model.objects.filter(enabled=True)
         if row.provider_id in providers
     }
+    budgets = _budgets()
     return Snapshot(
         version=version,
         targets=targets,
         routable=_routable(providers, list(targets.values())),
-        keys={row.digest: _key(row) for row in ClientKey.objects.servable()},
+        keys={row.digest: _key(row, budgets) for row in ClientKey.objects.servable()},
         aliases=_aliases(targets),
         profiles={**PROFILES, **{row.name: _profile(row) for row in RoutingProfile.objects.all()}},
         provider_count=len(providers),
+        budgets=budgets.get((Subject.INSTALLATION, ""), ()),
     )
 
 
@@ -128,7 +130,28 @@ def _target(row: Model, provider: ProviderRecord) -> Target:
     )
 
 
-def _key(row: ClientKey) -> KeyRecord:
+Budgets = Mapping[tuple[str, str], tuple[BudgetRecord, ...]]
+
+
+def _budgets() -> Budgets:
+    """By what they concern: kind, and id or name."""
+    return {
+        (row.subject, row.subject_id): (BudgetRecord(row.pk, row.amount_nano, row.every, _whose(row)),)
+        for row in Budget.objects.all()
+    }
+
+
+def _whose(row: Budget) -> str:
+    match Subject(row.subject):
+        case Subject.KEY:
+            return "this client key"
+        case Subject.PROJECT:
+            return f"the project {row.subject_id!r}"
+        case Subject.INSTALLATION:
+            return "this installation"
+
+
+def _key(row: ClientKey, budgets: Budgets) -> KeyRecord:
     return KeyRecord(
         id=str(row.id),
         name=row.name,
@@ -140,4 +163,9 @@ def _key(row: ClientKey) -> KeyRecord:
         allow_directives=row.allow_directives,
         enabled=row.enabled,
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
+        budgets=(
+            *budgets.get((Subject.KEY, str(row.id)), ()),
+            *(budgets.get((Subject.PROJECT, row.project), ()) if row.project else ()),
+            *budgets.get((Subject.INSTALLATION, ""), ()),
+        ),
     )

@@ -23,6 +23,7 @@ from telemetry.journal import Attempt, Candidate, Entry
 if TYPE_CHECKING:
     from providers.formats.envelope import Envelope
     from routing.bandit import Reward
+    from routing.purse import Purse
     from routing.runtime import Runtime
     from routing.shaping import Shape
 
@@ -67,6 +68,7 @@ class Visit:
         "mode",
         "patience",
         "plain",
+        "purse",
         "reason",
         "request_id",
         "requested_model",
@@ -107,6 +109,7 @@ class Visit:
         self.plain: Envelope | None = None
         self.is_valid: bool | None = None
         self.spent_nano = 0
+        self.purse: Purse | None = None
         self._earlier: list[Usage] | None = None
         self._has_estimates = False
         self._task = asyncio.current_task()
@@ -244,6 +247,8 @@ class Visit:
         self._has_estimates = self._has_estimates or estimated
         if target.prices is not None:
             self.spent_nano += cost_nano(target.prices, usage)
+        if self.purse is not None:
+            self.purse.spent = self.spent_nano
 
     # -- the record ----------------------------------------------------------------------------------------------
     def account(
@@ -316,6 +321,7 @@ class Visit:
                 attempt_list=self.attempts,
                 candidates=self.candidates,
                 context=self.context,
+                charges=self.purse.settle(cost or 0) if self.purse is not None else [],
                 reward=self.reward.value if self.reward is not None else None,
                 reward_parts=self.reward.shown() if self.reward is not None else {},
             )

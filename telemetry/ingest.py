@@ -94,6 +94,21 @@ def insert_or_refuse(entries: Sequence[Entry]) -> int:
     return 0
 
 
+SINKS: list[Callable[[Sequence[Entry]], None]] = []
+"""Who else wants requests with charges, each once, in the transaction that takes them out of the journal."""
+SWEEPS: list[Callable[[Path], object]] = []
+"""What is to be done for a folder's processes that are gone, after each pass."""
+
+
+def _fresh(entries: Sequence[Entry]) -> list[Entry]:
+    """Those with charges that were not taken before: a line that the disk cut short is written again."""
+    charged = {entry.id: entry for entry in reversed(entries) if entry.charges}
+    seen = RequestLog.objects.filter(request_id__in=list(charged)).values_list("request_id", flat=True)
+    for known in seen:
+        charged.pop(str(known), None)
+    return list(charged.values())
+
+
 def ingest_segment(segment: Segment) -> int:
     """Everything in it so far; the file too, when nobody writes it any more. The number of rows."""
     abandoned = segment.is_abandoned()  # asked before the read: what was written before is seen
@@ -104,7 +119,11 @@ def ingest_segment(segment: Segment) -> int:
             entries, unreadable, offset = segment.read(state.offset, BATCH_BYTES, to_end=abandoned)
             if offset == state.offset:
                 break
+            fresh = _fresh(entries) if any(entry.charges for entry in entries) else []
             refused = insert_or_refuse(entries) if entries else 0
+            if fresh:
+                for sink in SINKS:
+                    sink(fresh)
             if unreadable:
                 log.error("journal_lines_unreadable", segment=segment.name, lines=unreadable)
             state.offset = offset
@@ -172,6 +191,8 @@ class Ingester:
                 continue
             try:
                 ingest_all(self._folder)
+                for sweep in SWEEPS:
+                    sweep(self._folder)
             except (Error, OSError) as problem:
                 log.warning("ingest_failed", error=type(problem).__name__, reason=str(problem)[:200])
             finally:

@@ -39,6 +39,16 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     message: str = ""
 
 
+class Charge(msgspec.Struct, array_like=True):
+    """What a request takes from a budget, in nano-dollars: out of a lease of one of its periods. `overrun`: what it
+    cost beyond what was reserved for it, which its budget does not bear."""
+
+    lease: str
+    period: int
+    nano: int
+    overrun: int = 0
+
+
 class Candidate(msgspec.Struct, omit_defaults=True):
     """A target that the router looked at: its score and what that is made of, or why it was left out."""
 
@@ -57,7 +67,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     """One finished request. Short of `attempt_list`, the fields of the request log; costs in nano-dollars, `at` in
     microseconds since 1970. `context` and `reward`: the bandit's, where it decided; `reward_parts`: what that is made
     of, each with its value and weight. `shadow_of`: the request that this one is a copy of; `judge_of`: the one whose
-    answer is judged by this one; `answer`: what was said to them."""
+    answer is judged by this one; `answer`: what was said to them. `charges`: on budgets, each to be booked once."""
 
     id: str
     at: int
@@ -96,6 +106,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     reward_parts: dict[str, dict[str, float]] = {}
     shadow_of: str = ""
     judge_of: str = ""
+    charges: list[Charge] = []
     answer: str = ""
 
 
@@ -123,6 +134,8 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.holder = ""
+        """Names this process's segments, and whatever else it holds; from `open` on."""
         self._descriptor = -1
         self._size = 0
         self._dirty = False
@@ -136,6 +149,7 @@ class Journal:
     def open(self) -> None:
         """Must be called after the process forked. Raises OSError when the folder cannot be written."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.holder = secrets.token_hex(6)
         self._open_segment()
         self._syncer = threading.Thread(target=self._sync_until_stopped, name="journal-sync", daemon=True)
         self._syncer.start()
@@ -205,7 +219,7 @@ class Journal:
         os.close(old)
 
     def _open_segment(self) -> None:
-        name = f"{socket.gethostname()}-{os.getpid()}-{time_ns()}-{secrets.token_hex(3)}{SUFFIX}"
+        name = f"{socket.gethostname()}-{os.getpid()}-{time_ns()}-{self.holder}{SUFFIX}"
         unnamed = self._folder / f"{name}.new"  # a segment without a lock would be taken for an abandoned one
         descriptor = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
@@ -268,6 +282,11 @@ class Segment:
             except BlockingIOError:
                 return False
             return True
+
+
+def living_holders(folder: Path) -> set[str]:
+    """Of processes that live, or whose segments were not read to the end yet."""
+    return {path.stem.rpartition("-")[2] for path in folder.glob(f"*{SUFFIX}")}
 
 
 def segments(folder: Path) -> Iterator[Segment]:

@@ -109,6 +109,13 @@ TOKENHUB_HEDGE_AFTER_MS = ENV.read(
 TOKENHUB_OUTPUT_REPAIRS = ENV.read(
     "TOKENHUB_OUTPUT_REPAIRS", 1, whole(0, 5), "times a model is asked again for an answer of the wrong form"
 )
+TOKENHUB_MONEY_FAIL_OPEN = ENV.read(
+    "TOKENHUB_MONEY_FAIL_OPEN",
+    False,
+    boolean,
+    "whether requests are free while the budgets cannot be read",
+    shown="false",
+)
 TOKENHUB_REWARD_WEIGHTS: dict[str, float] = ENV.read(
     "TOKENHUB_REWARD_WEIGHTS",
     {},

@@ -23,7 +23,7 @@ CONTRACT = """
 | 503 | `vault_locked`, `no_models_configured`, `accounting_unavailable`, `overloaded` |
 | 504 | `upstream_timeout` |
 """  # noqa: E501  a copy
-NOT_YET = {"idempotency_conflict", "output_schema_mismatch", "budget_exceeded"}
+NOT_YET = {"idempotency_conflict", "output_schema_mismatch"}
 """Codes of features that this version does not have."""
 ADMIN_ONLY = {"wrong_password"}
 BEYOND = {"method_not_allowed": 405, "request_timeout": 408, "internal_error": 500}

@@ -1,12 +1,13 @@
 """Fills a data folder's database from a description on standard input. Run as a process of its own, beside the server
 that reads it: `{"providers": [...], "models": [...], "aliases": [...], "profiles": [...], "keys": [...],
-"delete_keys": [...]}`, rows by field name."""
+"budgets": [...], "delete_keys": [...]}`, rows by field name; a budget may say `of_key`."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import django
 
 django.setup()
 
-from keys.models import ClientKey  # noqa: E402
+from keys.models import Budget, ClientKey  # noqa: E402
 from providers.models import Provider  # noqa: E402
 from routing.models import Alias, AliasVariant, Model, RoutingProfile  # noqa: E402
 from vault import services as vault  # noqa: E402
@@ -47,6 +48,11 @@ def main() -> None:
         row.setdefault("name", "test")
         defaults = {"key_prefix": key[:16], **row}
         ClientKey.objects.update_or_create(digest=sha256(key.encode()).hexdigest(), defaults=defaults)
+    for row in wanted.get("budgets", []):
+        if name := row.pop("of_key", None):
+            row["subject_id"] = str(ClientKey.objects.get(digest=sha256(name.encode()).hexdigest()).pk)
+        defaults = {"amount_usd": Decimal(row.pop("amount_usd")), "every": row.pop("every", "total")}
+        Budget.objects.update_or_create(**row, defaults=defaults)
     for key in wanted.get("delete_keys", []):
         ClientKey.objects.filter(digest=sha256(key.encode()).hexdigest()).get().delete()
 

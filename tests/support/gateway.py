@@ -82,6 +82,7 @@ class Gateway:
         keys: Sequence[Mapping[str, Any]] = ({"key": KEY},),
         aliases: Sequence[Mapping[str, Any]] = (),
         profiles: Sequence[Mapping[str, Any]] = (),
+        budgets: Sequence[Mapping[str, Any]] = (),
         env: Mapping[str, str] | None = None,
         workers: int = 1,
         server: str = "serve",
@@ -104,6 +105,7 @@ class Gateway:
             keys=list(keys),
             aliases=list(aliases),
             profiles=list(profiles),
+            budgets=list(budgets),
         )
 
     def configure(self, **rows: Sequence[Any]) -> None:

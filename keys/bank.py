@@ -1,0 +1,198 @@
+"""Budgets in the database: leases out of them, what was charged, what comes back. Every method is one transaction; the
+row of a period is locked first, so that its sums are right whoever else is at it.
+
+Of a period, settled + leased never exceeds the budget when a lease is granted. A lease ends in one of two ways: its
+process gives the rest back and its last charges come in by the journal; or the process dies, its journal is read to the
+end, and then the rest is returned."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from math import inf
+from pathlib import Path
+from secrets import token_hex
+from typing import Final
+from uuid import uuid4
+
+from django.db import transaction
+from django.utils import timezone
+
+from keys.calendar import Every, span_of
+from keys.ledger import Grant, Return
+from keys.models import NANO, Budget, BudgetPeriod, Lease
+from telemetry.journal import Entry, living_holders
+from telemetry.logs import EventLogger
+
+log = EventLogger(__name__)
+LEASED_SHARE: Final = 16  # of what is left, a lease takes no more than one part, if that is enough
+ALERTS: Final = (50, 80, 100)  # percent
+
+
+class DatabaseBank:
+    """`holder`: this process; `host`: whoever reads its journal."""
+
+    def __init__(self, *, holder: str, host: str) -> None:
+        self._holder = holder
+        self._host = host
+
+    def grant(self, budget_id: int, lease: str, *, most: int, least: int) -> Grant:
+        """More for the lease, or a new one where it is empty or of another period. Raises Budget.DoesNotExist."""
+        with transaction.atomic():
+            budget = Budget.objects.get(pk=budget_id)
+            period = current_period(budget, timezone.now())
+            mine = Lease.objects.select_for_update().filter(pk=lease or None, period=period, is_closed=False).first()
+            left = budget.amount_nano - period.settled_nano - period.leased_nano
+            elsewhere = period.leased_nano - (mine.remaining_nano if mine is not None else 0)
+            amount = min(left, max(most, left // LEASED_SHARE)) if left >= least else 0
+            if amount < most:
+                period.recalled_at = timezone.now()
+            if mine is None:
+                mine = Lease(id=uuid4().hex, period=period, holder=self._holder, host=self._host)
+            mine.remaining_nano += amount
+            period.leased_nano += amount
+            mine.save()
+            period.save()
+        return Grant(
+            mine.id,
+            period.id,
+            period.starts_at.timestamp(),
+            period.ends_at.timestamp() if period.ends_at is not None else inf,
+            amount,
+            mine.remaining_nano,
+            period.settled_nano,
+            elsewhere,
+        )
+
+    def give_back(self, one: Return) -> None:
+        with transaction.atomic():
+            lease = Lease.objects.filter(pk=one.lease).first()
+            if lease is None:
+                return
+            period = BudgetPeriod.objects.select_for_update().get(pk=lease.period_id)
+            lease = Lease.objects.filter(pk=one.lease).first()
+            if lease is None:
+                return
+            lease.remaining_nano -= one.amount
+            lease.is_closed = lease.is_closed or one.is_last
+            period.leased_nano -= one.amount
+            period.save()
+            _keep_or_drop(lease)
+
+
+def current_period(budget: Budget, now: datetime) -> BudgetPeriod:
+    """Locked. To be called in a transaction."""
+    span = span_of(Every(budget.every), now, timezone.get_default_timezone())
+    period, _ = BudgetPeriod.objects.select_for_update().get_or_create(
+        budget=budget, every=budget.every, starts_at=span.starts_at, defaults={"ends_at": span.ends_at}
+    )
+    return period
+
+
+def recalled(periods: Collection[int], since: datetime) -> list[int]:
+    """Of which other processes need what is free."""
+    found = BudgetPeriod.objects.filter(pk__in=list(periods), recalled_at__gt=since)
+    return list(found.values_list("pk", flat=True))
+
+
+def settled(periods: Collection[int]) -> dict[int, int]:
+    return dict(BudgetPeriod.objects.filter(pk__in=list(periods)).values_list("pk", "settled_nano"))
+
+
+# -- from the journal ------------------------------------------------------------------------------------------------
+def book(entries: Sequence[Entry]) -> None:
+    """The charges of requests that were not seen before. To be called in the transaction that takes them out of the
+    journal: then each is booked once."""
+    by_period: defaultdict[int, int] = defaultdict(int)
+    overruns: defaultdict[int, int] = defaultdict(int)
+    by_lease: defaultdict[str, int] = defaultdict(int)
+    for entry in entries:
+        for charge in entry.charges:
+            by_period[charge.period] += charge.nano
+            by_lease[charge.lease] += charge.nano
+            if charge.overrun:
+                overruns[charge.period] += charge.overrun
+                log.warning("budget_overrun", request=entry.id, model=entry.model, usd=f"{charge.overrun / NANO:.9f}")
+    if not by_period:
+        return
+    periods = {one.pk: one for one in _locked(by_period)}
+    leases = {one.pk: one for one in Lease.objects.filter(pk__in=list(by_lease))}
+    for name, nano in by_lease.items():
+        if (lease := leases.get(name)) is not None:
+            lease.remaining_nano -= nano
+            if (period := periods.get(lease.period_id)) is not None:
+                period.leased_nano -= nano
+            _keep_or_drop(lease)
+    for pk, period in periods.items():
+        before = period.settled_nano
+        period.settled_nano += by_period[pk]
+        period.overrun_nano += overruns[pk]
+        _alert(period, before)
+        period.save()
+
+
+def _locked(periods: Iterable[int]) -> Iterable[BudgetPeriod]:
+    found = BudgetPeriod.objects.select_for_update(of=("self",)).select_related("budget")
+    return found.filter(pk__in=list(periods)).order_by("pk")
+
+
+def _keep_or_drop(lease: Lease) -> None:
+    if lease.is_closed and lease.remaining_nano <= 0:
+        lease.delete()
+    else:
+        lease.save()
+
+
+def _alert(period: BudgetPeriod, before: int) -> None:
+    amount, usd = period.budget.amount_nano, f"{period.settled_nano / NANO:.6f}"
+    for percent in ALERTS:
+        edge = amount * percent // 100
+        if before < edge <= period.settled_nano and percent > period.alerted_percent:
+            period.alerted_percent = percent
+            log.warning("budget_threshold", budget=str(period.budget), percent=percent, spent_usd=usd)
+
+
+def sweep(folder: Path) -> None:
+    release_dead(folder, host_of(folder))
+
+
+def release_dead(folder: Path, host: str) -> int:
+    """Leases of this host's processes that are gone, and whose journals were read to the end. How many they were."""
+    names = list(Lease.objects.filter(host=host).values_list("holder", flat=True).distinct())
+    if not names:
+        return 0
+    living = living_holders(folder)  # after the leases: a process has a journal before it has a lease
+    return sum(_release(holder) for holder in names if holder not in living)
+
+
+@transaction.atomic
+def _release(holder: str) -> int:
+    leases = list(Lease.objects.filter(holder=holder))
+    periods = {one.pk: one for one in _locked({lease.period_id for lease in leases})}
+    leases = list(Lease.objects.filter(holder=holder))
+    rest: defaultdict[int, int] = defaultdict(int)
+    for lease in leases:
+        rest[lease.period_id] += lease.remaining_nano
+        lease.delete()
+    for pk, nano in rest.items():
+        periods[pk].leased_nano -= nano
+        periods[pk].save()
+    return len(leases)
+
+
+def host_of(folder: Path) -> str:
+    """A name for the processes that share a journal folder; made with the first of them."""
+    path = folder / "host"
+    try:
+        return path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        pass
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = folder / f"host.{token_hex(4)}"
+    fresh.write_text(token_hex(8), encoding="ascii")
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(fresh)  # whoever is first wins
+    fresh.unlink()
+    return path.read_text(encoding="ascii")

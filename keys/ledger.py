@@ -1,0 +1,265 @@
+"""What one process may still spend. A budget's row in the database is the only authority; this process takes leases
+from it, reserves and settles in memory, and gives back what it does not need. Amounts are nano-dollars. Belongs to the
+event loop; knows no database: `bank` does, in threads.
+
+    bank ──lease──▶ Holding: granted = free + reserved + spent
+    reserve: free → reserved         before a call, its upper bound
+    settle:  reserved → spent, free  after it, by a charge that the journal carries to the database
+
+Whatever happens to the process, granted is the most that it can have spent of the budget."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from time import monotonic, time
+from typing import Final, NamedTuple, Protocol
+
+from keys.auth import BudgetRecord
+from telemetry.journal import Charge
+
+PATIENCE_SECONDS: Final = 1.5  # for other processes to give back what they hold of a budget that is nearly spent
+PAUSE_SECONDS: Final = 0.1
+REFUSED_SECONDS: Final = 1.0  # for so long nobody asks the database again about an empty budget
+IDLE_SECONDS: Final = 10.0
+
+
+@dataclass(slots=True)
+class Holding:
+    """This process's lease of one period of a budget. `ends_at`: Unix time."""
+
+    lease: str
+    period: int
+    starts_at: float
+    ends_at: float
+    granted: int = 0
+    reserved: int = 0
+    spent: int = 0
+    used_at: float = 0.0
+
+    @property
+    def free(self) -> int:
+        return self.granted - self.reserved - self.spent
+
+
+class Grant(NamedTuple):
+    """`amount`: more for the lease, 0 where nothing is left. `remaining`: of the lease, with that and with what was
+    charged and not booked yet. `spent`: settled by now; `elsewhere`: in leases of other processes."""
+
+    lease: str
+    period: int
+    starts_at: float
+    ends_at: float
+    amount: int
+    remaining: int
+    spent: int
+    elsewhere: int
+
+
+class Return(NamedTuple):
+    """Of a lease, to the bank. `is_last`: it is used no more."""
+
+    lease: str
+    amount: int
+    is_last: bool
+
+
+class Bank(Protocol):
+    """The database. Each method runs in a thread, and raises what Django raises."""
+
+    def grant(self, budget_id: int, lease: str, *, most: int, least: int) -> Grant: ...
+
+    def give_back(self, one: Return) -> None: ...
+
+
+class BudgetExceeded(Exception):
+    """`resets_at`: Unix time; infinite for a budget without periods."""
+
+    def __init__(self, budget: BudgetRecord, *, spent: int, resets_at: float) -> None:
+        super().__init__(budget.whose)
+        self.budget = budget
+        self.spent = spent
+        self.resets_at = resets_at
+
+
+@dataclass(slots=True)
+class _Account:
+    """`holdings`: the newest last; older ones wait for their reservations to end."""
+
+    record: BudgetRecord
+    holdings: list[Holding] = field(default_factory=list)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    refused_until: float = 0.0
+    spent: int = 0
+    ends_at: float = inf
+    is_short: bool = False
+    """Somebody waits for an amount; whoever comes later waits behind."""
+
+
+@dataclass(slots=True)
+class Reservation:
+    """An amount of one holding."""
+
+    account: _Account
+    holding: Holding
+    amount: int
+
+    @property
+    def budget(self) -> BudgetRecord:
+        return self.account.record
+
+
+class Ledger:
+    """One per process."""
+
+    def __init__(self, bank: Bank, *, clock: Callable[[], float] = time) -> None:
+        self._bank = bank
+        self._clock = clock
+        self._accounts: dict[int, _Account] = {}
+        self.returns: deque[Return] = deque()
+
+    async def reserve(self, budget: BudgetRecord, *, most: int, least: int) -> Reservation:
+        """Between `least` and `most`. Raises BudgetExceeded, and what the bank raises."""
+        account = self._account(budget)
+        holding = self._current(account)
+        if holding is None or holding.free < most or account.is_short:
+            holding = await self._more(account, most, least)
+        amount = min(most, holding.free)
+        holding.reserved += amount
+        holding.used_at = monotonic()
+        return Reservation(account, holding, amount)
+
+    async def raise_to(self, one: Reservation, *, most: int, least: int) -> None:
+        """The same reservation, larger, within the period that it began in. Raises as `reserve`; then it is what it
+        was."""
+        account, holding = one.account, one.holding
+        if one.amount >= most:
+            return
+        if holding.free < most - one.amount and holding is self._current(account):
+            await self._more(account, most - one.amount, max(least - one.amount, 0))
+        more = min(most - one.amount, holding.free)
+        if one.amount + more < least:
+            raise _exceeded(account)
+        holding.reserved += more
+        one.amount += more
+
+    def lower_to(self, one: Reservation, amount: int) -> None:
+        if amount < one.amount:
+            one.holding.reserved -= one.amount - amount
+            one.amount = amount
+
+    def settle(self, one: Reservation, cost: int) -> tuple[Charge, int]:
+        """Ends the reservation. The charge, which must go into the journal, and what is beyond the reserved amount."""
+        holding = one.holding
+        charged = min(cost, one.amount)
+        holding.reserved -= one.amount
+        holding.spent += charged
+        one.account.spent += charged
+        one.amount = 0
+        return Charge(holding.lease, holding.period, charged), cost - charged
+
+    def pace_of(self, budget: BudgetRecord) -> tuple[int, float] | None:
+        """What is spent, as of some seconds ago, and which share of its period is over. None where nobody knows yet,
+        and for a budget without periods."""
+        account = self._accounts.get(budget.id)
+        holding = self._current(account) if account is not None else None
+        if account is None or holding is None or holding.ends_at == inf:
+            return None
+        return account.spent, (self._clock() - holding.starts_at) / (holding.ends_at - holding.starts_at)
+
+    # -- giving back ---------------------------------------------------------------------------------------------------
+    def surrender(self, *, recalled: Collection[int] = (), everything: bool = False) -> None:
+        """Puts into `returns` what this process needs no more: all that is free of leases that nobody used for a while,
+        of periods that are over, and of those that are recalled. Until it is handed to the bank it is nobody's."""
+        now, wall = monotonic(), self._clock()
+        for account in self._accounts.values():
+            for holding in list(account.holdings):
+                is_over = everything or wall >= holding.ends_at or holding is not account.holdings[-1]
+                is_over = is_over or now - holding.used_at > IDLE_SECONDS
+                if not is_over and holding.period not in recalled:
+                    continue
+                is_last = is_over and not holding.reserved and not account.lock.locked()
+                if is_last:
+                    account.holdings.remove(holding)
+                if (free := holding.free) or is_last:
+                    holding.granted -= free
+                    self.returns.append(Return(holding.lease, free, is_last))
+
+    def periods(self) -> list[int]:
+        """Of which this process holds a lease."""
+        return [one.period for account in self._accounts.values() for one in account.holdings]
+
+    def saw(self, spent: Mapping[int, int]) -> None:
+        """What is settled of periods by now."""
+        for account in self._accounts.values():
+            for holding in account.holdings:
+                account.spent = max(account.spent, spent.get(holding.period, 0))
+
+    # -- more of a budget ----------------------------------------------------------------------------------------------
+    def _account(self, budget: BudgetRecord) -> _Account:
+        found = self._accounts.get(budget.id)
+        if found is None:
+            found = self._accounts[budget.id] = _Account(budget)
+        elif found.record is not budget:
+            if (found.record.amount, found.record.every) != (budget.amount, budget.every):
+                found.refused_until = 0.0
+            if found.record.every != budget.every:
+                for holding in found.holdings:
+                    holding.ends_at = 0.0
+            found.record = budget
+        return found
+
+    def _current(self, account: _Account) -> Holding | None:
+        holding = account.holdings[-1] if account.holdings else None
+        return holding if holding is not None and self._clock() < holding.ends_at else None
+
+    async def _more(self, account: _Account, most: int, least: int) -> Holding:
+        """The current holding, with at least `least` free."""
+        async with account.lock:
+            try:
+                return await self._wait_for(account, most, least)
+            finally:
+                account.is_short = False
+
+    async def _wait_for(self, account: _Account, most: int, least: int) -> Holding:
+        until = monotonic() + PATIENCE_SECONDS
+        while True:
+            holding = self._current(account)
+            free = holding.free if holding is not None else 0
+            if holding is not None and free >= most:
+                return holding
+            if monotonic() >= account.refused_until:
+                lease = holding.lease if holding is not None else ""
+                grant = await asyncio.to_thread(
+                    self._bank.grant, account.record.id, lease, most=most - free, least=max(least - free, 1)
+                )
+                holding = self._book(account, grant)
+                if holding.free >= most:
+                    return holding
+                may_come = grant.elsewhere > 0 or any(one.reserved for one in account.holdings)
+                if may_come and monotonic() < until:
+                    account.is_short = True
+                    await asyncio.sleep(PAUSE_SECONDS)
+                    continue
+                account.refused_until = monotonic() + REFUSED_SECONDS
+            if holding is not None and holding.free >= least:
+                return holding
+            raise _exceeded(account)
+
+    def _book(self, account: _Account, grant: Grant) -> Holding:
+        holding = account.holdings[-1] if account.holdings else None
+        if holding is None or holding.lease != grant.lease:
+            holding = Holding(grant.lease, grant.period, grant.starts_at, grant.ends_at)
+            account.holdings.append(holding)
+        holding.granted += grant.amount
+        holding.used_at = monotonic()
+        booked = holding.granted - grant.remaining
+        account.spent, account.ends_at = grant.spent + holding.spent - booked, grant.ends_at
+        return holding
+
+
+def _exceeded(account: _Account) -> BudgetExceeded:
+    return BudgetExceeded(account.record, spent=account.spent, resets_at=account.ends_at)

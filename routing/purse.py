@@ -1,0 +1,209 @@
+"""The money of one request: before each attempt an upper bound of what it can cost is reserved from every budget that
+concerns its payer, and at the end what it did cost is settled. Belongs to the event loop.
+
+The bound: every byte of text as a token, a declared most for each image and document, times `n` answers, at the dearest
+price that can apply. Where the client set no limit of its own to the answer, or one that the rest of a budget cannot
+pay, the answer is limited to what it can pay."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from math import inf
+from time import time
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from django.db.utils import DatabaseError
+
+from keys.auth import BudgetRecord
+from keys.ledger import BudgetExceeded, Ledger, Reservation
+from providers.formats.base import Dialect
+from providers.formats.envelope import Envelope
+from routing.errors import ApiError
+from routing.pricing import dollars, upper_bound_nano
+from routing.snapshot import Target
+from telemetry.journal import Charge
+from telemetry.logs import EventLogger
+
+log = EventLogger(__name__)
+if TYPE_CHECKING:
+    from routing.call import Call
+
+LEAST_OUTPUT_TOKENS: Final = 16
+UNLIMITED_OUTPUT_TOKENS: Final = 32_768  # what a model may answer of which no limit is known
+MOST_TOKENS_PER_IMAGE: Final = 5_000
+BYTES_PER_DOCUMENT_TOKEN: Final = 20  # of its base64
+HIDDEN_TOKENS: Final = 700  # that providers add for tools and roles
+_BINARY: Final = re.compile(rb"[A-Za-z0-9+/=]{512,}")
+_IMAGE: Final = re.compile(rb'"(?:image_url|input_image)"|"type": ?"image"')
+_STORED: Final = ("previous_response_id", "conversation", "prompt")
+
+
+class NoPrice(Exception):
+    """What nobody can price, no budget can bear."""
+
+
+class Purse:
+    """`budgets`: of the payer; at least one. `fail_open`: where the budgets cannot be read, requests are free."""
+
+    def __init__(self, ledger: Ledger, budgets: Sequence[BudgetRecord], *, fail_open: bool = False) -> None:
+        self._ledger = ledger
+        self._fail_open = fail_open
+        self._budgets = budgets
+        self._held: list[Reservation] = []
+        self._open = 0
+        self.spent = 0
+        """By answers that came before the one that the client gets."""
+
+    async def cover(self, call: Call, target: Target) -> tuple[Call, int]:
+        """Reserves for one attempt; the call as it may be sent, and the amount, which `uncover` takes back when the
+        attempt is over. Raises BudgetExceeded, NoPrice, ApiError when the budgets cannot be read."""
+        if target.prices is None:
+            raise NoPrice
+        envelope = call.envelope
+        tokens = most_input(envelope, target)
+        asked = most_output(envelope, target)
+        count = max(envelope.n, 1)
+        least = upper_bound_nano(target.prices, tokens, min(asked, LEAST_OUTPUT_TOKENS) * count)
+        most = upper_bound_nano(target.prices, tokens, asked * count)
+        before = self.spent + self._open
+        try:
+            got = await self._reserve(most=before + most, least=before + least) - before
+        except DatabaseError as problem:
+            if self._fail_open:
+                log.error("money_fail_open", error=type(problem).__name__)
+                return call, 0
+            raise ApiError(
+                "accounting_unavailable",
+                "The budgets cannot be read at the moment, so nothing can be spent.",
+                hint="Try again in a moment.",
+                retry_after_seconds=2,
+            ) from None
+        limit = asked
+        if got < most:
+            limit = _affordable(target, tokens, count, got, asked)
+            got = upper_bound_nano(target.prices, tokens, limit * count)
+            for one in self._held:
+                self._ledger.lower_to(one, before + got)
+        self._open += got
+        if limit == envelope.max_output_tokens or (limit == asked and target.max_output_tokens is not None):
+            return call, got
+        return limited(call, target, limit), got
+
+    def uncover(self, amount: int) -> None:
+        self._open -= amount
+
+    async def _reserve(self, *, most: int, least: int) -> int:
+        """What every budget has reserved by now, at least."""
+        for place, budget in enumerate(self._budgets):
+            if place < len(self._held):
+                await self._ledger.raise_to(self._held[place], most=most, least=least)
+            else:
+                self._held.append(await self._ledger.reserve(budget, most=most, least=least))
+            most = min(most, self._held[place].amount)
+        return most
+
+    def settle(self, cost: int) -> list[Charge]:
+        """At the end, whatever it was. The charges must go into the journal before the answer's end goes out."""
+        charges = []
+        for one in self._held:
+            charge, overrun = self._ledger.settle(one, cost)
+            if charge.nano or overrun:
+                charge.overrun = overrun
+                charges.append(charge)
+        self._held, self._open = [], 0
+        return charges
+
+
+def most_input(envelope: Envelope, target: Target) -> int:
+    size = envelope.messages_size + HIDDEN_TOKENS
+    if any(envelope.raw(name) for name in _STORED):
+        return max(size, target.max_context_tokens)
+    if envelope.has_images or envelope.has_documents:
+        blobs = _BINARY.findall(envelope.body)
+        size -= sum(map(len, blobs))
+        size += MOST_TOKENS_PER_IMAGE * len(_IMAGE.findall(envelope.body))
+        if envelope.has_documents:
+            size += sum(map(len, blobs)) // BYTES_PER_DOCUMENT_TOKEN
+    return max(size, HIDDEN_TOKENS)
+
+
+def most_output(envelope: Envelope, target: Target) -> int:
+    """Tokens of one answer."""
+    if target.abilities == {"embeddings"}:
+        return 0
+    ceiling = target.max_output_tokens or UNLIMITED_OUTPUT_TOKENS
+    if envelope.max_output_tokens is None:
+        return ceiling
+    return envelope.max_output_tokens
+
+
+def _affordable(target: Target, tokens: int, count: int, amount: int, asked: int) -> int:
+    """The largest limit whose bound the amount pays."""
+    assert target.prices is not None  # noqa: S101
+    low, high = 0, asked
+    while low < high:
+        middle = (low + high + 1) // 2
+        if upper_bound_nano(target.prices, tokens, middle * count) <= amount:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def limited(call: Call, target: Target, limit: int) -> Call:
+    """The call with that limit of its answer, in tokens."""
+    dialect, envelope = call.dialect, call.envelope
+    return replace(
+        call,
+        envelope=_limited(dialect, envelope, target, limit),
+        plain=call.plain and _limited(dialect, call.plain, target, limit),
+        lowered_to=limit,
+        _parsed=None,
+        _parsed_plain=None,
+    )
+
+
+def _limited(dialect: Dialect, envelope: Envelope, target: Target, limit: int) -> Envelope:
+    fields = msgspec.json.decode(envelope.body, type=dict[str, msgspec.Raw])
+    name = "max_tokens"
+    if dialect.name == "openai-responses":
+        name = "max_output_tokens"
+    elif dialect.name == "openai-chat" and (
+        envelope.raw("max_completion_tokens") or (_is_openai(target) and not envelope.raw("max_tokens"))
+    ):
+        name = "max_completion_tokens"
+    fields[name] = msgspec.Raw(b"%d" % limit)
+    return dialect.read_envelope(msgspec.json.encode(fields))
+
+
+def _is_openai(target: Target) -> bool:
+    """Its newer models know `max_completion_tokens` only; many a compatible service knows `max_tokens` only."""
+    hosts = [urlsplit(one.shown).hostname or "" for one in target.provider.endpoints]
+    return all(host.endswith((".openai.com", ".azure.com")) for host in hosts)
+
+
+def exceeded(problem: BudgetExceeded) -> ApiError:
+    """With the budget, what is spent of it, and when it begins anew."""
+    budget, resets_at = problem.budget, problem.resets_at
+    wait = max(resets_at - time(), 1.0) if resets_at < inf else None
+    details: dict[str, object] = {
+        "budget_usd": budget.amount / 1e9, "spent_usd": problem.spent / 1e9, "period": budget.every,
+        "resets_at": _moment(resets_at) if resets_at < inf else None,
+    }  # fmt: skip
+    return ApiError(
+        "budget_exceeded",
+        f"The budget of {budget.whose}, ${dollars(budget.amount)} per {budget.every}, cannot pay this request: "
+        f"${dollars(problem.spent)} of it is spent.",
+        hint="Ask for less with max_tokens, wait for the budget's next period, or ask the operator for more.",
+        retry_after_seconds=wait,
+        details=details,
+    )
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,226 @@
+"""Budgets that hold, over running gateways."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.gateway import KEY, Gateway
+from tests.support.upstream import Reply, Upstream
+
+NANO = 1_000_000_000
+OTHER_KEY = KEY[:-2] + "31"
+COST = 50_000_000  # of one answer: 10 input tokens, 40 output tokens, a dollar per 1,000
+USAGE = {"prompt_tokens": 10, "completion_tokens": 40, "total_tokens": 50}
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as server:
+        server.default = Reply(usage=USAGE)
+        yield server
+
+
+def gateway_at(folder: Path, upstream: Upstream, *, amount: str, workers: int = 1, **options: Any) -> Gateway:
+    options.setdefault("budgets", [{"of_key": KEY, "amount_usd": amount}])
+    options.setdefault("keys", [{"key": KEY, "project": "p"}, {"key": OTHER_KEY, "project": "p"}])
+    return Gateway(
+        folder,
+        providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "dialects": ["openai-chat"]}],
+        models=[
+            {"id": "m", "provider_id": "p", "input_per_1k": "1", "output_per_1k": "1", "max_output_tokens": 1000},
+            {"id": "unpriced", "provider_id": "p"},
+            {"id": "open", "provider_id": "p", "input_per_1k": "1", "output_per_1k": "1"},
+        ],
+        workers=workers,
+        **options,
+    )
+
+
+def ask(
+    gateway: Gateway, *, max_tokens: int | None = 40, key: str = KEY, model: str = "m", **fields: Any
+) -> httpx.Response:
+    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "Hi"}], **fields}
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    return gateway.post("/v1/chat/completions", body, headers={"Authorization": f"Bearer {key}"})
+
+
+def period(gateway: Gateway) -> dict[str, Any]:
+    (row,) = gateway.query("SELECT * FROM keys_budgetperiod")
+    return row
+
+
+def settled(gateway: Gateway, expected: int) -> None:
+    gateway.wait_until(lambda: period(gateway)["settled_nano"] == expected)
+
+
+def test_what_is_asked_for_is_charged_and_the_cap_holds(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="2") as gateway:
+        statuses = [ask(gateway).status_code for _ in range(40)]
+        served = statuses.count(200)
+        # a request's bound is 700 hidden tokens, its bytes and 40 more: 0.8 dollars
+        assert served * COST >= 2 * NANO - 850_000_000
+        refused = ask(gateway)
+        assert refused.status_code == 429
+        error = refused.json()["error"]
+        assert error["code"] == "budget_exceeded"
+        assert "this client key" in error["message"]
+        assert error["details"]["budget_usd"] == 2
+        assert error["details"]["spent_usd"] == pytest.approx(served * COST / NANO)
+        settled(gateway, served * COST)
+        assert ask(gateway, key=OTHER_KEY).status_code == 200
+        settled(gateway, served * COST)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_is_limited_to_what_the_rest_can_pay(upstream: Upstream, tmp_path: Path, stream: bool) -> None:
+    with gateway_at(tmp_path, upstream, amount="1") as gateway:
+        answer = ask(gateway, max_tokens=900, stream=stream)
+        assert answer.status_code == 200, answer.text
+        limit = upstream.requests[-1].json["max_tokens"]
+        assert 16 <= limit <= 300
+        assert answer.headers["x-tokenhub-warning"] == f"max_tokens={limit}"
+        assert ask(gateway, max_tokens=None, stream=stream).status_code == 200
+        assert 16 <= upstream.requests[-1].json["max_tokens"] < limit
+
+
+def test_a_model_of_unknown_length_gets_a_limit(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="100") as gateway:
+        answer = ask(gateway, model="open", max_tokens=None)
+        assert answer.headers["x-tokenhub-warning"] == "max_tokens=32768"
+        assert upstream.requests[-1].json["max_tokens"] == 32768
+        assert "x-tokenhub-warning" not in ask(gateway, max_tokens=None).headers  # its model has a limit of its own
+
+
+def test_what_has_no_price_is_not_paid(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="100") as gateway:
+        refused = ask(gateway, model="unpriced")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_request")
+        assert "no price" in refused.json()["error"]["message"]
+        for _ in range(5):
+            assert ask(gateway, model="").headers["x-tokenhub-model"] != "unpriced"
+
+
+def test_failures_cost_nothing_and_give_all_back(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="2") as gateway:
+        for _ in range(6):
+            upstream.next(Reply(status=400, body=b'{"error": {"message": "no"}}'))
+            assert ask(gateway).status_code == 400
+        upstream.next(*[Reply(status=500, body=b"{}")] * 3)
+        assert ask(gateway).headers["x-tokenhub-model"] == "open"
+        settled(gateway, COST)
+
+
+def test_whoever_leaves_pays_for_what_was_produced(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="10") as gateway:
+        upstream.next(Reply(words=400, interval=0.05))
+        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 500}
+        with httpx.stream(
+            "POST", f"{gateway.base}/v1/chat/completions", json=body, headers=gateway.headers()
+        ) as answer:
+            for number, _ in enumerate(answer.iter_lines()):
+                if number > 10:
+                    break
+        gateway.wait_until(lambda: period(gateway)["settled_nano"] > 0)
+        assert period(gateway)["settled_nano"] < 200 * NANO // 1000
+
+
+def test_all_budgets_must_hold(upstream: Upstream, tmp_path: Path) -> None:
+    budgets = [
+        {"of_key": KEY, "amount_usd": "100"},
+        {"subject": "project", "subject_id": "p", "amount_usd": "1.5"},
+        {"subject": "installation", "amount_usd": "50"},
+    ]
+    with gateway_at(tmp_path, upstream, amount="", budgets=budgets) as gateway:
+        while (answer := ask(gateway)).status_code == 200:
+            pass
+        assert "the project 'p'" in answer.json()["error"]["message"]
+        assert ask(gateway, key=OTHER_KEY).status_code == 429
+        gateway.wait_until(
+            lambda: len({row["settled_nano"] for row in gateway.query("SELECT * FROM keys_budgetperiod")}) == 1
+        )
+
+
+def test_a_raised_budget_is_felt_at_once(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="0.1") as gateway:
+        assert ask(gateway).status_code == 429
+        gateway.configure(budgets=[{"of_key": KEY, "amount_usd": "5"}])
+        gateway.wait_until(lambda: ask(gateway).status_code == 200, seconds=3)
+
+
+def test_an_overrun_is_the_installations(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="2") as gateway:
+        upstream.next(Reply(usage={"prompt_tokens": 10, "completion_tokens": 9_000, "total_tokens": 9_010}))
+        answer = ask(gateway)  # a provider that ignores limits
+        assert answer.status_code == 200
+        gateway.wait_until(lambda: period(gateway)["overrun_nano"] > 0)
+        row = period(gateway)
+        assert row["settled_nano"] + row["overrun_nano"] == 9_010_000_000
+        assert row["settled_nano"] <= 2 * NANO
+        assert "budget_overrun" in gateway.log_path.read_text()
+
+
+def test_workers_share_a_budget_and_use_it_up(upstream: Upstream, tmp_path: Path) -> None:
+    """Small requests against a cap that both workers hold leases of."""
+    with gateway_at(tmp_path, upstream, amount="100", workers=2) as gateway, ThreadPoolExecutor(16) as pool:
+        statuses = list(pool.map(lambda _: ask(gateway).status_code, range(2100)))
+        assert set(statuses) == {200, 429}
+        served = statuses.count(200)
+        settled(gateway, served * COST)
+        assert served * COST <= 100 * NANO
+        assert served * COST >= 99 * NANO
+
+
+def test_a_killed_worker_leaves_nothing_behind(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="100") as gateway:
+        for _ in range(5):
+            assert ask(gateway).status_code == 200
+        assert gateway.query("SELECT * FROM keys_lease")
+        gateway.kill()
+        gateway.start()
+        gateway.wait_until(lambda: period(gateway)["leased_nano"] == 0)
+        settled(gateway, 5 * COST)
+        assert gateway.query("SELECT * FROM keys_lease") == []
+
+
+def test_a_stop_gives_back_what_is_left(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="100") as gateway:
+        assert ask(gateway).status_code == 200
+        gateway.stop()
+        gateway.start()
+        gateway.wait_until(lambda: period(gateway)["leased_nano"] == 0)
+        settled(gateway, COST)
+
+
+def test_thresholds_are_told(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="2") as gateway:
+        while ask(gateway).status_code == 200:
+            pass
+        settled(gateway, period(gateway)["settled_nano"])
+        gateway.wait_until(
+            lambda: (
+                "percent=50" in gateway.log_path.read_text()
+                or '"percent":50' in gateway.log_path.read_text().replace(" ", "")
+            )
+        )
+
+
+def test_repairs_and_shadows_have_their_payers(upstream: Upstream, tmp_path: Path) -> None:
+    alias = {"name": "a", "variants": [{"model_id": "m"}, {"model_id": "open", "weight": 100, "is_shadow": True}]}
+    budgets = [{"of_key": KEY, "amount_usd": "100"}, {"subject": "installation", "amount_usd": "100"}]
+    with gateway_at(tmp_path, upstream, amount="", budgets=budgets, aliases=[alias]) as gateway:
+        assert ask(gateway, model="a").status_code == 200
+
+        def sums() -> list[int]:
+            rows = gateway.query("SELECT settled_nano FROM keys_budgetperiod ORDER BY settled_nano")
+            return [row["settled_nano"] for row in rows]
+
+        gateway.wait_until(lambda: sums() == [COST, 2 * COST])
+        assert json.loads(gateway.rows()[0]["detail"])
