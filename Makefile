@@ -4,7 +4,7 @@ PYTHON ?= $(shell for one in /usr/bin/python3 python3 python3.13 python3.12 pyth
 	"$$one" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$one"; break; }; done)
 BIN := .venv/bin
 
-.PHONY: run test lint bench lock clean
+.PHONY: run test lint bench money-test lock clean
 
 run: .venv/run
 	@TOKENHUB_ENV=development $(BIN)/python manage.py quickstart
@@ -24,6 +24,11 @@ lint: .venv/dev
 # side by side with nginx; needs gcc, wrk and nginx
 bench: .venv/run
 	$(BIN)/python bench/run.py
+
+# budgets under fire, for longer and by more clients than in the suite
+money-test: .venv/dev
+	MONEY_CLIENTS=32 MONEY_SECONDS=60 MONEY_KILLS=25 MONEY_WORKERS=3 MONEY_CAP=5 \
+		$(BIN)/pytest -n 0 -s tests/gateway/test_money.py
 
 lock:
 	uv pip compile --quiet --no-annotate --no-header --generate-hashes --universal --python-version 3.11 pyproject.toml -o requirements.lock

@@ -41,10 +41,10 @@ class Command(BaseCommand):
             case "create":
                 self._create(options)
             case "rotate":
-                issued = services.reissue(key=_find(options["key"]))
+                issued = services.reissue(key=find_key(options["key"]))
                 self._show(issued)
             case "revoke":
-                key = _find(options["key"])
+                key = find_key(options["key"])
                 services.revoke(key=key)
                 self.stdout.write(f"{key} is refused from now on.")
 
@@ -79,7 +79,7 @@ class Command(BaseCommand):
         self.stdout.write(issued.plaintext)
 
 
-def _find(wanted: str) -> ClientKey:
+def find_key(wanted: str) -> ClientKey:
     text = wanted.rstrip("…")
     tells_apart = len(text) > len(KEY_PREFIX)  # every key begins with `tokenhub_`
     found = [

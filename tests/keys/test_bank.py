@@ -1,0 +1,165 @@
+"""Budgets in the database: whatever processes do, in whatever order, a period is never overdrawn."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.django import TestCase
+
+from keys.bank import DatabaseBank, book, host_of, release_dead, release_host
+from keys.ledger import Grant, Return
+from keys.models import NANO, Budget, BudgetPeriod, Lease, Subject
+from telemetry.journal import Charge, Entry, Journal
+
+CAP = 1_000_000
+
+
+def budget(amount: int = CAP) -> Budget:
+    return Budget.objects.create(
+        subject=Subject.PROJECT, subject_id="p", amount_usd=Decimal(amount) / NANO, every="total"
+    )
+
+
+def period() -> BudgetPeriod:
+    return BudgetPeriod.objects.get()
+
+
+def charged(grant: Grant, nano: int, request_id: str = "") -> Entry:
+    entry_id = request_id or "00000000-0000-7000-8000-000000000001"
+    return Entry(id=entry_id, at=0, endpoint="/", status=200, charges=[Charge(grant.lease, grant.period, nano)])
+
+
+@pytest.mark.django_db
+def test_a_lease_takes_a_part_of_what_is_left_or_what_is_needed() -> None:
+    bank = DatabaseBank(holder="a", host="h")
+    made = budget()
+    first = bank.grant(made.pk, "", most=10, least=10)
+    assert first.amount == CAP // 16
+    assert bank.grant(made.pk, first.lease, most=900_000, least=900_000).amount == 900_000
+    assert period().leased_nano == CAP // 16 + 900_000
+    assert Lease.objects.get().remaining_nano == CAP // 16 + 900_000
+
+
+@pytest.mark.django_db
+def test_what_is_short_is_recalled_from_the_others() -> None:
+    made = budget()
+    one = DatabaseBank(holder="a", host="h").grant(made.pk, "", most=CAP, least=1)
+    assert one.amount == CAP
+    assert period().recalled_at is None
+    other = DatabaseBank(holder="b", host="h").grant(made.pk, "", most=10, least=1)
+    assert (other.amount, other.elsewhere) == (0, CAP)
+    assert period().recalled_at is not None
+    DatabaseBank(holder="a", host="h").give_back(Return(one.lease, CAP, is_last=True))
+    assert DatabaseBank(holder="b", host="h").grant(made.pk, other.lease, most=10, least=1).amount == CAP // 16
+
+
+@pytest.mark.django_db
+def test_a_closed_lease_lives_until_its_last_charge_came_in() -> None:
+    bank = DatabaseBank(holder="a", host="h")
+    grant = bank.grant(budget().pk, "", most=1000, least=1000)
+    bank.give_back(Return(grant.lease, grant.amount - 300, is_last=True))
+    assert Lease.objects.get().remaining_nano == 300
+    book([charged(grant, 300)])
+    assert not Lease.objects.exists()
+    assert (period().settled_nano, period().leased_nano) == (300, 0)
+    bank.give_back(Return(grant.lease, 5, is_last=True))  # too late: nothing happens
+    assert period().leased_nano == 0
+
+
+@pytest.mark.django_db
+def test_a_living_process_keeps_its_lease_and_a_dead_ones_is_released(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.open()
+    made, host = budget(), host_of(tmp_path)
+    DatabaseBank(holder=journal.holder, host=host).grant(made.pk, "", most=10, least=1)
+    DatabaseBank(holder="dead", host=host).grant(made.pk, "", most=10, least=1)
+    DatabaseBank(holder="elsewhere", host="another").grant(made.pk, "", most=10, least=1)
+    assert release_dead(tmp_path, host) == 1
+    assert set(Lease.objects.values_list("holder", flat=True)) == {journal.holder, "elsewhere"}
+    journal.close()
+    assert release_dead(tmp_path, host) == 0  # what it wrote is still to be read
+    for segment in tmp_path.glob("*.journal"):
+        segment.unlink()
+    assert release_dead(tmp_path, host) == 1
+    assert release_host("another") == 1
+    assert period().leased_nano == 0
+
+
+def test_a_folder_has_one_name(tmp_path: Path) -> None:
+    assert host_of(tmp_path) == host_of(tmp_path) != host_of(tmp_path / "other")
+
+
+class Model:
+    """One process as the database sees it."""
+
+    def __init__(self, name: str) -> None:
+        self.bank = DatabaseBank(holder=name, host="h")
+        self.name = name
+        self.grant: Grant | None = None
+        self.free = 0
+        self.unbooked: list[int] = []
+
+
+class AnyOrder(TestCase):
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["take", "spend", "book", "return", "close", "die"]),
+                st.integers(0, 2),
+                st.integers(1, CAP),
+            ),
+            max_size=40,
+        )
+    )
+    def test_nothing_is_overdrawn_or_lost(self, steps: list[tuple[str, int, int]]) -> None:
+        made = budget()
+        processes = [Model(f"w{number}") for number in range(3)]
+        settled = 0
+        for number, (step, who, amount) in enumerate(steps):
+            one = processes[who]
+            match step:
+                case "take":
+                    lease = one.grant.lease if one.grant is not None else ""
+                    one.grant = one.bank.grant(made.pk, lease, most=amount, least=min(amount, 100))
+                    one.free += one.grant.amount
+                case "spend" if one.free:
+                    spent = min(amount, one.free)
+                    one.free -= spent
+                    one.unbooked.append(spent)
+                case "book" if one.unbooked and one.grant is not None:
+                    settled += sum(one.unbooked)
+                    book([charged(one.grant, nano) for nano in one.unbooked])
+                    one.unbooked = []
+                case "return" if one.free and one.grant is not None:
+                    back = min(amount, one.free)
+                    one.free -= back
+                    one.bank.give_back(Return(one.grant.lease, back, is_last=False))
+                case "close" | "die" if one.grant is not None:
+                    if step == "close":
+                        one.bank.give_back(Return(one.grant.lease, one.free, is_last=True))
+                    if one.unbooked:
+                        settled += sum(one.unbooked)
+                        book([charged(one.grant, nano) for nano in one.unbooked])
+                    if step == "die":
+                        _release(one.name)
+                    processes[who] = Model(f"w{who}-{number}")
+            self._holds(settled, processes)
+
+    def _holds(self, settled: int, processes: list[Model]) -> None:
+        rows: list[Any] = list(BudgetPeriod.objects.all())
+        for row in rows:
+            assert row.settled_nano == settled
+            assert row.settled_nano + row.leased_nano <= CAP
+            assert row.leased_nano == sum(one.free + sum(one.unbooked) for one in processes)
+            assert row.leased_nano == sum(lease.remaining_nano for lease in Lease.objects.all())
+
+
+def _release(holder: str) -> None:
+    Lease.objects.filter(holder=holder).update(host="gone")
+    release_host("gone")
