@@ -59,6 +59,14 @@ class Grant(NamedTuple):
     elsewhere: int
 
 
+class Pace(NamedTuple):
+    """How a budget stands: nano-dollars spent, as of some seconds ago, and which share of its period is over."""
+
+    period: int
+    spent: int
+    elapsed: float
+
+
 class Return(NamedTuple):
     """Of a lease, to the bank. `is_last`: it is used no more."""
 
@@ -161,14 +169,14 @@ class Ledger:
         one.amount = 0
         return Charge(holding.lease, holding.period, charged), cost - charged
 
-    def pace_of(self, budget: BudgetRecord) -> tuple[int, float] | None:
-        """What is spent, as of some seconds ago, and which share of its period is over. None where nobody knows yet,
-        and for a budget without periods."""
+    def pace_of(self, budget: BudgetRecord) -> Pace | None:
+        """None where nobody knows yet, and for a budget without periods."""
         account = self._accounts.get(budget.id)
         holding = self._current(account) if account is not None else None
         if account is None or holding is None or holding.ends_at == inf:
             return None
-        return account.spent, (self._clock() - holding.starts_at) / (holding.ends_at - holding.starts_at)
+        whole = holding.ends_at - holding.starts_at
+        return Pace(holding.period, account.spent, (self._clock() - holding.starts_at) / whole)
 
     # -- giving back ---------------------------------------------------------------------------------------------------
     def surrender(self, *, recalled: Collection[int] = (), everything: bool = False) -> None:

@@ -364,6 +364,10 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
             is_judged=visit.runtime.judge.draw(),
         )
         visit.runtime.learner.began(lesson, key.id)
+        for budget in key.budgets:
+            if (pace := visit.runtime.ledger.pace_of(budget)) is not None:
+                lesson.paces.append((budget.amount, pace))
+        visit.lesson = lesson
         visit.context = lesson.context.key
     if key.budgets:
         held = visit.runtime

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from random import Random
 from time import monotonic, time
 from typing import Any, Final, NamedTuple
@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Raw
 
+from keys.ledger import Pace
 from routing.bandit import (
     Arm,
     Bandit,
@@ -27,6 +28,7 @@ from routing.bandit import (
     context_of,
     thrift,
 )
+from routing.pacing import Pacer
 from routing.pricing import NANO
 from routing.repeats import Repeats, fingerprint
 from routing.snapshot import Target
@@ -35,6 +37,7 @@ MODE: Final = "thompson"
 LATENCY_REFERENCE_MS: Final = 10_000.0
 OUTGOING_SECONDS: Final = 1.0
 MAX_LATE: Final = 10_000
+MAX_PACERS: Final = 10_000
 PARTS: Final = frozenset(one.name for one in fields(RewardWeights))
 _encode = msgspec.json.Encoder().encode
 _state = msgspec.json.Decoder(State).decode
@@ -52,13 +55,17 @@ _turn = msgspec.json.Decoder(_Turn).decode
 @dataclass(slots=True)
 class Lesson:
     """What is learned from one request once its outcome is known. `expected`: each candidate's cost, in dollars.
-    `request`: its fingerprint. `is_heard`: what the answer says must be kept until then; `is_judged`: for a judge."""
+    `request`: its fingerprint. `is_heard`: what the answer says must be kept until then; `is_judged`: for a judge.
+    `paces`: of the payer's budgets, with their amounts in nano-dollars; `pressure`: what came of them, in points of
+    reward per dollar."""
 
     context: Context
     expected: dict[str, float]
     request: int = 0
     is_heard: bool = False
     is_judged: bool = False
+    paces: list[tuple[int, Pace]] = field(default_factory=list)
+    pressure: float = 0.0
 
 
 class Late(NamedTuple):
@@ -76,6 +83,7 @@ class Learner:
         self._rng = rng
         self._bandit = Bandit(settings)
         self._weights = weights or RewardWeights()
+        self._pacers: dict[int, Pacer] = {}
         self._last_sent = 0.0
         self._has_news = False
         self.outgoing: deque[bytes] = deque()
@@ -98,7 +106,23 @@ class Learner:
             for target, cost, latency_ms in candidates
         ]
         lesson.expected.update((arm.id, arm.cost) for arm in arms)
-        return self._bandit.choose(lesson.context, arms, rng=self._rng, now=time())
+        pacers = [self._pacer(pace) for _, pace in lesson.paces]
+        for pacer, (amount, pace) in zip(pacers, lesson.paces, strict=True):
+            pressure = pacer.pressure(spent=pace.spent / NANO, budget=amount / NANO, elapsed=pace.elapsed)
+            lesson.pressure = max(lesson.pressure, pressure)
+        choice = self._bandit.choose(lesson.context, arms, rng=self._rng, now=time(), pressure=lesson.pressure)
+        for pacer in pacers:
+            pacer.note(choice.expected_cost)
+        return choice
+
+    def _pacer(self, pace: Pace) -> Pacer:
+        """Of a budget's period. Few are alive at a time: those of periods that are over are forgotten."""
+        found = self._pacers.get(pace.period)
+        if found is None:
+            if len(self._pacers) >= MAX_PACERS:
+                del self._pacers[next(iter(self._pacers))]
+            found = self._pacers[pace.period] = Pacer()
+        return found
 
     def failed(self, lesson: Lesson, model_id: str) -> None:
         self._learn(lesson.context, model_id, compose({"success": 0.0}, self._weights))

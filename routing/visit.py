@@ -23,6 +23,7 @@ from telemetry.journal import Attempt, Candidate, Entry
 if TYPE_CHECKING:
     from providers.formats.envelope import Envelope
     from routing.bandit import Reward
+    from routing.learning import Lesson
     from routing.purse import Purse
     from routing.runtime import Runtime
     from routing.shaping import Shape
@@ -65,6 +66,7 @@ class Visit:
         "headers",
         "is_valid",
         "key",
+        "lesson",
         "mode",
         "patience",
         "plain",
@@ -101,6 +103,7 @@ class Visit:
         self.candidates: list[Candidate] = []
         self.context = ""
         self.reward: Reward | None = None
+        self.lesson: Lesson | None = None
         self.requested_model = self.alias = self.mode = self.reason = ""
         self.stream = self.started = self.client_left = self._accounted = False
         self.estimated_cost_nano: int | None = None
@@ -321,6 +324,7 @@ class Visit:
                 attempt_list=self.attempts,
                 candidates=self.candidates,
                 context=self.context,
+                pressure=self.lesson.pressure if self.lesson is not None else 0.0,
                 charges=self.purse.settle(cost or 0) if self.purse is not None else [],
                 reward=self.reward.value if self.reward is not None else None,
                 reward_parts=self.reward.shown() if self.reward is not None else {},

@@ -155,7 +155,10 @@ class RequestLogAdmin(ReadOnlyAdmin):
     def reward_shown(self, row: RequestLog) -> str:
         parts = row.detail.get("reward_parts", {}).items()
         told = ", ".join(f"{name} {one['value']:.3g} (weight {one['weight']:g})" for name, one in parts)
-        return f"{row.detail['reward']:.3f}: {told}" if told else f"{row.detail['reward']:.3f}"
+        shown = f"{row.detail['reward']:.3f}: {told}" if told else f"{row.detail['reward']:.3f}"
+        if pressure := row.detail.get("pressure"):
+            shown += f". A dollar counted {pressure:.3g} points, for a budget was ahead of its pace."
+        return shown
 
     @display(description="Made for")
     def beside(self, row: RequestLog) -> str:

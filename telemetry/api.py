@@ -104,6 +104,7 @@ class Log(View):
                 "judge_of": row.detail.get("judge_of"),
                 "reward": row.detail.get("reward"),
                 "reward_parts": row.detail.get("reward_parts") or None,
+                "pressure": row.detail.get("pressure"),
                 "answer": row.detail.get("answer"),
             }
         )

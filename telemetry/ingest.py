@@ -50,6 +50,8 @@ def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
         told: dict[str, Any] = {"attempts": entry.attempt_list, "candidates": entry.candidates}
         if entry.context:
             told |= {"context": entry.context, "reward": entry.reward, "reward_parts": entry.reward_parts}
+            if entry.pressure:
+                told["pressure"] = entry.pressure
         detail = _encode(told).decode()
     if entry.shadow_of or entry.judge_of:
         aside = {"attempts": entry.attempt_list, "answer": entry.answer}

@@ -66,7 +66,8 @@ class Candidate(msgspec.Struct, omit_defaults=True):
 class Entry(msgspec.Struct, omit_defaults=True):
     """One finished request. Short of `attempt_list`, the fields of the request log; costs in nano-dollars, `at` in
     microseconds since 1970. `context` and `reward`: the bandit's, where it decided; `reward_parts`: what that is made
-    of, each with its value and weight. `shadow_of`: the request that this one is a copy of; `judge_of`: the one whose
+    of, each with its value and weight; `pressure`: of budgets that are spent too fast, in points of reward per dollar.
+    `shadow_of`: the request that this one is a copy of; `judge_of`: the one whose
     answer is judged by this one; `answer`: what was said to them. `charges`: on budgets, each to be booked once."""
 
     id: str
@@ -104,6 +105,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     context: str = ""
     reward: float | None = None
     reward_parts: dict[str, dict[str, float]] = {}
+    pressure: float = 0.0
     shadow_of: str = ""
     judge_of: str = ""
     charges: list[Charge] = []

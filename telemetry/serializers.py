@@ -65,6 +65,9 @@ class LogDetailSerializer(LogRowSerializer):
     shadow_of = serializers.CharField(allow_null=True, help_text="The request that this one is a copy of.")
     judge_of = serializers.CharField(allow_null=True, help_text="The request whose answer this one judged.")
     answer = serializers.CharField(allow_null=True, help_text="What was said to the copy, or by the judge.")
+    pressure = serializers.FloatField(
+        allow_null=True, help_text="Points of reward that a dollar counted, because a budget was ahead of its pace."
+    )
     reward = serializers.FloatField(
         allow_null=True,
         help_text="What the bandit learned at the answer, 0 to 1; what came later: /rewards.",
@@ -77,7 +80,7 @@ class LogDetailSerializer(LogRowSerializer):
 
     class Meta:
         model = RequestLog
-        fields = (*ROW, "candidates", "shadow_of", "judge_of", "answer", "reward", "reward_parts")
+        fields = (*ROW, "candidates", "shadow_of", "judge_of", "answer", "reward", "reward_parts", "pressure")
 
 
 @extend_schema_field(OpenApiTypes.DATETIME)
