@@ -1,19 +1,20 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Count, OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminSelectWidget
 
 from keys import services
-from keys.models import ClientKey, Scope
+from keys.models import Budget, ClientKey, Project, Scope, Subject
 from tokenhub.adminkit import Admin, WordsField, action, display
 
 
@@ -38,7 +39,17 @@ class ClientKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for t
 @admin.register(ClientKey)
 class ClientKeyAdmin(Admin):
     form = ClientKeyForm
-    list_display = ("name", "shown_prefix", "state", "shown_scopes", "owner", "project", "created_at")
+    list_display = (
+        "name",
+        "shown_prefix",
+        "state",
+        "shown_scopes",
+        "owner",
+        "project",
+        "budget",
+        "spent",
+        "created_at",
+    )
     list_filter = ("enabled", "project", "owner")
     search_fields = ("name", "key_prefix", "owner", "project")
     readonly_fields = ("key_prefix", "created_at")
@@ -56,6 +67,21 @@ class ClientKeyAdmin(Admin):
 
     def get_fieldsets(self, request: HttpRequest, obj: ClientKey | None = None) -> Any:
         return self.fieldsets if obj is not None else self.fieldsets[:2]
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        found = super().get_changelist_instance(request)
+        standings = services.standings_of(Subject.KEY, [str(row.pk) for row in found.result_list])
+        for row in found.result_list:
+            row.standing = standings.get(str(row.pk))
+        return found
+
+    @display(description="Budget")
+    def budget(self, key: ClientKey) -> str | None:
+        return _budget_of(getattr(key, "standing", None))
+
+    @display(description="Spent")
+    def spent(self, key: ClientKey) -> str | None:
+        return _spent_of(getattr(key, "standing", None))
 
     @display(description="Key")
     def shown_prefix(self, key: ClientKey) -> str:
@@ -126,3 +152,151 @@ class ClientKeyAdmin(Admin):
         response = TemplateResponse(request, "keys/issued.html", context)
         response["Cache-Control"] = "no-store"
         return response
+
+
+# -- projects and budgets --------------------------------------------------------------------------------------------
+@admin.register(Project)
+class ProjectAdmin(Admin):
+    list_display = ("name", "key_count", "budget", "spent", "created_at")
+    search_fields = ("name", "description")
+    fields = ("name", "description")
+    empty_title = "No project yet"
+    empty_hint = "A project groups client keys, which name it: a budget on it holds for all of them together."
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Project | None = None) -> tuple[str, ...]:
+        return () if obj is None else ("name",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
+        keys = ClientKey.objects.filter(project=OuterRef("name")).order_by().values("project")
+        found: QuerySet[Project] = super().get_queryset(request)
+        return found.annotate(keys=keys.annotate(count=Count("pk")).values("count"))
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        found = super().get_changelist_instance(request)
+        standings = services.standings_of(Subject.PROJECT, [row.pk for row in found.result_list])
+        for row in found.result_list:
+            row.standing = standings.get(row.pk)
+        return found
+
+    @display(description="Client keys")
+    def key_count(self, project: Project) -> int:
+        return getattr(project, "keys", None) or 0
+
+    @display(description="Budget")
+    def budget(self, project: Project) -> str | None:
+        return _budget_of(getattr(project, "standing", None))
+
+    @display(description="Spent")
+    def spent(self, project: Project) -> str | None:
+        return _spent_of(getattr(project, "standing", None))
+
+    def save_model(self, request: HttpRequest, obj: Project, form: Any, change: bool) -> None:
+        services.save_project(project=obj)
+
+    def delete_model(self, request: HttpRequest, obj: Project) -> None:
+        services.delete_project(project=obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Project]) -> None:
+        for project in queryset:
+            services.delete_project(project=project)
+
+
+class BudgetForm(forms.ModelForm):  # type: ignore[type-arg]
+    whose = forms.ChoiceField(
+        widget=UnfoldAdminSelectWidget, help_text="Of a request that several budgets concern, all must hold."
+    )
+
+    class Meta:
+        model = Budget
+        fields = ("whose", "amount_usd", "every")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "whose" not in self.fields:
+            return
+        taken = set(Budget.objects.exclude(pk=self.instance.pk).values_list("subject", "subject_id"))
+        keys = [(f"key:{key.pk}", str(key)) for key in ClientKey.objects.only("id", "name", "key_prefix")]
+        projects = [(f"project:{name}", name) for name in Project.objects.values_list("name", flat=True)]
+        groups = {"": [("installation:", "the whole installation")], "Projects": projects, "Client keys": keys}
+        self.fields["whose"].choices = [  # type: ignore[attr-defined]
+            (title, [one for one in listed if tuple(one[0].split(":", 1)) not in taken])
+            for title, listed in groups.items()
+        ]
+        if self.instance.pk:
+            self.initial["whose"] = f"{self.instance.subject}:{self.instance.subject_id}"
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        if "whose" in cleaned:
+            self.instance.subject, _, self.instance.subject_id = cleaned["whose"].partition(":")
+        return cleaned
+
+
+@admin.register(Budget)
+class BudgetAdmin(Admin):
+    form = BudgetForm
+    list_display = ("whose", "amount", "every", "spent", "leased", "overrun", "resets")
+    list_filter = ("subject", "every")
+    search_fields = ("subject_id",)
+    empty_title = "No budget yet"
+    empty_hint = "A budget says what a client key, a project or the whole installation may spend, and holds."
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        found = super().get_changelist_instance(request)
+        ids = [row.subject_id for row in found.result_list if row.subject == Subject.KEY]
+        names = {str(key.pk): key.name for key in ClientKey.objects.filter(pk__in=ids).only("id", "name")}
+        for row, standing in zip(found.result_list, services.standings(found.result_list), strict=True):
+            row.standing, row.key_name = standing, names.get(row.subject_id, row.subject_id)
+        return found
+
+    @display(description="Whose", ordering="subject_id")
+    def whose(self, budget: Budget) -> str:
+        if budget.subject == Subject.INSTALLATION:
+            return "the whole installation"
+        name = getattr(budget, "key_name", budget.subject_id)
+        return f"{budget.get_subject_display().lower()} {name}"
+
+    @display(description="Budget", ordering="amount_usd")
+    def amount(self, budget: Budget) -> str:
+        return _usd(budget.amount_usd)
+
+    @display(description="Spent")
+    def spent(self, budget: Budget) -> str | None:
+        return _spent_of(getattr(budget, "standing", None))
+
+    @display(description="In leases")
+    def leased(self, budget: Budget) -> str:
+        return _usd(budget.standing.leased_usd)  # type: ignore[attr-defined]  # of rows in the list
+
+    @display(description="Overrun")
+    def overrun(self, budget: Budget) -> str | None:
+        over = budget.standing.overrun_usd  # type: ignore[attr-defined]
+        return _usd(over) if over else None
+
+    @display(description="Begins anew")
+    def resets(self, budget: Budget) -> str | None:
+        at = budget.standing.resets_at  # type: ignore[attr-defined]
+        return f"{timezone.localtime(at):%Y-%m-%d %H:%M}" if at is not None else None
+
+    def save_model(self, request: HttpRequest, obj: Budget, form: Any, change: bool) -> None:
+        services.save_budget(budget=obj)
+
+    def delete_model(self, request: HttpRequest, obj: Budget) -> None:
+        services.delete_budget(budget=obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Budget]) -> None:
+        for budget in queryset:
+            services.delete_budget(budget=budget)
+
+
+def _usd(amount: Decimal) -> str:
+    """To the cent, or as many digits as it takes to see something."""
+    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount.normalize():f}"
+
+
+def _budget_of(standing: services.Standing | None) -> str | None:
+    return None if standing is None else f"{_usd(standing.budget.amount_usd)} per {standing.budget.every}"
+
+
+def _spent_of(standing: services.Standing | None) -> str | None:
+    return None if standing is None else f"{_usd(standing.spent_usd)} ({standing.percent:.0f} %)"

@@ -9,9 +9,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from keys import services
-from keys.models import ClientKey
-from keys.serializers import ClientKeySerializer, IssuedSerializer, NothingSerializer
-from tokenhub.apikit import Records, rights
+from keys.models import ClientKey, Every, Project, Subject
+from keys.serializers import (
+    BudgetSerializer,
+    ClientKeySerializer,
+    IssuedSerializer,
+    NothingSerializer,
+    ProjectSerializer,
+)
+from tokenhub.apikit import Done, Records, View, body_of, done, rights
 
 WARNING = "Keep this key now: it is stored as a digest only, and cannot be shown again."
 
@@ -25,9 +31,9 @@ class ClientKeys(Records[ClientKey]):
 
     @extend_schema(responses=IssuedSerializer)
     def create(self, request: Request) -> Response:
-        serializer = self.get_serializer(data=request.data)
+        serializer = ClientKeySerializer(data=request.data, context=self.get_serializer_context())
         serializer.is_valid(raise_exception=True)
-        return _shown(services.issue(**serializer.validated_data))
+        return _shown(serializer.issue())
 
     def remove(self, record: ClientKey) -> None:
         services.delete(key=record)
@@ -37,6 +43,18 @@ class ClientKeys(Records[ClientKey]):
             return super()._row(rows, str(UUID(key)))
         except ValueError:
             return None
+
+
+class Projects(Records[Project]):
+    """Projects group client keys, which name them."""
+
+    rights = rights(Project)
+    serializer_class = ProjectSerializer
+    queryset = Project.objects.all()
+    key_field = "name"
+
+    def remove(self, record: Project) -> None:
+        services.delete_project(project=record)
 
 
 class RotateClientKey(ClientKeys):
@@ -65,3 +83,33 @@ def _shown(issued: services.IssuedKey) -> Response:
             "warning": WARNING,
         }
     )
+
+
+class InstallationBudget(View):
+    """The budget of the whole installation: all requests, shadows and judges together."""
+
+    rights = {"GET": ("keys.view_budget",), "PUT": ("keys.change_budget",), "DELETE": ("keys.delete_budget",)}
+
+    @extend_schema(responses=BudgetSerializer)
+    def get(self, request: Request) -> Response:
+        known = services.standings_of(Subject.INSTALLATION, [""]).get("")
+        if known is None:
+            raise Http404
+        return Response(BudgetSerializer(known).data)
+
+    @extend_schema(request=BudgetSerializer, responses=BudgetSerializer)
+    def put(self, request: Request) -> Response:
+        serializer = BudgetSerializer(data=body_of(request))
+        serializer.is_valid(raise_exception=True)
+        given = serializer.validated_data["budget"]
+        services.set_budget(
+            subject=Subject.INSTALLATION,
+            amount_usd=given["amount_usd"],
+            every=given.get("every", Every.MONTH),
+        )
+        return self.get(request)
+
+    @extend_schema(responses=Done)
+    def delete(self, request: Request) -> Response:
+        services.set_budget(subject=Subject.INSTALLATION, amount_usd=None)
+        return done()

@@ -14,7 +14,7 @@ from datetime import datetime
 from math import inf
 from pathlib import Path
 from secrets import token_hex
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import uuid4
 
 from django.db import transaction
@@ -188,26 +188,12 @@ def release_host(host: str) -> int:
     return sum(_release(holder) for holder in names)
 
 
-class Spent(NamedTuple):
-    """Of a budget's period, in nano-dollars. `hosts`: who holds what is leased."""
-
-    settled: int
-    leased: int
-    overrun: int
-    ends_at: datetime | None
-    hosts: dict[str, int]
-
-
-def spent_of(budget: Budget, now: datetime) -> Spent:
-    """In the period that is now."""
-    span = span_of(Every(budget.every), now, timezone.get_default_timezone())
-    found = budget.periods.filter(every=budget.every, starts_at=span.starts_at).first()
-    if found is None:
-        return Spent(0, 0, 0, span.ends_at, {})
+def leased_by_host(budget: Budget) -> dict[str, int]:
+    """Who holds what of it, in nano-dollars."""
     hosts: defaultdict[str, int] = defaultdict(int)
-    for lease in found.leases.all():
+    for lease in Lease.objects.filter(period__budget=budget):
         hosts[lease.host] += lease.remaining_nano
-    return Spent(found.settled_nano, found.leased_nano, found.overrun_nano, span.ends_at, dict(hosts))
+    return dict(hosts)
 
 
 def host_of(folder: Path) -> str:

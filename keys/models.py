@@ -89,7 +89,7 @@ class ClientKey(models.Model):
 class Project(models.Model):
     """Groups client keys, which name it; a budget on it holds for all of them together."""
 
-    name = models.CharField(max_length=200, unique=True)
+    name = models.CharField(max_length=200, primary_key=True)
     description = models.CharField(max_length=1000, blank=True)
     created_at = models.DateTimeField(auto_now_add=True, editable=False)
 

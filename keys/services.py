@@ -4,15 +4,18 @@ ValidationError."""
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
 from django.db import transaction
+from django.utils import timezone
 
+from keys import calendar
 from keys.auth import digest_of
-from keys.models import Budget, ClientKey, Every, Project, Subject
+from keys.calendar import span_of
+from keys.models import Budget, BudgetPeriod, ClientKey, Every, Project, Subject
 
 SHOWN_PREFIX_LENGTH = 17  # `tokenhub_` and eight digits: enough to tell keys apart, useless to a thief
 
@@ -115,17 +118,9 @@ def delete_budget(*, budget: Budget) -> None:
 # -- projects --------------------------------------------------------------------------------------------------------
 @transaction.atomic
 def save_project(*, project: Project) -> None:
-    """A new name goes along to its keys and its budget. Raises ValidationError."""
-    project.full_clean()
-    before = Project.objects.select_for_update().filter(pk=project.pk).first()
+    """Raises ValidationError."""
+    project.full_clean(validate_unique=project._state.adding)  # noqa: SLF001  Django's documented interface
     project.save()
-    if before is not None and before.name != project.name:
-        for key in ClientKey.objects.select_for_update().filter(project=before.name):
-            key.project = project.name
-            key.save()
-        for budget in Budget.objects.filter(subject=Subject.PROJECT, subject_id=before.name):
-            budget.subject_id = project.name
-            budget.save()
 
 
 @transaction.atomic
@@ -137,3 +132,43 @@ def delete_project(*, project: Project) -> None:
     for budget in Budget.objects.filter(subject=Subject.PROJECT, subject_id=project.name):
         budget.delete()
     project.delete()
+
+
+# -- how budgets stand -----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Of a budget in the period that is now, in dollars. `resets_at`: None for a budget without periods."""
+
+    budget: Budget
+    spent_usd: Decimal
+    leased_usd: Decimal
+    overrun_usd: Decimal
+    resets_at: datetime | None
+
+    @property
+    def percent(self) -> float:
+        return float(100 * self.spent_usd / self.budget.amount_usd) if self.budget.amount_usd else 100.0
+
+
+def standings(budgets: Iterable[Budget]) -> list[Standing]:
+    """In their order."""
+    now, zone = timezone.now(), timezone.get_default_timezone()
+    listed = list(budgets)
+    spans = {one.pk: span_of(calendar.Every(one.every), now, zone) for one in listed}
+    rows = BudgetPeriod.objects.filter(budget__in=listed, starts_at__in={span.starts_at for span in spans.values()})
+    found = {(row.budget_id, row.every, row.starts_at): row for row in rows}
+    standing = []
+    for one in listed:
+        span = spans[one.pk]
+        row = found.get((one.pk, one.every, span.starts_at)) or BudgetPeriod()
+        spent, leased, overrun = (
+            Decimal(nano).scaleb(-9) for nano in (row.settled_nano, row.leased_nano, row.overrun_nano)
+        )
+        standing.append(Standing(one, spent, leased, overrun, span.ends_at))
+    return standing
+
+
+def standings_of(subject: str, ids: Iterable[str]) -> dict[str, Standing]:
+    """By the subject's id, of those that have a budget."""
+    budgets = Budget.objects.filter(subject=subject, subject_id__in=list(ids))
+    return {one.budget.subject_id: one for one in standings(budgets)}

@@ -19,7 +19,7 @@ from rest_framework.exceptions import NotAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from keys.api import ClientKeys, RotateClientKey
+from keys.api import ClientKeys, InstallationBudget, Projects, RotateClientKey
 from keys.models import ClientKey
 from providers.api import Providers
 from providers.models import Provider, ProviderType
@@ -196,6 +196,9 @@ urlpatterns: list[URLPattern] = [
     path("apikeys", ClientKeys.as_view({"get": "list", "post": "create"})),
     path("apikeys/<str:id>", ClientKeys.as_view(_ONE)),
     path("apikeys/<str:id>/rotate", RotateClientKey.as_view({"post": "rotate"})),
+    path("projects", Projects.as_view(_LIST)),
+    path("projects/<path:id>", Projects.as_view(_ONE)),
+    path("budget", InstallationBudget.as_view()),
     path("routing/simulate", Simulate.as_view()),
     path("routing/evaluate", Evaluate.as_view()),
     path("rewards", Rewards.as_view()),

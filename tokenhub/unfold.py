@@ -69,6 +69,8 @@ UNFOLD: dict[str, Any] = {
                 "separator": True,
                 "items": [
                     _item("Client keys", "key", "keys.clientkey"),
+                    _item("Projects", "folder_shared", "keys.project"),
+                    _item("Budgets", "savings", "keys.budget"),
                     _item("Vault", "encrypted", "vault.vaultstate"),
                     _item("Users", "person", "auth.user"),
                     _item("Groups", "group", "auth.group"),

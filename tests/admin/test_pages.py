@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from django.utils import timezone
 
 import tokenhub.urls  # noqa: F401  registers the pages
 from keys import services as keys
-from keys.models import ClientKey
+from keys.models import Budget, ClientKey, Project, Subject
 from providers.models import CredentialStore, Provider, ProviderType
 from routing.models import Alias, AliasVariant, Feedback, Model, PolicyEvaluation, RoutingProfile
 from telemetry.models import RequestLog
@@ -58,6 +59,11 @@ def client_key(number: int = 0, **fields: Any) -> ClientKey:
     return keys.issue(**{"name": f"key {number}", **fields}).record
 
 
+def budget(number: int = 0) -> Budget:
+    project = Project.objects.create(name=f"paid/{number}")
+    return Budget.objects.create(subject=Subject.PROJECT, subject_id=project.pk, amount_usd=Decimal(5))
+
+
 def request_row(number: int = 0, **fields: Any) -> RequestLog:
     attempts = [{"model": "m", "provider": "p", "error_class": "timeout", "latency_ms": 7, "message": "too slow"}]
     defaults = {
@@ -85,6 +91,8 @@ SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
     Feedback: feedback,
     PolicyEvaluation: lambda number: feedback(number, rows=PolicyEvaluation),
     ClientKey: client_key,
+    Project: lambda number: Project.objects.create(name=f"team/{number}"),
+    Budget: budget,
     RequestLog: request_row,
     VaultState: vault_state,
     User: lambda number: User.objects.create_user(f"user_{number}", password="x"),

@@ -8,7 +8,6 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
-from django.utils import timezone
 
 from keys import bank, services
 from keys.management.commands.keys import find_key
@@ -47,12 +46,12 @@ class Command(BaseCommand):
                 self.stdout.write(f"{count} leases of {options['host']} returned.")
 
     def _list(self) -> None:
-        for budget in Budget.objects.all():
-            spent = bank.spent_of(budget, timezone.now())
-            end = f", until {spent.ends_at:%Y-%m-%d %H:%M %Z}" if spent.ends_at is not None else ""
-            self.stdout.write(f"{budget}: ${spent.settled / NANO:.6f} spent, ${spent.leased / NANO:.6f} leased{end}")
-            for host, nano in spent.hosts.items():
-                self.stdout.write(f"    ${nano / NANO:.6f} at host {host}")
+        for one in services.standings(Budget.objects.all()):
+            end = f", until {one.resets_at:%Y-%m-%d %H:%M %Z}" if one.resets_at is not None else ""
+            over = f", ${one.overrun_usd:f} overrun" if one.overrun_usd else ""
+            self.stdout.write(f"{one.budget}: ${one.spent_usd:f} spent ({one.percent:.1f} %){over}{end}")
+            for host, nano in bank.leased_by_host(one.budget).items():
+                self.stdout.write(f"    ${nano / NANO:.6f} leased by host {host}")
 
     def _set(self, options: dict[str, Any]) -> None:
         try:
