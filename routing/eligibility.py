@@ -65,7 +65,7 @@ def needs_of(envelope: Envelope) -> Needs:
     )
 
 
-def expected_cost(target: Target, needs: Needs, *, is_home: bool = False) -> int | None:
+def expected_cost(target: Target, needs: Needs, is_home: bool = False) -> int | None:
     """In nano-dollars; None without a price. `is_home`: the conversation's earlier turns went there, so that most of
     the input is in its provider's cache, if it is long enough for one."""
     if target.prices is None:
@@ -87,9 +87,10 @@ def exclusion(
     resting: str,
     latency_ms: float,
     vault_open: bool,
-    is_home: bool = False,
+    cost: int | None,
 ) -> str:
-    """Why the router may not pick the target; empty when it may. `resting`: what its health says."""
+    """Why the router may not pick the target; empty when it may. `resting`: what its health says; `cost`: expected, in
+    nano-dollars."""
     if not key.may_use(target.model_id):
         return "model_not_allowed"
     if target.weight < policy.min_weight:
@@ -107,7 +108,6 @@ def exclusion(
     if key.budgets and target.prices is None:
         return "no_price"
     if policy.max_budget_nano is not None:
-        cost = expected_cost(target, needs, is_home=is_home)
         if cost is None:
             if policy.budget_is_own:
                 return "no_price"

@@ -55,24 +55,25 @@ def rank(
     for target in snapshot.routable:
         if target is hint:
             continue
-        stats = health.stats(target.provider.id, target.model_id)
+        model_id, provider_id = target.model_id, target.provider.id
+        stats = health.stats(provider_id, model_id)
+        cost = expected_cost(target, needs, model_id == home)
         why = exclusion(
             target,
             dialect=dialect,
             needs=needs,
             policy=policy,
             key=key,
-            resting=health.resting(target.provider.id, target.model_id, now),
+            resting=health.resting(provider_id, model_id, now),
             latency_ms=stats.latency_ms if stats.calls else 0.0,
             vault_open=vault_open,
-            is_home=target.model_id == home,
+            cost=cost,
         )
         if why:
             if len(excluded) < SHOWN:
-                excluded.append(Candidate(target.model_id, target.provider.id, excluded=why))
+                excluded.append(Candidate(model_id, provider_id, excluded=why))
             continue
         eligible.append(target)
-        cost = expected_cost(target, needs, is_home=target.model_id == home)
         figures.append(Figures(cost, stats.latency_ms, stats.failure, target.weight))
     parts = scores(figures, snapshot.profiles[policy.mode])
     places = [one.score for one in parts]
@@ -124,7 +125,7 @@ def _rank_many(
     figures = []
     for target in targets[:SHOWN]:
         stats = health.stats(target.provider.id, target.model_id)
-        cost = expected_cost(target, needs, is_home=target.model_id == home)
+        cost = expected_cost(target, needs, target.model_id == home)
         figures.append(Figures(cost, stats.latency_ms, stats.failure, target.weight))
     parts = scores(figures, profile, dearest=found.dearest, slowest=found.slowest)
     shown = [Candidate(one.model_id, one.provider.id, *part) for one, part in zip(targets, parts, strict=False)]
@@ -140,6 +141,7 @@ def _rank_many(
             resting=health.resting(target.provider.id, target.model_id, now),
             latency_ms=stats.latency_ms if stats.calls else 0.0,
             vault_open=vault_open,
+            cost=expected_cost(target, needs, target.model_id == home),
         )
         if why:  # it may have come back a moment ago
             shown.append(Candidate(target.model_id, target.provider.id, excluded=why))

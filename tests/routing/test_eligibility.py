@@ -49,7 +49,7 @@ def why(
 ) -> str:
     return exclusion(
         one, dialect=CHAT, needs=wanted, policy=policy or Policy("normal"), key=by or key(), resting=resting,
-        latency_ms=latency_ms, vault_open=vault_open,
+        latency_ms=latency_ms, vault_open=vault_open, cost=expected_cost(one, wanted),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from keys.auth import KeyRecord
 from providers.formats.registry import DIALECTS
 from providers.outcomes import ErrorClass
 from routing import ranking
-from routing.eligibility import Needs, exclusion
+from routing.eligibility import Needs, exclusion, expected_cost
 from routing.health import Health
 from routing.learning import Learner, lesson_of
 from routing.policy import Policy
@@ -84,7 +84,14 @@ def why_not(world: tuple[Snapshot, Health, dict[str, Any]], one: Target) -> str:
     _, health, asked = world
     stats = health.stats(one.provider.id, one.model_id)
     resting = health.resting(one.provider.id, one.model_id, NOW + 0.01)
-    return exclusion(one, dialect=CHAT, resting=resting, latency_ms=stats.latency_ms if stats.calls else 0.0, **asked)
+    return exclusion(
+        one,
+        dialect=CHAT,
+        resting=resting,
+        latency_ms=stats.latency_ms if stats.calls else 0.0,
+        cost=expected_cost(one, asked["needs"]),
+        **asked,
+    )
 
 
 @given(worlds())
