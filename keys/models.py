@@ -122,7 +122,10 @@ class Budget(models.Model):
         max_length=200, blank=True, help_text="The client key's id, or the project's name. Empty for the installation."
     )
     amount_usd = models.DecimalField(
-        max_digits=18, decimal_places=9, validators=[MinValueValidator(Decimal(0)), MaxValueValidator(Decimal(10**9))]
+        "amount in US dollars",
+        max_digits=18,
+        decimal_places=9,
+        validators=[MinValueValidator(Decimal(0)), MaxValueValidator(Decimal(10**9))],
     )
     every = models.CharField(
         max_length=10, choices=Every.choices, default=Every.MONTH, help_text="Begins anew with each, by the time zone."

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MANY: Final = 40  # from so many arms on, numpy is faster
 REMEMBERED: Final = 4096  # learned arms that a panel can catch up with
 LEAST: Final = 1e-9  # a probability below is none
+LEAST_COST: Final = 1e-15  # in dollars; below, nothing can be divided by it
 _PAGE_1, _PAGE_3 = 1.5976, 0.070566  # log odds of a normal variable below z: Page (1977), to 0.00014
 _ID, _COST, _LATENCY = itemgetter(0), itemgetter(1), itemgetter(2)  # of an Arm
 
@@ -349,7 +350,7 @@ class Bandit:
         some_known = 0 < len(on_trial) < len(arms)
         if some_known:
             self._raise_hopes(arms, means, on_trial)
-        price = pressure or (settings.cost_weight / dearest if dearest else 0.0)
+        price = pressure or (settings.cost_weight / dearest if dearest > LEAST_COST else 0.0)
         values = [mean - price * cost for mean, cost in zip(means, costs, strict=True)]
         if settings.latency_weight and slowest:
             per_ms = settings.latency_weight / slowest
@@ -437,7 +438,7 @@ class Bandit:
             hopes = np.array([one.prior_share * max(best_known - one.prior, 0.0) for one in known])
             means[trials] += hopes
         dearest = float(costs.max())
-        values = means - (pressure or (settings.cost_weight / dearest if dearest else 0.0)) * costs
+        values = means - (pressure or (settings.cost_weight / dearest if dearest > LEAST_COST else 0.0)) * costs
         if settings.latency_weight:
             latencies = np.fromiter(map(_LATENCY, arms), float, len(arms))
             values -= settings.latency_weight / (float(latencies.max()) or 1.0) * latencies

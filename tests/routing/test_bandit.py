@@ -12,7 +12,7 @@ from statistics import mean
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from routing.bandit import (
@@ -240,6 +240,7 @@ def test_of_two_arms_the_probability_is_that_of_a_draw_from_both_posteriors() ->
     st.sampled_from([0.0, 1e-6, 0.1, 5.0, 1e12]),
     st.integers(1, 6),
 )
+@example([], [2.2e-313, 0.0, 0.0, 0.0, 0.0, 0.0], 0.0, 1)
 @settings(max_examples=60, deadline=None)
 def test_a_choice_is_a_ranking_with_a_probability(
     rewards: list[tuple[int, float]], costs: list[float], pressure: float, count: int
