@@ -14,8 +14,10 @@ from django.utils import timezone
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminSelectWidget
 
 from keys import services
-from keys.models import Budget, ClientKey, Project, Scope, Subject
+from keys.models import LIMIT_FIELDS, Budget, ClientKey, Project, Scope, Subject
 from tokenhub.adminkit import Admin, WordsField, action, display
+
+_LIMITS = (("rate_limit_rps", "rate_limit_burst", "rate_limit_rpm"), ("rate_limit_tpm", "max_concurrent"))
 
 
 class ClientKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the type checker only
@@ -32,7 +34,7 @@ class ClientKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for t
         model = ClientKey
         fields = (
             "name", "owner", "project", "tags", "scopes", "allowed_models", "allow_fallback", "allow_directives",
-            "enabled", "expires_at",
+            "enabled", "expires_at", *LIMIT_FIELDS,
         )  # fmt: skip
 
 
@@ -59,6 +61,7 @@ class ClientKeyAdmin(Admin):
             "What it may do",
             {"fields": ("enabled", "expires_at", "scopes", "allowed_models", "allow_fallback", "allow_directives")},
         ),
+        ("How much", {"fields": _LIMITS}),
         ("The key", {"fields": (("key_prefix", "created_at"),)}),
     )
     actions_detail = ("rotate",)
@@ -66,7 +69,7 @@ class ClientKeyAdmin(Admin):
     empty_hint = "Each application gets a key of its own, so that its use can be seen, limited and ended by itself."
 
     def get_fieldsets(self, request: HttpRequest, obj: ClientKey | None = None) -> Any:
-        return self.fieldsets if obj is not None else self.fieldsets[:2]
+        return self.fieldsets if obj is not None else self.fieldsets[:3]
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         found = super().get_changelist_instance(request)
@@ -159,7 +162,7 @@ class ClientKeyAdmin(Admin):
 class ProjectAdmin(Admin):
     list_display = ("name", "key_count", "budget", "spent", "created_at")
     search_fields = ("name", "description")
-    fields = ("name", "description")
+    fieldsets = ((None, {"fields": ("name", "description")}), ("How much", {"fields": _LIMITS}))
     empty_title = "No project yet"
     empty_hint = "A project groups client keys, which name it: a budget on it holds for all of them together."
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+from keys.limits import Limits
+
 KEY_PREFIX = b"tokenhub_"
 KEY_LENGTH = len(KEY_PREFIX) + 64
 
@@ -25,7 +27,7 @@ class BudgetRecord:
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
     """A client key as the data plane needs it. Empty `scopes` or `allowed_models`: all. `expires_at`: Unix time.
-    `budgets`: its own, its project's and the installation's, all of which must hold."""
+    `budgets`: its own, its project's and the installation's; `limits`: its own and its project's. All must hold."""
 
     id: str
     name: str
@@ -38,6 +40,7 @@ class KeyRecord:
     expires_at: float | None
     allow_directives: bool = True
     budgets: tuple[BudgetRecord, ...] = ()
+    limits: tuple[Limits, ...] = ()
 
     def may_use(self, model_id: str) -> bool:
         return not self.allowed_models or model_id in self.allowed_models

@@ -1,10 +1,87 @@
-"""Rate limits in memory. Pure: time is an argument, in seconds of any steady clock."""
+"""Rate limits: the arithmetic of buckets. Pure: time is an argument, in seconds of a steady clock.
+
+A limit of N per so many seconds is a bucket of `burst` that refills evenly. Of a bucket one number is kept, the moment
+at which it is full again (GCRA, ITU-T I.371): taking moves it on, time lets it pass."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+TOLERANCE: Final = 1e-9  # a float clock is never exact
+
+
+class Bucket(NamedTuple):
+    """`rate` units a second, `burst` at once."""
+
+    rate: float
+    burst: float
+
+    def wait(self, full_at: float, amount: float, now: float) -> float:
+        """Seconds until so much can be taken; 0.0 now. More than the burst can be taken of a full bucket."""
+        needed = max(full_at, now) + min(amount, self.burst) / self.rate
+        over = needed - now - self.burst / self.rate
+        return over if over > TOLERANCE else 0.0
+
+    def taken(self, full_at: float, amount: float, now: float) -> float:
+        """The new `full_at`. A negative amount gives back."""
+        return max(full_at, now) + amount / self.rate
+
+    def standing(self, full_at: float, now: float) -> Standing:
+        reset = max(full_at - now, 0.0)
+        return Standing(round(self.burst), int(max(self.burst - reset * self.rate, 0.0) + 1e-6), reset)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of a client key or a project. `owner`: 16 bytes that name it in tables; `whose`: as a person reads it.
+    `concurrent`: requests at the same time; 0: any number."""
+
+    owner: bytes
+    whose: str
+    second: Bucket | None = None
+    minute: Bucket | None = None
+    tokens: Bucket | None = None
+    concurrent: int = 0
+
+
+class Standing(NamedTuple):
+    """Of one limit after a request was let in: its size, what is left, seconds until all of it is back."""
+
+    limit: int
+    remaining: int
+    reset_seconds: float
+
+
+class Standings(NamedTuple):
+    """Of whoever has the least left."""
+
+    requests: Standing | None = None
+    tokens: Standing | None = None
+
+    def tightest(self, other: Standings) -> Standings:
+        return Standings(_tighter(self.requests, other.requests), _tighter(self.tokens, other.tokens))
+
+
+def _tighter(one: Standing | None, other: Standing | None) -> Standing | None:
+    if one is None or other is None:
+        return one or other
+    return min(one, other, key=lambda standing: standing.remaining)
+
+
+class LimitExceeded(Exception):
+    """`what`: the limit, as a person reads it."""
+
+    def __init__(self, limits: Limits, what: str, *, retry_after_seconds: float) -> None:
+        super().__init__(what)
+        self.limits = limits
+        self.what = what
+        self.retry_after_seconds = retry_after_seconds
+
 
 class AddressLimiter:
-    """A token bucket per address: `rate` requests a second on average, `burst` at once. A rate of 0 lets all pass."""
+    """Of one process, a bucket per address: `rate` requests a second on average, `burst` at once. A rate of 0 lets all
+    pass."""
 
     MAX_ADDRESSES = 65_536
 

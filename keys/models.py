@@ -21,6 +21,42 @@ class Scope(models.TextChoices):
     EMBEDDINGS = "embeddings", "Embeddings"
 
 
+class Limited(models.Model):
+    """Whoever has rate limits. Empty: none."""
+
+    rate_limit_rps = models.FloatField(
+        "requests per second", null=True, blank=True, validators=[MinValueValidator(0.001), MaxValueValidator(1e6)]
+    )
+    rate_limit_burst = models.PositiveIntegerField(
+        "requests at once",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(10**6)],
+        help_text="Of those per second. Empty: a second's worth, and one at least.",
+    )
+    rate_limit_rpm = models.PositiveIntegerField(
+        "requests per minute", null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(10**8)]
+    )
+    rate_limit_tpm = models.PositiveBigIntegerField(
+        "tokens per minute",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(10**12)],
+        help_text="Input and output. Estimated when a request comes, corrected by what its answer took.",
+    )
+    max_concurrent = models.PositiveIntegerField(
+        "requests at the same time", null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(10**5)]
+    )
+
+    class Meta:
+        abstract = True
+
+
+LIMIT_FIELDS: Final = (
+    "rate_limit_rps", "rate_limit_burst", "rate_limit_rpm", "rate_limit_tpm", "max_concurrent",
+)  # fmt: skip
+
+
 class ClientKeyQuerySet(models.QuerySet["ClientKey"]):
     def servable(self) -> ClientKeyQuerySet:
         """Keys that a request may name, disabled and expired ones too: they get an error of their own."""
@@ -37,10 +73,11 @@ class ClientKeyQuerySet(models.QuerySet["ClientKey"]):
             "allow_directives",
             "enabled",
             "expires_at",
+            *LIMIT_FIELDS,
         )
 
 
-class ClientKey(models.Model):
+class ClientKey(Limited):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=200, help_text="Which application uses it.")
     owner = models.CharField(max_length=200, blank=True)
@@ -75,7 +112,7 @@ class ClientKey(models.Model):
         return f"{self.name} ({self.key_prefix}…)"
 
     def clean(self) -> None:
-        errors = {}
+        errors: dict[str, str] = {}
         for field in ("scopes", "allowed_models", "tags"):
             value = getattr(self, field)
             if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
@@ -86,8 +123,8 @@ class ClientKey(models.Model):
             raise ValidationError(errors)
 
 
-class Project(models.Model):
-    """Groups client keys, which name it; a budget on it holds for all of them together."""
+class Project(Limited):
+    """Groups client keys, which name it; limits and a budget on it hold for all of them together."""
 
     name = models.CharField(max_length=200, primary_key=True)
     description = models.CharField(max_length=1000, blank=True)

@@ -11,7 +11,7 @@ from django.utils import timezone
 from rest_framework import serializers
 
 from keys import services
-from keys.models import ClientKey, Every, Project, Subject
+from keys.models import LIMIT_FIELDS, ClientKey, Every, Project, Subject
 from tokenhub.apikit import Dollars, Record, Strict, Words, WordsOrText
 
 M = TypeVar("M", bound=models.Model)
@@ -140,7 +140,7 @@ class ProjectSerializer(WithBudget[Project]):
 
     class Meta:
         model = Project
-        fields = ("name", "description", *WithBudget.budget_fields, "created_at")
+        fields = ("name", "description", *LIMIT_FIELDS, *WithBudget.budget_fields, "created_at")
         read_only_fields = ("created_at",)
 
     def create(self, validated_data: Mapping[str, Any]) -> Project:
@@ -166,8 +166,8 @@ class ClientKeySerializer(WithBudget[ClientKey]):
         model = ClientKey
         fields = (
             "id", "name", "owner", "project", "tags", "scopes", "allowed_models", "allow_fallback",
-            "allow_directives", "enabled", "expires_in", "expires_at", *WithBudget.budget_fields, "key_prefix",
-            "created_at", "last_used_at",
+            "allow_directives", "enabled", "expires_in", "expires_at", *LIMIT_FIELDS,
+            *WithBudget.budget_fields, "key_prefix", "created_at", "last_used_at",
         )  # fmt: skip
         read_only_fields = ("id", "key_prefix", "created_at", "last_used_at")
 

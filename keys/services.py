@@ -43,8 +43,9 @@ def issue(
     allow_directives: bool = True,
     enabled: bool = True,
     expires_at: datetime | None = None,
+    **limits: float | None,
 ) -> IssuedKey:
-    """Raises ValidationError."""
+    """`limits`: some of LIMIT_FIELDS. Raises ValidationError."""
     record = ClientKey(
         name=name,
         owner=owner,
@@ -56,6 +57,7 @@ def issue(
         allow_directives=allow_directives,
         enabled=enabled,
         expires_at=expires_at,
+        **limits,
     )
     return reissue(key=record)
 

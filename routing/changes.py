@@ -10,14 +10,14 @@ from django.db import models, transaction
 from django.db.models import F
 from django.db.models.signals import post_delete, post_save
 
-from keys.models import Budget, ClientKey
+from keys.models import Budget, ClientKey, Project
 from providers.models import Provider
 from routing.models import Alias, AliasVariant, ConfigVersion, Model, RoutingProfile
 from vault.models import Secret
 
 CHANGED = threading.Event()
 WATCHED: tuple[type[models.Model], ...] = (
-    Provider, Model, Alias, AliasVariant, RoutingProfile, ClientKey, Budget, Secret,
+    Provider, Model, Alias, AliasVariant, RoutingProfile, ClientKey, Budget, Project, Secret,
 )  # fmt: skip
 # what the data plane does not read: saving only these is no change
 _UNSEEN = frozenset({"last_used_at", "updated_at"})

@@ -123,8 +123,8 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
     async def answer(self, visit: Visit) -> None:
         raise NotImplementedError
 
-    def require_key(self, visit: Visit) -> None:
-        """One of the scopes is enough. Raises AuthError, ApiError."""
+    def require_key(self, visit: Visit, *, counts: bool = True) -> None:
+        """One of the scopes is enough. `counts`: at once, towards the key's limits. Raises AuthError, ApiError."""
         key = visit.key = authenticate(visit.runtime.snapshot.keys, visit.headers, now=time())
         if not any(key.has_scope(scope) for scope in self.scopes):
             raise ApiError(
@@ -132,6 +132,8 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
                 f"This client key lacks the scope {self.scopes[0]!r}.",
                 hint="Use another key, or ask the operator for the scope.",
             )
+        if counts and key.limits:
+            visit.admit()
 
 
 class Chat(Endpoint):
@@ -153,7 +155,7 @@ class Chat(Endpoint):
 
     async def call(self, visit: Visit) -> Call:
         """What is asked for, by whom. Raises AuthError, ApiError, InvalidRequest, ClientLeft."""
-        self.require_key(visit)
+        self.require_key(visit, counts=False)
         if visit.runtime.journal.is_full:
             raise ApiError(
                 "accounting_unavailable",
@@ -369,6 +371,8 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
                 lesson.paces.append((budget.amount, pace))
         visit.lesson = lesson
         visit.context = lesson.context.key
+    if key.limits:
+        visit.admit(needs.input_tokens + needs.output_tokens)
     if key.budgets:
         held = visit.runtime
         visit.purse = Purse(held.ledger, key.budgets, fail_open=held.money_fail_open)

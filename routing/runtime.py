@@ -22,6 +22,7 @@ from django.utils import timezone
 
 from keys.bank import DatabaseBank, host_of, recalled, settled
 from keys.ledger import Ledger
+from keys.limit_table import ADDRESS_MEMORY, Addresses
 from keys.limits import AddressLimiter
 from providers.client import Transport, build_transport
 from providers.outbox import Outbox
@@ -77,7 +78,9 @@ class Runtime:
         self.outbox = Outbox(before=self.journal.flush)
         self.default_policy = default_policy()
         self.output_repairs: int = settings.TOKENHUB_OUTPUT_REPAIRS
-        self.addresses = AddressLimiter(rate=settings.TOKENHUB_RATE_LIMIT_RPS, burst=settings.TOKENHUB_RATE_LIMIT_BURST)
+        self.addresses = Addresses(
+            ADDRESS_MEMORY, rate=settings.TOKENHUB_RATE_LIMIT_RPS, burst=settings.TOKENHUB_RATE_LIMIT_BURST
+        )
         self.refusals = AddressLimiter(rate=REFUSALS_LOGGED_PER_SECOND, burst=REFUSALS_LOGGED_PER_SECOND)
         self.max_body_bytes: int = settings.TOKENHUB_MAX_BODY_BYTES
         self.body_timeout: float = settings.TOKENHUB_BODY_TIMEOUT_SECS

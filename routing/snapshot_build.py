@@ -9,7 +9,9 @@ from django.conf import settings
 from django.db import transaction
 
 from keys.auth import BudgetRecord, KeyRecord
-from keys.models import Budget, ClientKey, Subject
+from keys.limit_table import owner_of
+from keys.limits import Bucket, Limits
+from keys.models import Budget, ClientKey, Limited, Project, Subject
 from providers.client import Url
 from providers.formats.registry import DIALECTS
 from providers.models import CredentialStore, Provider, ProviderType
@@ -50,11 +52,12 @@ def build_snapshot() -> Snapshot:
         if row.provider_id in providers
     }
     budgets = _budgets()
+    projects = {row.pk: limits_of("project", row.pk, f"The project {row.pk!r}", row) for row in Project.objects.all()}
     return Snapshot(
         version=version,
         targets=targets,
         routable=_routable(providers, list(targets.values())),
-        keys={row.digest: _key(row, budgets) for row in ClientKey.objects.servable()},
+        keys={row.digest: _key(row, budgets, projects) for row in ClientKey.objects.servable()},
         aliases=_aliases(targets),
         profiles={**PROFILES, **{row.name: _profile(row) for row in RoutingProfile.objects.all()}},
         provider_count=len(providers),
@@ -130,6 +133,24 @@ def _target(row: Model, provider: ProviderRecord) -> Target:
     )
 
 
+def limits_of(kind: str, name: str, whose: str, row: Limited) -> tuple[Limits, ...]:
+    """None where nothing is limited."""
+    rps, rpm, tpm = row.rate_limit_rps, row.rate_limit_rpm, row.rate_limit_tpm
+    if not (rps or rpm or tpm or row.max_concurrent):
+        return ()
+    return (
+        Limits(
+            owner_of(kind, f"{name}\0{rps}/{row.rate_limit_burst}/{rpm}/{tpm}"),  # a changed limit begins anew
+            whose,
+            second=Bucket(rps, float(row.rate_limit_burst or max(rps, 1.0))) if rps else None,
+            minute=Bucket(rpm / 60, float(rpm)) if rpm else None,
+            tokens=Bucket(tpm / 60, float(tpm)) if tpm else None,
+            concurrent=row.max_concurrent or 0,
+        ),
+    )
+
+
+ProjectLimits = Mapping[str, tuple[Limits, ...]]
 Budgets = Mapping[tuple[str, str], tuple[BudgetRecord, ...]]
 
 
@@ -151,7 +172,7 @@ def _whose(row: Budget) -> str:
             return "this installation"
 
 
-def _key(row: ClientKey, budgets: Budgets) -> KeyRecord:
+def _key(row: ClientKey, budgets: Budgets, projects: ProjectLimits) -> KeyRecord:
     return KeyRecord(
         id=str(row.id),
         name=row.name,
@@ -168,4 +189,5 @@ def _key(row: ClientKey, budgets: Budgets) -> KeyRecord:
             *(budgets.get((Subject.PROJECT, row.project), ()) if row.project else ()),
             *budgets.get((Subject.INSTALLATION, ""), ()),
         ),
+        limits=limits_of("key", str(row.id), "This client key", row) + projects.get(row.project, ()),
     )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import astuple
 
 from keys.auth import KeyRecord
+from keys.limit_table import TABLE
+from keys.limits import LimitExceeded, Limits, Standings
 from providers.formats.base import Dialect
 from providers.formats.dialect import ClientError, Usage
 from routing.errors import ApiError
@@ -43,6 +45,7 @@ class ClientLeft(Exception):
 class Visit:
     __slots__ = (
         "_accounted",
+        "_admitted",
         "_earlier",
         "_has_estimates",
         "_receive",
@@ -50,6 +53,8 @@ class Visit:
         "_task",
         "_ticked",
         "_timer",
+        "_tokens",
+        "_used_tokens",
         "_watched",
         "_watcher",
         "address",
@@ -79,6 +84,7 @@ class Visit:
         "scope",
         "shape",
         "spent_nano",
+        "standings",
         "started",
         "started_at",
         "stream",
@@ -111,6 +117,9 @@ class Visit:
         self.shape: Shape | None = None
         self.plain: Envelope | None = None
         self.is_valid: bool | None = None
+        self.standings: Standings | None = None
+        self._admitted: list[Limits] = []
+        self._tokens = self._used_tokens = 0
         self.spent_nano = 0
         self.purse: Purse | None = None
         self._earlier: list[Usage] | None = None
@@ -190,7 +199,35 @@ class Visit:
             self.client_left = True
             self._task.cancel()
 
+    # -- limits --------------------------------------------------------------------------------------------------
+    def admit(self, tokens: int = 0) -> None:
+        """Lets the request in, as far as the limits of its key and its project go. `tokens`: that it may take. Raises
+        ApiError."""
+        assert self.key is not None  # noqa: S101  whoever is limited is known
+        self._tokens, now, found = tokens, monotonic(), Standings()
+        try:
+            for limits in self.key.limits:
+                found = found.tightest(TABLE.enter(limits, tokens, now))
+                self._admitted.append(limits)
+        except LimitExceeded as problem:
+            for limits in self._admitted:
+                TABLE.leave(limits, -tokens, now, undo=True)
+            self._admitted = []
+            self.runtime.metrics.rate_limited += 1
+            raise ApiError(
+                "rate_limit_exceeded",
+                f"{problem.limits.whose} is limited to {problem.what}.",
+                hint="Wait as Retry-After says, or ask the operator for more.",
+                retry_after_seconds=problem.retry_after_seconds,
+            ) from None
+        self.standings = found
+
     def close(self) -> None:
+        if self._admitted:
+            now = monotonic()
+            for limits in self._admitted:
+                TABLE.leave(limits, self._used_tokens - self._tokens, now)
+            self._admitted = []
         if self._timer is not None:
             self._timer.cancel()
         if self._watcher is not None:
@@ -202,6 +239,8 @@ class Visit:
             (b"x-request-id", (self.client_id or self.request_id).encode("ascii")),
             (b"x-tokenhub-request-id", self.request_id.encode("ascii")),
         ]
+        if self.standings is not None:
+            headers += _standing_headers(self.standings)
         origin = self.headers.get(b"origin")
         if origin is not None and origin in self.runtime.cors_origins:
             headers += [
@@ -280,6 +319,7 @@ class Visit:
         if self._earlier is not None:
             usage, estimated = added([*self._earlier, usage]), estimated or self._has_estimates
             cost = None if cost is None and not self.spent_nano else (cost or 0) + self.spent_nano
+        self._used_tokens = usage.input_tokens + usage.output_tokens
         model = provider = ""
         if target is not None:
             model, provider = target.model_id, target.provider.id
@@ -351,6 +391,18 @@ class Visit:
 
 
 _NOTHING = Usage()
+
+
+def _standing_headers(standings: Standings) -> ResponseHeaders:
+    headers: ResponseHeaders = []
+    for name, one in ((b"requests", standings.requests), (b"tokens", standings.tokens)):
+        if one is not None:
+            headers += [
+                (b"x-ratelimit-limit-" + name, b"%d" % one.limit),
+                (b"x-ratelimit-remaining-" + name, b"%d" % one.remaining),
+                (b"x-ratelimit-reset-" + name, b"%.3fs" % one.reset_seconds),
+            ]
+    return headers
 
 
 def added(usages: Sequence[Usage]) -> Usage:

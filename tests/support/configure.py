@@ -1,6 +1,6 @@
 """Fills a data folder's database from a description on standard input. Run as a process of its own, beside the server
 that reads it: `{"providers": [...], "models": [...], "aliases": [...], "profiles": [...], "keys": [...],
-"budgets": [...], "delete_keys": [...]}`, rows by field name; a budget may say `of_key`."""
+"projects": [...], "budgets": [...], "delete_keys": [...]}`, rows by field name; a budget may say `of_key`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import django
 
 django.setup()
 
-from keys.models import Budget, ClientKey  # noqa: E402
+from keys.models import Budget, ClientKey, Project  # noqa: E402
 from providers.models import Provider  # noqa: E402
 from routing.models import Alias, AliasVariant, Model, RoutingProfile  # noqa: E402
 from vault import services as vault  # noqa: E402
@@ -48,6 +48,8 @@ def main() -> None:
         row.setdefault("name", "test")
         defaults = {"key_prefix": key[:16], **row}
         ClientKey.objects.update_or_create(digest=sha256(key.encode()).hexdigest(), defaults=defaults)
+    for row in wanted.get("projects", []):
+        Project.objects.update_or_create(name=row.pop("name"), defaults=row)
     for row in wanted.get("budgets", []):
         if name := row.pop("of_key", None):
             row["subject_id"] = str(ClientKey.objects.get(digest=sha256(name.encode()).hexdigest()).pk)

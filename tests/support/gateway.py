@@ -82,6 +82,7 @@ class Gateway:
         keys: Sequence[Mapping[str, Any]] = ({"key": KEY},),
         aliases: Sequence[Mapping[str, Any]] = (),
         profiles: Sequence[Mapping[str, Any]] = (),
+        projects: Sequence[Mapping[str, Any]] = (),
         budgets: Sequence[Mapping[str, Any]] = (),
         env: Mapping[str, str] | None = None,
         workers: int = 1,
@@ -105,6 +106,7 @@ class Gateway:
             keys=list(keys),
             aliases=list(aliases),
             profiles=list(profiles),
+            projects=list(projects),
             budgets=list(budgets),
         )
 

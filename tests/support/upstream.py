@@ -118,6 +118,10 @@ class Upstream:
         """What `next` was told and nobody asked for."""
         self._queue.clear()
 
+    def clear(self) -> None:
+        """All rules of `when`."""
+        self._rules.clear()
+
     def when(
         self, reply: Reply, *, model: str | None = None, path: str | None = None, header: tuple[str, str] | None = None
     ) -> None:

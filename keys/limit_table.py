@@ -1,0 +1,223 @@
+"""Rate limits of one host, exact across its workers: a table in memory that the workers share because it was mapped
+before they were forked. Whoever changes an entry holds a lock on its set, a record lock of the kernel, which ends with
+the process that holds it; so does what that process had under way.
+
+An entry that is pushed out of a full set begins anew: a set has eight, and full buckets go first."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from functools import lru_cache
+from hashlib import blake2b
+from mmap import mmap
+from struct import Struct
+from typing import Final
+
+from keys.limits import Bucket, LimitExceeded, Limits, Standings
+
+WAYS: Final = 8
+WORKERS: Final = 64
+CONCURRENT_RETRY_SECONDS: Final = 1.0
+_WORKER_LOCKS: Final = 1 << 40  # far beyond the sets of any table
+_HEAD: Final = Struct("<16s3dI")  # owner, when each bucket is full again, requests under way
+_CELL: Final = Struct("<H")  # of those, one worker's
+_ENTRY_BYTES: Final = _HEAD.size + WORKERS * _CELL.size
+_EMPTY: Final = (b"", 0.0, 0.0, 0.0, 0)
+
+
+@lru_cache(maxsize=8_192)
+def owner_of(kind: str, name: str) -> bytes:
+    return blake2b(f"{kind}\0{name}".encode(), digest_size=16).digest()
+
+
+class LimitTable:
+    """Belongs to one thread of each process."""
+
+    def __init__(self, sets: int = 4_096) -> None:
+        self._sets = sets
+        self._memory = mmap(-1, sets * WAYS * _ENTRY_BYTES)
+        with tempfile.TemporaryFile() as file:
+            self._file = os.dup(file.fileno())  # to close any descriptor of it would end this process's locks
+        self._pid = 0
+        self._worker = -1
+
+    def enter(self, limits: Limits, tokens: float, now: float) -> Standings:
+        """Lets one request in, which may take so many tokens. Raises LimitExceeded, and then nothing has changed. Must
+        be followed by `leave`."""
+        if self._pid != os.getpid():
+            self._claim()
+        one_set = int.from_bytes(limits.owner[:8], "little") % self._sets
+        fcntl.lockf(self._file, fcntl.LOCK_EX, 1, one_set)
+        try:
+            place = self._find(one_set, limits.owner)
+            _, second_at, minute_at, tokens_at, count = _HEAD.unpack_from(self._memory, place) if place >= 0 else _EMPTY
+            if limits.concurrent and count >= limits.concurrent:
+                count = self._living(place)
+                if count >= limits.concurrent:
+                    _HEAD.pack_into(self._memory, place, limits.owner, second_at, minute_at, tokens_at, count)
+                    what = f"{limits.concurrent} requests at the same time"
+                    raise LimitExceeded(limits, what, retry_after_seconds=CONCURRENT_RETRY_SECONDS)
+            second, minute, per_minute = limits.second, limits.minute, limits.tokens
+            if second is not None:
+                if wait := second.wait(second_at, 1.0, now):
+                    what = f"{second.rate:g} requests per second, {second.burst:g} at once"
+                    raise LimitExceeded(limits, what, retry_after_seconds=wait)
+                second_at = second.taken(second_at, 1.0, now)
+            if minute is not None:
+                if wait := minute.wait(minute_at, 1.0, now):
+                    raise LimitExceeded(limits, f"{minute.burst:g} requests per minute", retry_after_seconds=wait)
+                minute_at = minute.taken(minute_at, 1.0, now)
+            if per_minute is not None:
+                if wait := per_minute.wait(tokens_at, tokens, now):
+                    raise LimitExceeded(limits, f"{per_minute.burst:g} tokens per minute", retry_after_seconds=wait)
+                tokens_at = per_minute.taken(tokens_at, tokens, now)
+            if place < 0:
+                place = self._make_room(one_set, now)
+            if limits.concurrent:
+                count += 1
+                self._count(place, 1)
+            _HEAD.pack_into(self._memory, place, limits.owner, second_at, minute_at, tokens_at, count)
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, one_set)
+        requests = None
+        if minute is not None:
+            requests = minute.standing(minute_at, now)
+        elif second is not None:
+            requests = second.standing(second_at, now)
+        return Standings(requests, per_minute.standing(tokens_at, now) if per_minute is not None else None)
+
+    def leave(self, limits: Limits, more_tokens: float, now: float, *, undo: bool = False) -> None:
+        """The request is over. `more_tokens` than `enter` was told; negative: fewer. `undo`: it was none."""
+        if not (limits.concurrent or undo or (limits.tokens is not None and more_tokens)):
+            return
+        one_set = int.from_bytes(limits.owner[:8], "little") % self._sets
+        fcntl.lockf(self._file, fcntl.LOCK_EX, 1, one_set)
+        try:
+            place = self._find(one_set, limits.owner)
+            if place < 0:
+                return
+            _, second_at, minute_at, tokens_at, count = _HEAD.unpack_from(self._memory, place)
+            if limits.tokens is not None:
+                if more_tokens > 0:
+                    tokens_at = limits.tokens.taken(tokens_at, more_tokens, now)
+                else:
+                    tokens_at += more_tokens / limits.tokens.rate
+            if undo:
+                second_at -= 1.0 / limits.second.rate if limits.second is not None else 0.0
+                minute_at -= 1.0 / limits.minute.rate if limits.minute is not None else 0.0
+            if limits.concurrent and self._count(place, -1):
+                count = max(count - 1, 0)
+            _HEAD.pack_into(self._memory, place, limits.owner, second_at, minute_at, tokens_at, count)
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, one_set)
+
+    # -- entries -------------------------------------------------------------------------------------------------------
+    def _find(self, one_set: int, owner: bytes) -> int:
+        """The place of the owner's entry; -1 where there is none."""
+        memory, first = self._memory, one_set * WAYS * _ENTRY_BYTES
+        for place in range(first, first + WAYS * _ENTRY_BYTES, _ENTRY_BYTES):
+            if memory[place : place + 16] == owner:
+                return place
+        return -1
+
+    def _make_room(self, one_set: int, now: float) -> int:
+        """An entry with nothing under way whose buckets are full again the soonest, emptied."""
+        first = one_set * WAYS * _ENTRY_BYTES
+        places = range(first, first + WAYS * _ENTRY_BYTES, _ENTRY_BYTES)
+
+        def worth(place: int) -> tuple[int, float]:
+            _, *full_at, count = _HEAD.unpack_from(self._memory, place)
+            return min(count, 1), max(full_at)
+
+        place = min(places, key=worth)
+        self._memory[place : place + _ENTRY_BYTES] = bytes(_ENTRY_BYTES)
+        return place
+
+    # -- requests under way --------------------------------------------------------------------------------------------
+    def _count(self, place: int, change: int) -> bool:
+        """Changes this worker's own; False where it had none."""
+        cell = place + _HEAD.size + self._worker * _CELL.size
+        (count,) = _CELL.unpack_from(self._memory, cell)
+        if count + change < 0:
+            return False
+        _CELL.pack_into(self._memory, cell, count + change)
+        return True
+
+    def _living(self, place: int) -> int:
+        """How many there are, after those of dead workers were taken out."""
+        total = 0
+        for worker in range(WORKERS):
+            cell = place + _HEAD.size + worker * _CELL.size
+            (count,) = _CELL.unpack_from(self._memory, cell)
+            if count and worker != self._worker and self._lock_worker(worker):
+                _CELL.pack_into(self._memory, cell, 0)
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _WORKER_LOCKS + worker)
+                count = 0
+            total += count
+        return total
+
+    def _claim(self) -> None:
+        """A column for this process, for as long as it lives; what is left in it of another one goes."""
+        for worker in range(WORKERS):
+            if self._lock_worker(worker):
+                break
+        else:
+            raise RuntimeError(f"more than {WORKERS} workers share one table of limits")
+        self._pid, self._worker = os.getpid(), worker
+        for place in range(0, len(self._memory), _ENTRY_BYTES):
+            cell = place + _HEAD.size + worker * _CELL.size
+            if self._memory[cell : cell + _CELL.size] != b"\0\0":
+                one_set = place // (WAYS * _ENTRY_BYTES)
+                fcntl.lockf(self._file, fcntl.LOCK_EX, 1, one_set)
+                owner, *full_at, count = _HEAD.unpack_from(self._memory, place)
+                (left,) = _CELL.unpack_from(self._memory, cell)
+                _CELL.pack_into(self._memory, cell, 0)
+                _HEAD.pack_into(self._memory, place, owner, *full_at, max(count - left, 0))
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, one_set)
+
+    def _lock_worker(self, worker: int) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _WORKER_LOCKS + worker)
+        except OSError:
+            return False
+        return True
+
+
+class Addresses:
+    """Requests a second of each client address: `rate` on average, `burst` at once, by all workers together. A rate of
+    0 lets all pass. Without locks: of two workers that count in the same microsecond, one may be lost."""
+
+    ENTRY: Final = Struct("<16sd")
+
+    def __init__(self, memory: mmap, *, rate: float, burst: int) -> None:
+        self._memory = memory
+        self._sets = len(memory) // (WAYS * self.ENTRY.size)
+        self._bucket = Bucket(rate, float(max(burst, 1))) if rate else None
+
+    def take(self, address: str, now: float) -> float:
+        """0.0 and one taken, or the seconds until there is one."""
+        bucket = self._bucket
+        if bucket is None:
+            return 0.0
+        owner, memory, size = owner_of("address", address), self._memory, self.ENTRY.size
+        first = int.from_bytes(owner[:8], "little") % self._sets * WAYS * size
+        oldest, room = 1e300, first
+        for place in range(first, first + WAYS * size, size):
+            found, full_at = self.ENTRY.unpack_from(memory, place)
+            if found == owner:
+                break
+            if full_at < oldest:
+                oldest, room = full_at, place
+        else:
+            place, full_at = room, 0.0
+        if wait := bucket.wait(full_at, 1.0, now):
+            return wait
+        self.ENTRY.pack_into(memory, place, owner, bucket.taken(full_at, 1.0, now))
+        return 0.0
+
+
+TABLE: Final = LimitTable()
+ADDRESS_MEMORY: Final = mmap(-1, 16_384 * WAYS * Addresses.ENTRY.size)
+"""Of this machine's workers."""
