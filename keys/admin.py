@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +12,11 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminSelectWidget
+from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
+)
 
 from keys import services
 from keys.models import LIMIT_FIELDS, Budget, ClientKey, Project, Scope, Subject
@@ -34,8 +39,24 @@ class ClientKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for t
         model = ClientKey
         fields = (
             "name", "owner", "project", "tags", "scopes", "allowed_models", "allow_fallback", "allow_directives",
-            "enabled", "expires_at", *LIMIT_FIELDS,
+            "enabled", "expires_at", "rotation_days", *LIMIT_FIELDS,
         )  # fmt: skip
+
+
+class GraceForm(forms.Form):
+    hours = forms.IntegerField(
+        label="Grace in hours",
+        required=False,
+        min_value=0,
+        max_value=720,
+        initial=0,
+        widget=UnfoldAdminIntegerFieldWidget,
+        help_text="For so long the old secret works, too. 0: it is refused from now on.",
+    )
+
+    @property
+    def grace(self) -> timedelta | None:
+        return timedelta(hours=self.cleaned_data["hours"] or 0) or None
 
 
 @admin.register(ClientKey)
@@ -50,19 +71,28 @@ class ClientKeyAdmin(Admin):
         "project",
         "budget",
         "spent",
-        "created_at",
+        "last_used_at",
     )
     list_filter = ("enabled", "project", "owner")
     search_fields = ("name", "key_prefix", "owner", "project")
-    readonly_fields = ("key_prefix", "created_at")
+    readonly_fields = ("key_prefix", "created_at", "rotated_at", "last_used_at", "old_digest_until")
     fieldsets = (
         (None, {"fields": ("name", ("owner", "project"), "tags")}),
         (
             "What it may do",
-            {"fields": ("enabled", "expires_at", "scopes", "allowed_models", "allow_fallback", "allow_directives")},
+            {
+                "fields": (
+                    "enabled",
+                    ("expires_at", "rotation_days"),
+                    "scopes",
+                    "allowed_models",
+                    "allow_fallback",
+                    "allow_directives",
+                )
+            },
         ),
         ("How much", {"fields": _LIMITS}),
-        ("The key", {"fields": (("key_prefix", "created_at"),)}),
+        ("The key", {"fields": (("key_prefix", "created_at", "rotated_at"), ("last_used_at", "old_digest_until"))}),
     )
     actions_detail = ("rotate",)
     empty_title = "No client key yet"
@@ -90,11 +120,17 @@ class ClientKeyAdmin(Admin):
     def shown_prefix(self, key: ClientKey) -> str:
         return f"{key.key_prefix}…"
 
-    @display(description="State", label={"on": "success", "off": "danger", "expired": "warning"})
+    @display(
+        description="State",
+        label={"on": "success", "off": "danger", "expired": "warning", "rotation due": "warning"},
+    )
     def state(self, key: ClientKey) -> str:
         if not key.enabled:
             return "off"
-        return "expired" if key.expires_at is not None and key.expires_at <= timezone.now() else "on"
+        now, due = timezone.now(), key.rotation_due_at
+        if key.expires_at is not None and key.expires_at <= now:
+            return "expired"
+        return "rotation due" if due is not None and due <= now else "on"
 
     @display(description="Scopes")
     def shown_scopes(self, key: ClientKey) -> str:
@@ -132,10 +168,15 @@ class ClientKeyAdmin(Admin):
         if key is None or not self.has_change_permission(request, key):
             raise PermissionDenied
         if request.method == "POST":
-            return self._issued(request, services.reissue(key=key))
+            form = GraceForm(request.POST)
+            if form.is_valid():
+                return self._issued(request, services.reissue(key=key, grace=form.grace))
+        else:
+            form = GraceForm()
         context = {
             **self.admin_site.each_context(request),
             "title": f"Rotate {key.name}",
+            "form": form,
             "key": key,
             "opts": self.opts,
             "action_url": reverse("admin:keys_clientkey_rotate", args=[key.pk]),

@@ -14,8 +14,8 @@ from keys.serializers import (
     BudgetSerializer,
     ClientKeySerializer,
     IssuedSerializer,
-    NothingSerializer,
     ProjectSerializer,
+    RotateKeySerializer,
 )
 from tokenhub.apikit import Done, Records, View, body_of, done, rights
 
@@ -58,18 +58,19 @@ class Projects(Records[Project]):
 
 
 class RotateClientKey(ClientKeys):
-    """A fresh secret for a key; the old one is refused from now on."""
+    """A fresh secret for a key; the old one is refused from now on, or after a grace."""
 
     rights = {"POST": ("keys.change_clientkey",)}
 
-    @extend_schema(request=NothingSerializer, responses=IssuedSerializer)
+    @extend_schema(request=RotateKeySerializer, responses=IssuedSerializer)
     @transaction.atomic
     def rotate(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
-        NothingSerializer(data=request.data).is_valid(raise_exception=True)
+        asked = RotateKeySerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
         found = self._locked(id)
         if found is None:
             raise Http404
-        return _shown(services.reissue(key=found))
+        return _shown(services.reissue(key=found, grace=asked.validated_data.get("grace_period")))
 
 
 def _shown(issued: services.IssuedKey) -> Response:

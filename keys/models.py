@@ -4,6 +4,7 @@ and what is spent and leased of them."""
 from __future__ import annotations
 
 import uuid
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -11,6 +12,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 
 NANO: Final = 1_000_000_000
 
@@ -58,6 +60,11 @@ LIMIT_FIELDS: Final = (
 
 
 class ClientKeyQuerySet(models.QuerySet["ClientKey"]):
+    def due(self, now: datetime) -> list[ClientKey]:
+        """Enabled keys that want a new secret by now."""
+        rotating = self.filter(enabled=True, rotation_days__isnull=False)
+        return [one for one in rotating if one.rotation_due_at is not None and one.rotation_due_at <= now]
+
     def servable(self) -> ClientKeyQuerySet:
         """Keys that a request may name, disabled and expired ones too: they get an error of their own."""
         return self.only(
@@ -73,6 +80,8 @@ class ClientKeyQuerySet(models.QuerySet["ClientKey"]):
             "allow_directives",
             "enabled",
             "expires_at",
+            "old_digest",
+            "old_digest_until",
             *LIMIT_FIELDS,
         )
 
@@ -96,6 +105,15 @@ class ClientKey(Limited):
         default=True,
         help_text="@@tokenhub lines in messages are obeyed. Off for whoever forwards the text of strangers.",
     )
+    rotation_days = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(3650)],
+        help_text="After so many days a new secret is due: `manage.py keys rotate --due`. Empty: never.",
+    )
+    rotated_at = models.DateTimeField(default=timezone.now, editable=False)
+    old_digest = models.CharField(max_length=64, blank=True, db_index=True, editable=False)
+    old_digest_until = models.DateTimeField(null=True, blank=True, editable=False)
     enabled = models.BooleanField(default=True)
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: it does not expire.")
     created_at = models.DateTimeField(auto_now_add=True, editable=False)
@@ -110,6 +128,10 @@ class ClientKey(Limited):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.key_prefix}…)"
+
+    @property
+    def rotation_due_at(self) -> datetime | None:
+        return None if self.rotation_days is None else self.rotated_at + timedelta(days=self.rotation_days)
 
     def clean(self) -> None:
         errors: dict[str, str] = {}

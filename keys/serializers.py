@@ -161,13 +161,15 @@ class ClientKeySerializer(WithBudget[ClientKey]):
     allowed_models = Words(required=False, help_text="Ids and aliases. Empty: every one.")
     tags = Words(required=False)
     expires_in = DurationField(write_only=True, required=False, allow_null=True)
+    rotation_due_at = serializers.DateTimeField(read_only=True, allow_null=True)
 
     class Meta:
         model = ClientKey
         fields = (
             "id", "name", "owner", "project", "tags", "scopes", "allowed_models", "allow_fallback",
             "allow_directives", "enabled", "expires_in", "expires_at", *LIMIT_FIELDS,
-            *WithBudget.budget_fields, "key_prefix", "created_at", "last_used_at",
+            *WithBudget.budget_fields, "rotation_days", "rotation_due_at", "key_prefix", "created_at",
+            "last_used_at",
         )  # fmt: skip
         read_only_fields = ("id", "key_prefix", "created_at", "last_used_at")
 
@@ -206,5 +208,7 @@ class IssuedSerializer(Strict):
     warning = serializers.CharField()
 
 
-class NothingSerializer(Strict):
-    """No field is known."""
+class RotateKeySerializer(Strict):
+    grace_period = DurationField(
+        required=False, allow_null=True, help_text="For so long the old secret works, too; none: it ends at once."
+    )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from django.db import transaction
@@ -43,6 +43,7 @@ def issue(
     allow_directives: bool = True,
     enabled: bool = True,
     expires_at: datetime | None = None,
+    rotation_days: int | None = None,
     **limits: float | None,
 ) -> IssuedKey:
     """`limits`: some of LIMIT_FIELDS. Raises ValidationError."""
@@ -57,13 +58,18 @@ def issue(
         allow_directives=allow_directives,
         enabled=enabled,
         expires_at=expires_at,
+        rotation_days=rotation_days,
         **limits,
     )
     return reissue(key=record)
 
 
-def reissue(*, key: ClientKey) -> IssuedKey:
-    """A fresh secret for a key, saved or not; the old one is refused from now on. Raises ValidationError."""
+def reissue(*, key: ClientKey, grace: timedelta | None = None) -> IssuedKey:
+    """A fresh secret for a key, saved or not; the old one is refused from now on, or after the grace. One that was in
+    its grace already is refused at once. Raises ValidationError."""
+    now = timezone.now()
+    key.old_digest, key.old_digest_until = (key.digest, now + grace) if grace and key.digest else ("", None)
+    key.rotated_at = now
     plaintext = "tokenhub_" + secrets.token_hex(32)
     key.digest = digest_of(plaintext.encode("ascii"))
     key.key_prefix = plaintext[:SHOWN_PREFIX_LENGTH]

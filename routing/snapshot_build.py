@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from urllib.parse import urljoin
 
 from django.conf import settings
@@ -57,7 +58,7 @@ def build_snapshot() -> Snapshot:
         version=version,
         targets=targets,
         routable=_routable(providers, list(targets.values())),
-        keys={row.digest: _key(row, budgets, projects) for row in ClientKey.objects.servable()},
+        keys=_keys(budgets, projects),
         aliases=_aliases(targets),
         profiles={**PROFILES, **{row.name: _profile(row) for row in RoutingProfile.objects.all()}},
         provider_count=len(providers),
@@ -170,6 +171,18 @@ def _whose(row: Budget) -> str:
             return f"the project {row.subject_id!r}"
         case Subject.INSTALLATION:
             return "this installation"
+
+
+def _keys(budgets: Budgets, projects: ProjectLimits) -> dict[str, KeyRecord]:
+    """By digest; a secret that was replaced lasts as long as its grace."""
+    found: dict[str, KeyRecord] = {}
+    for row in ClientKey.objects.servable():
+        record = found[row.digest] = _key(row, budgets, projects)
+        if row.old_digest and row.old_digest_until is not None:
+            until = row.old_digest_until.timestamp()
+            ends = until if record.expires_at is None else min(until, record.expires_at)
+            found.setdefault(row.old_digest, replace(record, expires_at=ends))
+    return found
 
 
 def _key(row: ClientKey, budgets: Budgets, projects: ProjectLimits) -> KeyRecord:

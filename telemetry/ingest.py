@@ -98,6 +98,8 @@ def insert_or_refuse(entries: Sequence[Entry]) -> int:
 
 SINKS: list[Callable[[Sequence[Entry]], None]] = []
 """Who else wants requests with charges, each once, in the transaction that takes them out of the journal."""
+WATCHERS: list[Callable[[Sequence[Entry]], None]] = []
+"""Who wants to see all requests, some perhaps twice."""
 SWEEPS: list[Callable[[Path], object]] = []
 """What is to be done for a folder's processes that are gone, after each pass."""
 
@@ -126,6 +128,8 @@ def ingest_segment(segment: Segment) -> int:
             if fresh:
                 for sink in SINKS:
                     sink(fresh)
+            for watch in WATCHERS:
+                watch(entries)
             if unreadable:
                 log.error("journal_lines_unreadable", segment=segment.name, lines=unreadable)
             state.offset = offset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.gateway import KEY, Gateway
+from tests.support.gateway import KEY, Gateway, run_manage
 from tests.support.upstream import Reply, Upstream
 
 OTHER_KEY = KEY[:-2] + "31"
@@ -167,3 +168,18 @@ def test_whoever_leaves_is_no_longer_counted(upstream: Upstream, tmp_path: Path)
             next(lines)
             assert ask(gateway).status_code == 429
         gateway.wait_until(lambda: ask(gateway).status_code == 200, seconds=3)
+
+
+def test_an_old_secret_works_through_its_grace_and_keys_tell_of_their_use(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, keys=[{"key": KEY, "name": "app"}]) as gateway:
+        assert ask(gateway).status_code == 200
+        shown = run_manage("keys", "rotate", "app", "--grace", "4s", folder=tmp_path, env=gateway.env)
+        fresh = re.search(r"tokenhub_[0-9a-f]{64}", shown)
+        assert fresh is not None
+        gateway.wait_until(lambda: ask(gateway, key=fresh[0]).status_code == 200, seconds=3)
+        gateway.wait_until(lambda: ask(gateway).status_code == 401, seconds=6)
+        assert ask(gateway).json()["error"]["code"] in {"expired_api_key", "invalid_api_key"}
+        assert {ask(gateway, key=fresh[0]).status_code for _ in range(6)} == {200}
+        gateway.wait_until(
+            lambda: gateway.query("SELECT last_used_at FROM keys_clientkey")[0]["last_used_at"] is not None
+        )

@@ -31,8 +31,13 @@ class Command(BaseCommand):
         create.add_argument("--scope", action="append", default=[], choices=Scope.values, help="default: every scope")
         create.add_argument("--model", action="append", default=[], help="an allowed model id; default: every model")
         create.add_argument("--expires-in", metavar="720h", help="2s, 30m, 720h or 30d; default: never")
-        for name, text in (("rotate", "a new secret in place of the old one"), ("revoke", "refuse it from now on")):
-            actions.add_parser(name, help=text).add_argument("key", help="its prefix, id or name")
+        create.add_argument("--rotation-days", type=int, help="a new secret is due after so many days; default: never")
+        rotate = actions.add_parser("rotate", help="a new secret in place of the old one")
+        which = rotate.add_mutually_exclusive_group(required=True)
+        which.add_argument("key", nargs="?", help="its prefix, id or name")
+        which.add_argument("--due", action="store_true", help="every enabled key whose rotation is due")
+        rotate.add_argument("--grace", metavar="24h", help="for so long the old secret works, too; default: not at all")
+        actions.add_parser("revoke", help="refuse it from now on").add_argument("key", help="its prefix, id or name")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         match action:
@@ -41,12 +46,19 @@ class Command(BaseCommand):
             case "create":
                 self._create(options)
             case "rotate":
-                issued = services.reissue(key=find_key(options["key"]))
-                self._show(issued)
+                self._rotate(options)
             case "revoke":
                 key = find_key(options["key"])
                 services.revoke(key=key)
                 self.stdout.write(f"{key} is refused from now on.")
+
+    def _rotate(self, options: dict[str, Any]) -> None:
+        grace = _duration("--grace", options["grace"]) if options["grace"] is not None else None
+        due = ClientKey.objects.all().due(timezone.now()) if options["due"] else [find_key(options["key"])]
+        for key in due:
+            self._show(services.reissue(key=key, grace=grace))
+        if not due:
+            self.stdout.write("No rotation is due.")
 
     def _list(self) -> None:
         for key in ClientKey.objects.all():
@@ -54,6 +66,8 @@ class Command(BaseCommand):
             if key.expires_at is not None:
                 over = key.expires_at <= timezone.now()
                 state += f", {'expired' if over else 'expires'} {key.expires_at:%Y-%m-%d %H:%M}"
+            if (due := key.rotation_due_at) is not None:
+                state += f", {'rotation due since' if due <= timezone.now() else 'rotation due'} {due:%Y-%m-%d}"
             scopes = ", ".join(key.scopes) or "every scope"
             self.stdout.write(f"{key.key_prefix}…  {key.name}  [{state}]  {scopes}  id {key.id}")
 
@@ -68,6 +82,7 @@ class Command(BaseCommand):
                 project=options["project"],
                 scopes=options["scope"],
                 allowed_models=options["model"],
+                rotation_days=options["rotation_days"],
                 expires_at=expires_at,
             )
         except ValidationError as problem:
@@ -93,11 +108,15 @@ def find_key(wanted: str) -> ClientKey:
     return found[0]
 
 
-def _from_now(duration: str) -> datetime:
-    match = re.fullmatch(r"([0-9]{1,9})([smhd])", duration)
+def _duration(option: str, text: str) -> timedelta:
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     if match is None:
-        raise CommandError(f"--expires-in: {duration!r} is no duration such as 2s, 30m, 720h or 30d.")
+        raise CommandError(f"{option}: {text!r} is no duration such as 2s, 30m, 720h or 30d.")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _from_now(duration: str) -> datetime:
     try:
-        return timezone.now() + timedelta(**{_UNITS[match[2]]: int(match[1])})
+        return timezone.now() + _duration("--expires-in", duration)
     except OverflowError:
         raise CommandError(f"--expires-in: {duration} ends after the year 9999. Leave it out for never.") from None

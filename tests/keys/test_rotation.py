@@ -1,0 +1,74 @@
+"""Fresh secrets for client keys."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from keys import services
+from keys.auth import AuthError, authenticate
+from keys.models import ClientKey
+from routing.snapshot_build import build_snapshot
+
+pytestmark = pytest.mark.django_db
+
+
+def works(plaintext: str, *, after: timedelta = timedelta()) -> bool:
+    now = (timezone.now() + after).timestamp()
+    try:
+        authenticate(build_snapshot().keys, {b"authorization": b"Bearer " + plaintext.encode()}, now=now)
+    except AuthError:
+        return False
+    return True
+
+
+def test_without_a_grace_the_old_secret_ends_at_once() -> None:
+    first = services.issue(name="app")
+    second = services.reissue(key=first.record)
+    assert (works(first.plaintext), works(second.plaintext)) == (False, True)
+
+
+def test_both_secrets_work_through_the_grace() -> None:
+    first = services.issue(name="app")
+    second = services.reissue(key=first.record, grace=timedelta(hours=1))
+    assert works(first.plaintext)
+    assert not works(first.plaintext, after=timedelta(minutes=61))
+    assert works(second.plaintext, after=timedelta(minutes=61))
+    third = services.reissue(key=second.record, grace=timedelta(hours=1))
+    assert (works(first.plaintext), works(second.plaintext), works(third.plaintext)) == (False, True, True)
+
+
+def test_a_revoked_key_is_refused_with_both_secrets_and_an_expired_one_too() -> None:
+    first = services.issue(name="app", expires_at=timezone.now() + timedelta(minutes=10))
+    second = services.reissue(key=first.record, grace=timedelta(hours=1))
+    assert not works(first.plaintext, after=timedelta(minutes=11))
+    services.revoke(key=second.record)
+    assert not works(first.plaintext)
+    assert not works(second.plaintext)
+
+
+def rotate(*arguments: str) -> str:
+    out = StringIO()
+    call_command("keys", "rotate", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_the_keys_whose_rotation_is_due_are_rotated() -> None:
+    due = services.issue(name="due", rotation_days=30)
+    services.issue(name="young", rotation_days=30)
+    services.issue(name="never")
+    off = services.issue(name="off", rotation_days=1, enabled=False)
+    ClientKey.objects.filter(name__in=["due", "off"]).update(rotated_at=timezone.now() - timedelta(days=31))
+    assert rotate("--due", "--grace", "24h").count("tokenhub_") >= 1
+    assert works(due.plaintext)
+    assert ClientKey.objects.get(name="due").digest != due.record.digest
+    assert ClientKey.objects.get(name="off").digest == off.record.digest
+    assert "No rotation is due" in rotate("--due")
+    with pytest.raises(CommandError, match="no duration"):
+        rotate("young", "--grace", "soon")
+    with pytest.raises(CommandError):
+        rotate()
