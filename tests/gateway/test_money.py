@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from psycopg.rows import dict_row
@@ -88,3 +89,50 @@ def test_money_on_postgresql(upstream: Upstream, tmp_path: Path) -> None:
             )
             report.audit()
     check(report)
+
+
+@pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
+@pytest.mark.parametrize("fail_open", [False, True])
+def test_without_a_database_leases_are_spent_and_then_nothing_is_free(
+    upstream: Upstream, tmp_path: Path, fail_open: bool
+) -> None:
+    with postgres.Postgres() as database:
+        env = {"TOKENHUB_DATABASE_URL": database.url, "TOKENHUB_MONEY_FAIL_OPEN": str(fail_open).lower()}
+        run_manage("migrate", "--verbosity", "0", folder=tmp_path, env=env)
+        with Gateway(
+            tmp_path,
+            providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "dialects": ["openai-chat"]}],
+            models=[{"id": "m", "provider_id": "p", "input_per_1k": "0.001", "output_per_1k": "0.005"}],
+            keys=[{"key": KEY}, {"key": OTHER_KEY}],
+            budgets=[{"of_key": KEY, "amount_usd": "0.1"}],
+            env={"TOKENHUB_RATE_LIMIT_RPS": "0", **env},
+        ) as gateway:
+
+            def ask(key: str = KEY) -> httpx.Response:
+                body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 64}
+                return gateway.post("/v1/chat/completions", body, headers={"Authorization": f"Bearer {key}"})
+
+            def settled() -> int:
+                with psycopg.connect(database.url, autocommit=True) as connection:
+                    found = connection.execute("SELECT settled_nano FROM keys_budgetperiod").fetchone()
+                return int(found[0]) if found is not None else 0
+
+            assert ask().status_code == 200
+            database.stop()
+            within_lease = 0
+            while (answer := ask()).status_code == 200 and within_lease < 60:
+                within_lease += 1
+            assert within_lease > 3  # a sixteenth of the budget was leased
+            if fail_open:
+                assert within_lease == 60
+            else:
+                error = answer.json()["error"]
+                assert (answer.status_code, error["code"]) == (503, "accounting_unavailable")
+                assert int(answer.headers["retry-after"]) >= 1
+            assert ask(OTHER_KEY).status_code == 200  # it has no budget
+            database.start()
+            gateway.wait_until(lambda: ask().status_code == 200, seconds=15)
+            cost = 5 * 1_000 + 60 * 5_000  # nano-dollars of one answer
+            charged = within_lease + 2 if not fail_open else 3
+            gateway.wait_until(lambda: settled() >= charged * cost, seconds=15)
+            assert settled() <= 100_000_000

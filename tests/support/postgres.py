@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -50,6 +51,10 @@ class Postgres:
     def __enter__(self) -> Self:
         made = self._run("initdb", "-D", str(self._folder / "data"), "-U", "tester", "-A", "trust", "--no-sync")
         assert made.returncode == 0, made.stderr.decode()
+        self.start()
+        return self
+
+    def start(self) -> None:
         self._process = subprocess.Popen(
             [
                 str(BINARIES[-1] / "postgres"), "-D", str(self._folder / "data"), "-p", str(self.port),
@@ -59,13 +64,17 @@ class Postgres:
         )  # fmt: skip
         ready = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "tester")
         Gateway.wait_until(lambda: self._run("pg_isready", *ready).returncode == 0, seconds=30)
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """At once, with whatever is connected."""
         if self._process is not None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGINT)
             try:
                 self._process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 self._process.kill()
+            self._process = None
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
