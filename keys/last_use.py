@@ -12,6 +12,7 @@ from keys.models import ClientKey
 from telemetry.journal import Entry
 
 EVERY_SECONDS: Final = 60.0
+UUID_LENGTH: Final = 36
 MAX_REMEMBERED: Final = 100_000
 
 
@@ -24,7 +25,7 @@ class LastUse:
     def note(self, entries: Sequence[Entry]) -> None:
         seen: dict[str, float] = {}
         for entry in entries:
-            if entry.key_id:
+            if len(entry.key_id) == UUID_LENGTH:
                 seen[entry.key_id] = max(seen.get(entry.key_id, 0.0), entry.at / 1e6)
         for key_id, at in seen.items():
             if at - self._written.get(key_id, 0.0) < EVERY_SECONDS:

@@ -104,9 +104,16 @@ SWEEPS: list[Callable[[Path], object]] = []
 """What is to be done for a folder's processes that are gone, after each pass."""
 
 
-def _fresh(entries: Sequence[Entry]) -> list[Entry]:
-    """Those with charges that were not taken before: a line that the disk cut short is written again."""
-    charged = {entry.id: entry for entry in reversed(entries) if entry.charges}
+_WHOLE: set[str] = set()
+"""Segments that this process has read from their beginning, without a trace of a write that was cut short: no line of
+them stands there twice."""
+
+
+def _unseen(entries: Sequence[Entry]) -> list[Entry]:
+    """Those that were not taken before: what the disk cut short is written again, with what came before the cut."""
+    charged: dict[str, Entry] = {}
+    for entry in entries:
+        charged.setdefault(entry.id, entry)
     seen = RequestLog.objects.filter(request_id__in=list(charged)).values_list("request_id", flat=True)
     for known in seen:
         charged.pop(str(known), None)
@@ -123,7 +130,13 @@ def ingest_segment(segment: Segment) -> int:
             entries, unreadable, offset = segment.read(state.offset, BATCH_BYTES, to_end=abandoned)
             if offset == state.offset:
                 break
-            fresh = _fresh(entries) if any(entry.charges for entry in entries) else []
+            if state.offset == 0:
+                _WHOLE.add(segment.name)
+            if segment.is_torn:
+                _WHOLE.discard(segment.name)
+            fresh = [entry for entry in entries if entry.charges]
+            if fresh and segment.name not in _WHOLE:
+                fresh = _unseen(fresh)
             refused = insert_or_refuse(entries) if entries else 0
             if fresh:
                 for sink in SINKS:
@@ -137,6 +150,7 @@ def ingest_segment(segment: Segment) -> int:
             state.save()
             total += len(entries) - refused
     if abandoned:
+        _WHOLE.discard(segment.name)
         if state.unreadable:  # kept for a person to look at, out of the ingester's way
             segment.path.rename(segment.path.with_suffix(".unreadable"))
         else:

@@ -258,6 +258,8 @@ class Segment:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
+        self.is_torn = False
+        """What was read holds the trace of a write that was cut short: lines after it may repeat some before it."""
 
     def read(self, offset: int, limit: int, *, to_end: bool = False) -> tuple[list[Entry], int, int]:
         """Whole lines from `offset`, about `limit` bytes of them: (entries, unreadable lines, offset after them). With
@@ -268,12 +270,15 @@ class Segment:
             if data and b"\n" not in data:
                 data += file.readline()
         end = data.rfind(b"\n") + 1 or (len(data) if to_end else 0)
-        entries, unreadable = [], 0
+        entries, unreadable, empty = [], 0, -data[:end].endswith(b"\n")
         for line in data[:end].split(b"\n"):
             if entry := decode_line(line):
                 entries.append(entry)
             elif line:
                 unreadable += 1
+            else:
+                empty += 1
+        self.is_torn = self.is_torn or bool(unreadable or empty)
         return entries, unreadable, offset + end
 
     def is_abandoned(self) -> bool:
