@@ -16,6 +16,7 @@ from keys import calendar
 from keys.auth import digest_of
 from keys.calendar import span_of
 from keys.models import Budget, BudgetPeriod, ClientKey, Every, Project, Subject
+from telemetry import audit
 
 SHOWN_PREFIX_LENGTH = 17  # `tokenhub_` and eight digits: enough to tell keys apart, useless to a thief
 
@@ -73,7 +74,8 @@ def reissue(*, key: ClientKey, grace: timedelta | None = None) -> IssuedKey:
     plaintext = "tokenhub_" + secrets.token_hex(32)
     key.digest = digest_of(plaintext.encode("ascii"))
     key.key_prefix = plaintext[:SHOWN_PREFIX_LENGTH]
-    save(key=key)
+    with audit.doing("apikey.issue" if key._state.adding else "apikey.rotate"):  # noqa: SLF001  Django's interface
+        save(key=key)
     return IssuedKey(key, plaintext)
 
 
@@ -87,7 +89,8 @@ def save(*, key: ClientKey) -> None:
 def revoke(*, key: ClientKey) -> None:
     """The key stays in the list, and is refused."""
     key.enabled = False
-    save(key=key)
+    with audit.doing("apikey.revoke"):
+        save(key=key)
 
 
 @transaction.atomic

@@ -49,7 +49,7 @@ from telemetry.journal import Journal
 from telemetry.logs import EventLogger
 from telemetry.metrics import Metrics
 from vault.keyring import KEYRING
-from vault.services import open_from_environment
+from vault.services import lock_when_idle, open_from_environment
 
 log = EventLogger(__name__)
 POLL_SECONDS = 0.5
@@ -183,6 +183,7 @@ class Runtime:
             if self._stop.is_set():
                 return
             try:
+                lock_when_idle()
                 if config_version() != self.snapshot.version:
                     self._load()
                 self._share_health()

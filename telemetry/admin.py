@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 from uuid import UUID
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, StreamingHttpResponse
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 from unfold.contrib.filters.admin import BooleanRadioFilter, DropdownFilter, FieldTextFilter, RangeDateTimeFilter
 from unfold.paginator import InfinitePaginator
 
-from telemetry.models import RequestLog
+from telemetry import export
+from telemetry.models import AuditEntry, RequestLog
 from tokenhub.adminkit import ReadOnlyAdmin, display
 
 
@@ -173,3 +175,56 @@ class RequestLogAdmin(ReadOnlyAdmin):
     @display(description="Candidates")
     def candidate_table(self, row: RequestLog) -> SafeString:
         return render_to_string("telemetry/candidates.html", {"candidates": row.detail.get("candidates", [])})
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnlyAdmin):
+    list_display = ("number", "at", "actor", "action", "what", "changed", "source", "source_address")
+    list_filter = (
+        ("created_at", RangeDateTimeFilter),
+        ("action", FieldTextFilter),
+        ("actor", FieldTextFilter),
+        ("resource", FieldTextFilter),
+        ("source", FieldTextFilter),
+    )
+    list_filter_submit = True
+    search_fields = ("request_id",)
+    search_help_text = "A request id"
+    ordering = ("-number",)
+    paginator = InfinitePaginator
+    show_full_result_count = False
+    actions = ("export_csv", "export_json")
+    empty_title = "No change yet"
+    empty_hint = "Every change of the configuration, every login and every use of the vault leaves an entry here."
+    fieldsets = (
+        (None, {"fields": (("number", "created_at", "action"), ("resource", "resource_name"))}),
+        ("Who", {"fields": (("actor", "source", "source_address"), "request_id")}),
+        ("What changed", {"fields": ("change_table",)}),
+        ("Proof", {"fields": ("hash",)}),
+    )
+    readonly_fields = ("change_table",)
+
+    @display(description="At", ordering="created_at")
+    def at(self, entry: AuditEntry) -> str:
+        return f"{localtime(entry.created_at):%Y-%m-%d %H:%M:%S}"
+
+    @display(description="What")
+    def what(self, entry: AuditEntry) -> str:
+        return entry.resource_name or entry.resource
+
+    @display(description="Changed")
+    def changed(self, entry: AuditEntry) -> str:
+        names = list(json.loads(entry.changes))
+        return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+    @display(description="Fields")
+    def change_table(self, entry: AuditEntry) -> SafeString:
+        return render_to_string("telemetry/changes.html", {"changes": json.loads(entry.changes).items()})
+
+    @admin.action(description="Export as CSV")
+    def export_csv(self, request: HttpRequest, queryset: QuerySet[AuditEntry]) -> StreamingHttpResponse:
+        return export.response(queryset, "csv")
+
+    @admin.action(description="Export as JSON")
+    def export_json(self, request: HttpRequest, queryset: QuerySet[AuditEntry]) -> StreamingHttpResponse:
+        return export.response(queryset, "json")

@@ -8,25 +8,35 @@ from uuid import UUID
 import msgspec
 from django.db.models import Q, QuerySet, TextField, Value
 from django.db.models.functions import Cast, StrIndex
-from django.http import Http404
+from django.http import Http404, StreamingHttpResponse
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from telemetry import export
 from telemetry.journal import Attempt, Candidate
-from telemetry.models import RequestLog
-from telemetry.serializers import FiltersSerializer, LogDetailSerializer, LogRowSerializer
+from telemetry.models import AuditEntry, RequestLog
+from telemetry.serializers import (
+    AuditFiltersSerializer,
+    AuditSerializer,
+    FiltersSerializer,
+    LogDetailSerializer,
+    LogRowSerializer,
+)
 from tokenhub.apikit import COUNTED, PAGING, View, invalid, page_of, rights
 
 
-class LogPageSerializer(serializers.Serializer[Any]):
-    items = LogRowSerializer(many=True)
+class PageSerializer(serializers.Serializer[Any]):
     total = serializers.IntegerField(help_text=f"Exact up to {COUNTED}.")
     total_capped = serializers.BooleanField()
     limit = serializers.IntegerField()
     offset = serializers.IntegerField()
     next_cursor = serializers.CharField(allow_null=True, help_text="Of the next page, as `cursor`.")
+
+
+class LogPageSerializer(PageSerializer):
+    items = LogRowSerializer(many=True)
 
 
 class Logs(View):
@@ -48,14 +58,19 @@ class Logs(View):
         return Response(page_of(request, _filtered(wanted), LogRowSerializer))
 
 
-def _filtered(query: dict[str, str]) -> QuerySet[RequestLog]:
+def _checked(query: dict[str, str], serializer: type[serializers.Serializer[Any]]) -> dict[str, Any]:
+    """Raises ApiError, ValidationError."""
     for name, value in query.items():
         if "\0" in value:
             raise invalid(name, "it holds a NUL character.")
-    serializer = FiltersSerializer(data=query)
-    serializer.is_valid(raise_exception=True)
+    checked = serializer(data=query)
+    checked.is_valid(raise_exception=True)
+    return dict(checked.validated_data)
+
+
+def _filtered(query: dict[str, str]) -> QuerySet[RequestLog]:
     found = RequestLog.objects.defer("detail").order_by("-pk")
-    for name, value in serializer.validated_data.items():
+    for name, value in _checked(query, FiltersSerializer).items():
         match name:
             case "from":
                 found = found.filter(created_at__gte=value)
@@ -119,3 +134,59 @@ def _attempt(one: Attempt) -> dict[str, Any]:
         "latency_ms": one.latency_ms,
         "message": one.message or None,
     }
+
+
+# -- audit -----------------------------------------------------------------------------------------------------------
+class AuditPageSerializer(PageSerializer):
+    items = AuditSerializer(many=True)
+
+
+class Audit(View):
+    rights = rights(AuditEntry)
+
+    @extend_schema(
+        operation_id="audit_list",
+        parameters=[
+            AuditFiltersSerializer,
+            OpenApiParameter("limit", int),
+            OpenApiParameter("offset", int, description=f"At most {COUNTED}; further back `cursor` leads."),
+            OpenApiParameter("cursor", str),
+        ],
+        responses=AuditPageSerializer,
+    )
+    def get(self, request: Request) -> Response:
+        """Who changed what, newest first."""
+        wanted = {name: str(value) for name, value in request.query_params.items() if name not in PAGING}
+        return Response(page_of(request, _audited(wanted), AuditSerializer))
+
+
+class AuditExport(View):
+    rights = rights(AuditEntry)
+
+    @extend_schema(
+        operation_id="audit_export",
+        parameters=[AuditFiltersSerializer, OpenApiParameter("as", enum=["csv", "json"], description="Default: csv.")],
+        responses={(200, "text/csv"): str, (200, "application/json"): AuditSerializer(many=True)},
+    )
+    def get(self, request: Request) -> StreamingHttpResponse:
+        """All entries that fit, oldest first, as a file."""
+        wanted = {name: str(value) for name, value in request.query_params.items()}
+        kind = wanted.pop("as", "csv")
+        if kind not in export.KINDS:
+            raise invalid("as", f"one of {', '.join(export.KINDS)}.")
+        return export.response(_audited(wanted), kind)
+
+
+def _audited(query: dict[str, str]) -> QuerySet[AuditEntry]:
+    found = AuditEntry.objects.order_by("-pk")
+    for name, value in _checked(query, AuditFiltersSerializer).items():
+        match name:
+            case "from":
+                found = found.filter(created_at__gte=value)
+            case "to":
+                found = found.filter(created_at__lt=value)
+            case "resource" if "/" not in value:
+                found = found.filter(Q(resource=value) | Q(resource__startswith=f"{value}/"))
+            case _:
+                found = found.filter(**{name: value})
+    return found

@@ -72,3 +72,47 @@ class JournalSegment(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class AuditEntry(models.Model):
+    """One change, and the hash that chains it to the one before. Only ever added; see telemetry.audit."""
+
+    TOLD = (
+        "actor", "source", "source_address", "request_id", "action", "resource", "resource_name", "changes",
+    )  # fmt: skip
+
+    number = models.BigIntegerField(primary_key=True)
+    created_at = models.DateTimeField("at")
+    actor = models.CharField(max_length=200)
+    source = models.CharField(max_length=20)
+    source_address = models.CharField("address", max_length=64, blank=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    action = models.CharField(max_length=60)
+    resource = models.CharField(max_length=300, blank=True)
+    resource_name = models.CharField(max_length=300, blank=True)
+    changes = models.TextField(default="{}", help_text="JSON text: field to [before, after].")
+    hash = models.CharField(max_length=64)
+
+    class Meta:
+        ordering = ["-number"]
+        verbose_name = "audit entry"
+        verbose_name_plural = "audit log"
+        indexes = [
+            models.Index(fields=["-created_at"], name="audit_created"),
+            models.Index(fields=["action", "-number"], name="audit_action"),
+            models.Index(fields=["actor", "-number"], name="audit_actor"),
+            models.Index(fields=["resource", "-number"], name="audit_resource"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.action} {self.resource}".strip()
+
+
+class AuditHead(models.Model):
+    """The end of the chain: its lock, and what tells that the last entries were removed."""
+
+    number = models.BigIntegerField(default=0)
+    hash = models.CharField(max_length=64)
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.hash}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -7,7 +8,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from telemetry.models import RequestLog
+from telemetry.models import AuditEntry, RequestLog
 from tokenhub.apikit import Dollars, Record, Strict
 
 ROW = (
@@ -121,3 +122,31 @@ def _filter(name: str) -> serializers.Field[Any, Any, Any, Any]:
         case "PositiveIntegerField" | "PositiveSmallIntegerField" | "PositiveBigIntegerField":
             return serializers.IntegerField(required=False, min_value=0, max_value=1 << 53)
     return serializers.CharField(required=False, allow_blank=True, max_length=200)
+
+
+# -- audit -----------------------------------------------------------------------------------------------------------
+class AuditSerializer(Record[AuditEntry]):
+    changes = serializers.SerializerMethodField(help_text="Field to [before, after]; secrets are ***.")
+
+    class Meta:
+        model = AuditEntry
+        fields = ("number", "created_at", *AuditEntry.TOLD, "hash")
+        read_only_fields = fields
+
+    def get_changes(self, entry: AuditEntry) -> dict[str, list[Any]]:
+        changes: dict[str, list[Any]] = json.loads(entry.changes)
+        return changes
+
+
+class AuditFiltersSerializer(Strict):
+    """By equality; `resource` also by the part before the slash, such as `provider`."""
+
+    actor = serializers.CharField(required=False, max_length=200)
+    action = serializers.CharField(required=False, max_length=60)
+    source_address = serializers.CharField(required=False, max_length=64)
+    request_id = serializers.CharField(required=False, max_length=64)
+    resource = serializers.CharField(required=False, max_length=300)
+
+    def get_fields(self) -> dict[str, Any]:
+        named = {"source": serializers.CharField(required=False, max_length=20)}  # DRF has an attribute of that name
+        return {**super().get_fields(), **named, "from": MomentField(required=False), "to": MomentField(required=False)}

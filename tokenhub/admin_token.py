@@ -19,6 +19,7 @@ from django.contrib.auth.models import User
 from django.http import HttpRequest
 from django.utils.crypto import salted_hmac
 
+from telemetry import audit
 from telemetry.logs import EventLogger
 from tokenhub import login
 
@@ -114,6 +115,7 @@ def verify(presented: bytes, *, address: str) -> bool:
     if not right:
         THROTTLE.failed(address, now)
         log.warning("admin_token_refused", address=address)
+        audit.refused("admin_token.refused", address=address)
     return right
 
 
@@ -134,6 +136,7 @@ def rotate() -> str:
     token = PREFIX + secrets.token_hex(32)
     _written(token).replace(path())
     User.objects.filter(username=USER_NAME).update(password=_mark(token))
+    audit.record("admin_token.rotate", resource="admin-token")
     log.info("admin_token_rotated", path=str(path()))
     return token
 

@@ -26,7 +26,7 @@ from providers.models import Provider, ProviderType
 from routing.api import Aliases, Evaluate, HealthReport, Models, Profiles, Rewards, Simulate, Targets
 from routing.models import Model
 from routing.simulation import shown
-from telemetry.api import Log, Logs
+from telemetry.api import Audit, AuditExport, Log, Logs
 from telemetry.models import RequestLog
 from tokenhub import admin_token
 from tokenhub.apiauth import check
@@ -204,6 +204,8 @@ urlpatterns: list[URLPattern] = [
     path("rewards", Rewards.as_view()),
     path("engine/models", Targets.as_view()),
     path("health", HealthReport.as_view()),
+    path("audit", Audit.as_view()),
+    path("audit/export", AuditExport.as_view()),
     path("logs", Logs.as_view()),
     path("logs/<path:id>", Log.as_view(shown=shown)),
     path("schema", Schema.as_view(), name="admin-api-schema"),

@@ -1,3 +1,5 @@
+from uuid import UUID
+
 from django.apps import AppConfig
 
 
@@ -6,10 +8,24 @@ class TokenHubConfig(AppConfig):
 
     def ready(self) -> None:
         from keys import bank
-        from keys.last_use import LastUse
+        from keys.models import ClientKey
+        from providers.models import SECRET_PREFIX
         from telemetry import ingest
-        from tokenhub import checks  # noqa: F401  registers them
+        from telemetry.last_use import LastUse
+        from tokenhub import audited, checks  # noqa: F401  registers them
+        from vault.models import Secret
 
+        audited.connect()
         ingest.SINKS.append(bank.book)
-        ingest.WATCHERS.append(LastUse().note)
+        keys = LastUse(lambda entry: uuid_or_nothing(entry.key_id), lambda key: ClientKey.objects.filter(pk=key))
+        secrets = LastUse(lambda entry: entry.provider, lambda key: Secret.objects.filter(name=SECRET_PREFIX + key))
+        ingest.WATCHERS += [keys.note, secrets.note]
         ingest.SWEEPS.append(bank.sweep)
+
+
+def uuid_or_nothing(text: str) -> str:
+    """Journals also name payers that are no client key."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return ""

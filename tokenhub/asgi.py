@@ -24,8 +24,10 @@ from routing.consumers_count import CountTokens  # noqa: E402
 from routing.consumers_feedback import Feedback  # noqa: E402
 from routing.consumers_models import Models, NotFound  # noqa: E402
 from routing.runtime import runtime  # noqa: E402
+from telemetry import audit  # noqa: E402
 from tokenhub import health  # noqa: E402
 
+audit.serve()
 _models = Models.as_asgi()
 _not_found = NotFound.as_asgi()
 ROUTES: dict[str, Any] = {

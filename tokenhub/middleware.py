@@ -12,6 +12,7 @@ from django.http.response import HttpResponseBase, JsonResponse
 from django.utils.deprecation import MiddlewareMixin
 
 from routing.identity import client_request_id, new_request_id
+from telemetry import audit
 from telemetry.logs import EventLogger
 from tokenhub.admin_token import address_of
 
@@ -34,12 +35,15 @@ class RequestIds(MiddlewareMixin):
         theirs = client_request_id(str(request.META.get("HTTP_X_REQUEST_ID", "")).encode("latin-1", "replace"))
         request.request_id = own  # type: ignore[attr-defined]
         request.shown_request_id = theirs or own  # type: ignore[attr-defined]
+        source = "api" if request.path.startswith(API) else "admin"
+        audit.enter(audit.Origin(source, address=address_of(request), request_id=own, request=request))
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         if request.path.startswith(API):
             response = self._as_api(request, response)
         response["X-TokenHub-Request-ID"] = request.request_id  # type: ignore[attr-defined]
         response["X-Request-ID"] = request.shown_request_id  # type: ignore[attr-defined]
+        audit.enter(None)
         return response
 
     def _as_api(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:

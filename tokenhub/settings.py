@@ -160,6 +160,13 @@ TOKENHUB_ADMIN_TOKEN = ENV.read(
 
 # -- vault -------------------------------------------------------------------------------------------------------
 TOKENHUB_VAULT_PASSWORD = ENV.read("TOKENHUB_VAULT_PASSWORD", "", str, "opens the vault at start")
+TOKENHUB_VAULT_AUTOLOCK_MINUTES = ENV.read(
+    "TOKENHUB_VAULT_AUTOLOCK_MINUTES",
+    0 if TOKENHUB_VAULT_PASSWORD else 30,
+    whole(maximum=525_600),
+    "without a credential's use until the vault locks; 0: never",
+    shown="30; 0 with a vault password",
+)
 
 # -- logs --------------------------------------------------------------------------------------------------------
 TOKENHUB_LOG_LEVEL = ENV.read(

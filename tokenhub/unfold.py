@@ -50,6 +50,7 @@ UNFOLD: dict[str, Any] = {
                 "items": [
                     {"title": "Overview", "icon": "dashboard", "link": reverse_lazy("admin:index")},
                     _item("Request log", "receipt_long", "telemetry.requestlog"),
+                    _item("Audit log", "history", "telemetry.auditentry"),
                 ],
             },
             {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import socket
 import struct
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 from django.db import connections
 from django.db.utils import DatabaseError
 
+from telemetry import audit
 from telemetry.logs import EventLogger
 from vault import services
 from vault.errors import (
@@ -109,7 +111,7 @@ class ControlServer:
             log.warning("vault_socket_refused", uid=uid)
             return
         line = _read_line(connection, PATIENCE_SECONDS)
-        with self._answering:
+        with self._answering, audit.acting(audit.Origin("socket", actor=_name(uid))):
             try:
                 answer = _answer(line)
             finally:
@@ -151,6 +153,13 @@ def _peer(connection: socket.socket) -> int:
     """The user id at the other end."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", raw)[1])
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _read_line(connection: socket.socket, seconds: float) -> bytes:

@@ -2,7 +2,7 @@
 unlocks or locks in one is unlocked or locked in all. The key touches neither disk nor environment. No Django.
 
 Layout: generation (8 bytes, odd while the rest is being changed), state (1: untouched, open or locked), vault id (16),
-data key (32)."""
+data key (32), moment of the last use (8, of the steady clock, which all processes of a host share)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import NoReturn
 from uuid import UUID
 
@@ -25,6 +26,8 @@ _STATE = 8
 _VAULT_ID = 16
 _KEY = 32
 _END = _KEY + KEY_BYTES
+_USED = struct.Struct("=d")
+_USED_AT = _END
 OPEN = 1
 LOCKED = 2
 
@@ -52,6 +55,7 @@ class Keyring:
         def write() -> None:
             self._page[_VAULT_ID : _VAULT_ID + 16] = vault_id.bytes
             self._page[_KEY:_END] = data_key
+            self.note_use()
             self._page[_STATE] = OPEN
 
         self._change(write)
@@ -61,9 +65,19 @@ class Keyring:
 
         def write() -> None:
             self._page[_STATE] = LOCKED
-            self._page[_VAULT_ID:_END] = bytes(_END - _VAULT_ID)
+            end = _USED_AT + _USED.size
+            self._page[_VAULT_ID:end] = bytes(end - _VAULT_ID)
 
         self._change(write)
+
+    def note_use(self) -> None:
+        """A client's request needs a credential."""
+        _USED.pack_into(self._page, _USED_AT, monotonic())
+
+    @property
+    def idle_seconds(self) -> float:
+        """Since it was opened, or used last."""
+        return monotonic() - float(_USED.unpack_from(self._page, _USED_AT)[0])
 
     def _change(self, write: Callable[[], None]) -> None:
         """Readers of other processes see an odd generation, or a new one, and never half a key."""
@@ -134,7 +148,8 @@ class SealedCredential:
     sealed: bytes
 
     def reveal(self) -> str:
-        """Raises VaultLocked, Damaged."""
+        """For a client's request, which puts off the automatic lock. Raises VaultLocked, Damaged."""
+        KEYRING.note_use()
         return KEYRING.open(name=self.name, secret_id=self.secret_id, sealed=self.sealed).decode("utf-8")
 
     def __repr__(self) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import hmac
 import threading
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from time import monotonic
 from uuid import UUID, uuid4
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.conf import settings
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.utils import timezone
 
+from telemetry import audit
 from telemetry.logs import EventLogger
 from vault.crypto import (
     Parameters,
@@ -84,6 +87,7 @@ def initialize(*, password: str, parameters: Parameters | None = None) -> None:
         if VaultState.objects.select_for_update().exists():
             raise AlreadyInitialized
         state.save(force_insert=True)
+        audit.record("vault.init", resource="vault")
     KEYRING.load(data_key, state.vault_id)
     log.info("vault_initialized")
 
@@ -93,7 +97,9 @@ def unlock(*, password: str) -> None:
     state = VaultState.objects.first()
     if state is None:
         raise NotInitialized
-    KEYRING.load(_unwrapped(state, password), state.vault_id)
+    data_key = _unwrapped(state, password)
+    audit.record("vault.unlock", resource="vault")
+    KEYRING.load(data_key, state.vault_id)
     log.info("vault_unlocked")
 
 
@@ -109,8 +115,33 @@ def unlock_or_initialize(*, password: str) -> None:
 
 
 def lock() -> None:
+    """Works without the database, too."""
     KEYRING.wipe()
     log.info("vault_locked")
+    _record_lock("vault.lock")
+
+
+def _record_lock(action: str) -> None:
+    try:
+        audit.record(action, resource="vault")
+    except DatabaseError as problem:
+        log.warning("audit_failed", action=action, error=type(problem).__name__)
+
+
+def lock_when_idle() -> bool:
+    """Locks the vault where no client needed a credential for TOKENHUB_VAULT_AUTOLOCK_MINUTES. Every process calls it
+    now and then; one does it. Works without the database, too."""
+    limit = 60.0 * settings.TOKENHUB_VAULT_AUTOLOCK_MINUTES
+    if not limit or not KEYRING.is_open or KEYRING.idle_seconds < limit:
+        return False
+    with (Path(settings.TOKENHUB_DATA_DIR) / "vault.autolock").open("wb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not KEYRING.is_open or KEYRING.idle_seconds < limit:
+            return False
+        KEYRING.wipe()
+    log.warning("vault_autolocked", idle_minutes=settings.TOKENHUB_VAULT_AUTOLOCK_MINUTES)
+    _record_lock("vault.autolock")
+    return True
 
 
 def open_from_environment() -> Status:
@@ -163,7 +194,7 @@ def rotate(*, old_password: str, new_password: str) -> int:
     new_key = new_data_key()
     fresh = _wrapped(new_key, new_password, _parameters(old), old.vault_id)
     before, after = AESGCM(old_key), AESGCM(new_key)
-    with transaction.atomic():
+    with transaction.atomic(), audit.unrecorded():
         current = VaultState.objects.select_for_update().get()
         if bytes(current.wrapped_data_key) != bytes(old.wrapped_data_key):
             raise WrongPassword("The password was changed by somebody else meanwhile. Nothing was changed.")
@@ -177,6 +208,7 @@ def rotate(*, old_password: str, new_password: str) -> int:
         current.salt, current.wrapped_data_key = fresh.salt, fresh.wrapped_data_key
         current.rotated_at = timezone.now()
         current.save()
+        audit.record("vault.rotate", resource="vault", changes={"secrets": [count, count]})
     if KEYRING.is_open:
         KEYRING.load(new_key, old.vault_id)
     log.info("vault_rotated", secrets=count)
@@ -220,6 +252,7 @@ def _unwrapped(state: VaultState, password: str) -> bytes:
         except WrongPassword:
             THROTTLE.wrong()
             log.warning("vault_wrong_password")
+            audit.refused("vault.refused")
             raise
         THROTTLE.right()
     return data_key

@@ -23,7 +23,8 @@ from keys import services as keys
 from keys.models import Budget, ClientKey, Project, Subject
 from providers.models import CredentialStore, Provider, ProviderType
 from routing.models import Alias, AliasVariant, Feedback, Model, PolicyEvaluation, RoutingProfile
-from telemetry.models import RequestLog
+from telemetry import audit
+from telemetry.models import AuditEntry, RequestLog
 from tests.admin.forms import submit, text
 from vault.models import VaultState
 
@@ -83,6 +84,11 @@ def vault_state(number: int = 0) -> VaultState:
     )[0]
 
 
+def audit_entry(number: int = 0) -> AuditEntry:
+    audit.record("test.done", resource=f"test/{number}", changes={"field": ["before", "<b>after</b>"]})
+    return AuditEntry.objects.latest("number")
+
+
 SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
     Provider: provider,
     Model: model,
@@ -94,11 +100,12 @@ SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
     Project: lambda number: Project.objects.create(name=f"team/{number}"),
     Budget: budget,
     RequestLog: request_row,
+    AuditEntry: audit_entry,
     VaultState: vault_state,
     User: lambda number: User.objects.create_user(f"user_{number}", password="x"),
     Group: lambda number: Group.objects.create(name=f"group {number}"),
 }
-WRITTEN_BY_THE_SYSTEM: set[Rows] = {RequestLog, VaultState, Feedback, PolicyEvaluation}
+WRITTEN_BY_THE_SYSTEM: set[Rows] = {RequestLog, AuditEntry, VaultState, Feedback, PolicyEvaluation}
 WITH_A_LIST = [one for one in SAMPLES if one not in {VaultState, PolicyEvaluation}]
 PAGES = ["changelist", "add", "change", "delete", "history"]
 
@@ -203,6 +210,7 @@ def test_a_list_costs_the_same_few_queries_however_long_it_is(rows: Rows, admin_
 @pytest.mark.parametrize("rows", [one for one in WITH_A_LIST if one is not User], ids=name_of)
 def test_an_empty_list_says_what_to_do(rows: Rows, admin_client: Client) -> None:
     page_of: Any = admin.site._registry[rows]
+    AuditEntry.objects.all().delete()  # of the login
     answer = text(admin_client.get(url_of(rows, "changelist")))
     assert page_of.empty_hint != ""
     assert page_of.empty_title in answer

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vault.crypto import (
+    FORMAT,
     KEY_BYTES,
     SALT_BYTES,
     Parameters,
@@ -141,3 +142,20 @@ def test_a_wrapped_data_key_with_any_bit_flipped_does_not_unwrap(data: st.DataOb
 def test_a_wrapped_data_key_of_another_shape_is_damage_and_no_wrong_password(raw: bytes) -> None:
     with pytest.raises(Damaged):
         unwrap_data_key(raw, KEY, vault_id=VAULT, salt=SALT, parameters=CHEAP)
+
+
+def test_sealing_is_aes_256_gcm_as_its_authors_defined_it() -> None:
+    """McGrew and Viega, The Galois/Counter Mode of Operation, test case 16."""
+    key = bytes.fromhex("feffe9928665731c6d6a8f9467308308" * 2)
+    nonce = bytes.fromhex("cafebabefacedbaddecaf888")
+    context = bytes.fromhex("feedfacedeadbeeffeedfacedeadbeefabaddad2")
+    plaintext = bytes.fromhex(
+        "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
+        "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
+    )
+    sealed = bytes.fromhex(
+        "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
+        "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"
+        "76fc6ece0f4e1768cddf8853bb2d551b"
+    )
+    assert unseal(AESGCM(key), FORMAT + nonce + sealed, context) == plaintext

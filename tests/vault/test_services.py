@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.db import OperationalError
 from pytest_django import Settings
 
+from telemetry import audit
+from telemetry.models import AuditEntry
 from tests.support.gateway import VAULT_PASSWORD, Gateway
-from vault import services
+from vault import keyring, services
 from vault.crypto import Parameters, new_data_key
 from vault.errors import (
     AlreadyInitialized,
@@ -355,3 +358,51 @@ def test_no_file_of_the_data_folder_holds_a_credential_or_the_password(tmp_path:
         for encoding in ("utf-8", "utf-16-le"):
             assert secret.encode(encoding) not in held
         assert secret.encode().hex().encode() not in held.lower()
+
+
+# -- the automatic lock ----------------------------------------------------------------------------------------------
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Clock:
+    """The keyring's clock, and 30 minutes."""
+    clock = Clock()
+    monkeypatch.setattr(keyring, "monotonic", clock)
+    settings.TOKENHUB_VAULT_AUTOLOCK_MINUTES = 30
+    return clock
+
+
+def test_the_vault_locks_when_no_credential_was_used_for_so_long(steady: Clock, vault: None) -> None:
+    steady.now += 29 * 60
+    assert not services.lock_when_idle()
+    revealed()
+    steady.now += 29 * 60
+    assert not services.lock_when_idle()
+    steady.now += 61
+    assert services.lock_when_idle()
+    assert services.status().locked
+    assert not services.lock_when_idle()
+    assert AuditEntry.objects.filter(action="vault.autolock").count() == 1
+
+
+def test_a_probe_is_no_use_and_unlocking_is(steady: Clock, vault: None) -> None:
+    credential = services.sealed_credentials()["provider:a"]
+    steady.now += 31 * 60
+    KEYRING.open(name=credential.name, secret_id=credential.secret_id, sealed=credential.sealed)
+    assert services.lock_when_idle()
+    services.unlock(password=PASSWORD)
+    assert not services.lock_when_idle()
+
+
+def test_zero_minutes_never_lock(steady: Clock, vault: None, settings: Settings) -> None:
+    settings.TOKENHUB_VAULT_AUTOLOCK_MINUTES = 0
+    steady.now += 1e9
+    assert not services.lock_when_idle()
+
+
+def test_the_vault_locks_itself_without_a_database(steady: Clock, vault: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise OperationalError("gone")
+
+    monkeypatch.setattr(audit, "record", gone)
+    steady.now += 31 * 60
+    assert services.lock_when_idle()
+    assert not KEYRING.is_open

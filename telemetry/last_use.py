@@ -1,0 +1,38 @@
+"""When rows were used last, from the journal; written at most once a minute for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from django.db.models import Q, QuerySet
+
+from telemetry.journal import Entry
+
+EVERY_SECONDS: Final = 60.0
+MAX_REMEMBERED: Final = 100_000
+
+
+class LastUse:
+    """One per process that reads journals. `key_of`: what an entry used; empty: nothing. `rows`: of such a key."""
+
+    def __init__(self, key_of: Callable[[Entry], str], rows: Callable[[str], QuerySet[Any]]) -> None:
+        self._key_of = key_of
+        self._rows = rows
+        self._written: dict[str, float] = {}
+
+    def note(self, entries: Sequence[Entry]) -> None:
+        seen: dict[str, float] = {}
+        for entry in entries:
+            if key := self._key_of(entry):
+                seen[key] = max(seen.get(key, 0.0), entry.at / 1e6)
+        for key, at in seen.items():
+            if at - self._written.get(key, 0.0) < EVERY_SECONDS:
+                continue
+            if len(self._written) >= MAX_REMEMBERED:
+                self._written.clear()
+            self._written[key] = at
+            moment = datetime.fromtimestamp(at, UTC)
+            older = Q(last_used_at__isnull=True) | Q(last_used_at__lt=moment)
+            self._rows(key).filter(older).update(last_used_at=moment)  # no news for the data plane

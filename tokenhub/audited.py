@@ -1,0 +1,48 @@
+"""Which rows' changes are in the audit log, and what they are called there; and who comes and goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import Group, User
+from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
+
+from keys.models import Budget, ClientKey, Project
+from providers.models import Provider
+from routing.models import Alias, AliasVariant, Model, RoutingProfile
+from telemetry import audit
+from vault.models import Secret
+
+
+def connect() -> None:
+    """After routing.changes: locks are taken in one order everywhere."""
+    audit.watch(Provider, "provider")
+    audit.watch(Model, "model")
+    audit.watch(Alias, "alias")
+    audit.watch(AliasVariant, "alias_variant")
+    audit.watch(RoutingProfile, "profile")
+    audit.watch(ClientKey, "apikey", masked=("digest", "old_digest"))
+    audit.watch(Project, "project")
+    audit.watch(Budget, "budget")
+    audit.watch(Secret, "secret")
+    audit.watch(User, "user", masked=("password",))
+    audit.watch(Group, "group")
+    user_logged_in.connect(_opened, dispatch_uid="audit-session-open")
+    user_logged_out.connect(_closed, dispatch_uid="audit-session-close")
+    user_login_failed.connect(_refused, dispatch_uid="audit-session-refused")
+
+
+def _opened(user: Any, **_: Any) -> None:
+    audit.record("session.open", resource=f"user/{user.pk}", name=str(user), actor=str(user))
+
+
+def _closed(user: Any, **_: Any) -> None:
+    if user is not None:
+        audit.record("session.close", resource=f"user/{user.pk}", name=str(user), actor=str(user))
+
+
+def _refused(credentials: dict[str, Any], **_: Any) -> None:
+    """Names that nobody has are not told: one may be a password in the wrong field."""
+    name = str(credentials.get("username", ""))
+    is_known = User.objects.filter(username=name[:150]).exists()
+    audit.refused("session.refused", user=name if is_known else "unknown")
