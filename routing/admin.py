@@ -5,10 +5,11 @@ from decimal import Decimal
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.utils import timezone
 from unfold.widgets import (
@@ -17,20 +18,37 @@ from unfold.widgets import (
     UnfoldAdminSelectWidget,
 )
 
-from routing import services
+from routing import catalogue, services
 from routing.breaker import State
 from routing.errors import ApiError
 from routing.health_store import health_states
-from routing.models import Ability, Alias, AliasVariant, Feedback, Model, PolicyEvaluation, RoutingProfile
+from routing.models import (
+    PRICE_FIELDS,
+    Ability,
+    Alias,
+    AliasVariant,
+    Feedback,
+    Model,
+    PolicyEvaluation,
+    Price,
+    RoutingProfile,
+)
 from routing.replay import MODEL_PREFIX, replay, shown
 from routing.snapshot_build import build_snapshot
-from tokenhub.adminkit import Admin, ReadOnlyAdmin, TabularInline, display
+from tokenhub.adminkit import Admin, ReadOnlyAdmin, TabularInline, action, display
 
 
 def _price(amount: Decimal | None) -> str:
     if amount is None:
         return "no price"
     return f"${amount.normalize():f}" if amount else "free"
+
+
+class PriceInline(TabularInline):
+    model = Price
+    fields = ("starts_at", "above_input_tokens", *PRICE_FIELDS)
+    verbose_name_plural = "Prices from a date on, and for long inputs: they go before those above"
+    extra = 0
 
 
 class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the type checker only
@@ -53,6 +71,7 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the t
 @admin.register(Model)
 class ModelAdmin(Admin):
     form = ModelForm
+    inlines = (PriceInline,)
     list_display = ("id", "provider", "enabled_shown", "health", "weight", "input_price", "output_price", "context")
     list_filter = ("enabled", "provider")
     list_select_related = ("provider",)
@@ -73,6 +92,32 @@ class ModelAdmin(Admin):
     )
     empty_title = "No model yet"
     empty_hint = "A model belongs to a provider. Its id is the name that clients put into their requests."
+
+    actions_list = ("catalogue",)
+
+    @action(description="Prices from the catalogue", url_path="catalogue")
+    def catalogue(self, request: HttpRequest) -> HttpResponse:
+        """What the catalogue would change, and taking it over."""
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        offers: list[catalogue.Offer] = []
+        problem = ""
+        try:
+            if request.method == "POST":
+                taken = catalogue.apply(only=set(request.POST.getlist("model")))
+                messages.success(request, f"The prices of {len(taken)} models are taken over.")
+                return redirect("admin:routing_model_changelist")
+            offers = catalogue.offers()
+        except catalogue.CatalogueUnusable as trouble:
+            problem = trouble.message
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Prices from the catalogue",
+            "opts": self.opts,
+            "offers": sorted(offers, key=lambda one: (not one.is_applicable, one.state == "unknown", one.model.pk)),
+            "problem": problem,
+        }
+        return TemplateResponse(request, "routing/catalogue.html", context)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
         return ("id",) if obj is not None else ()
@@ -108,6 +153,13 @@ class ModelAdmin(Admin):
 
     def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
         services.save(model=obj)
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        for price in formset.save(commit=False):
+            services.save_price(price=price)
+        for price in formset.deleted_objects:
+            services.delete_price(price=price)
+        formset.save_m2m()
 
     def delete_model(self, request: HttpRequest, obj: Model) -> None:
         services.delete(model=obj)

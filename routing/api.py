@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -12,28 +14,32 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from providers.models import Provider
+from routing import catalogue, services, simulation
 from routing import runtime as plane
-from routing import services, simulation
 from routing.errors import ApiError
 from routing.health import Health
 from routing.health_store import Clocks, HealthStore, health_report
-from routing.models import Alias, Feedback, Model, RoutingProfile
+from routing.models import Alias, Feedback, Model, Price, RoutingProfile
 from routing.replay import replay, shown
 from routing.serializers import (
     AliasSerializer,
     EvaluationSerializer,
     HealthSerializer,
     ModelSerializer,
+    OfferSerializer,
     PeriodSerializer,
+    PriceSerializer,
     ProfileSerializer,
     QuestionSerializer,
     RewardPageSerializer,
     RewardSerializer,
     SimulationSerializer,
+    TakeSerializer,
     TargetSerializer,
 )
 from routing.snapshot import Target
 from routing.snapshot_build import build_snapshot
+from tokenhub import apikit as kit
 from tokenhub.apikit import COUNTED, Paging, Records, View, body_of, invalid, page_of, rights
 from vault.keyring import KEYRING
 
@@ -47,6 +53,44 @@ class Models(Records[Model]):
 
     def remove(self, record: Model) -> None:
         services.delete(model=record)
+
+
+class Prices(Records[Price]):
+    """Prices with a date, and of long inputs. They go before the model's own."""
+
+    rights = rights(Model)
+    serializer_class = PriceSerializer
+    queryset = Price.objects.all()
+
+    def remove(self, record: Price) -> None:
+        services.delete_price(price=record)
+
+    def _row(self, rows: Any, key: str) -> Price | None:
+        return super()._row(rows, key) if key.isascii() and key.isdigit() and len(key) < 18 else None
+
+
+class Catalogue(View):
+    rights = rights(Model)
+
+    @extend_schema(operation_id="prices_catalogue", responses=OfferSerializer(many=True))
+    def get(self, request: Request) -> Response:
+        """What the price catalogue would change."""
+        return Response(OfferSerializer(_from_catalogue(catalogue.offers), many=True).data)
+
+    @extend_schema(operation_id="prices_catalogue_apply", request=TakeSerializer, responses=OfferSerializer(many=True))
+    def post(self, request: Request) -> Response:
+        """Takes new and changed prices over; those that a person set stay. Answers what was taken."""
+        serializer = TakeSerializer(data=body_of(request))
+        serializer.is_valid(raise_exception=True)
+        only = serializer.validated_data.get("models")
+        return Response(OfferSerializer(_from_catalogue(partial(catalogue.apply, only=only)), many=True).data)
+
+
+def _from_catalogue(ask: Callable[[], list[catalogue.Offer]]) -> list[catalogue.Offer]:
+    try:
+        return ask()
+    except catalogue.CatalogueUnusable as problem:
+        raise kit.ApiError("overloaded", problem.message) from None
 
 
 class Aliases(Records[Alias]):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 
 from providers.models import Provider, validate_id
 
@@ -25,6 +26,11 @@ def _price(help_text: str) -> models.DecimalField[Any, Any]:
     return models.DecimalField(
         max_digits=14, decimal_places=9, null=True, blank=True, validators=[MinValueValidator(0)], help_text=help_text
     )
+
+
+class PriceSource(models.TextChoices):
+    OPERATOR = "operator", "Set here"
+    CATALOGUE = "catalogue", "From the catalogue"
 
 
 class Model(models.Model):
@@ -46,6 +52,13 @@ class Model(models.Model):
     cached_input_per_1k = _price("Empty: the input price.")
     cache_write_per_1k = _price("Empty: the input price.")
     reasoning_per_1k = _price("Empty: the output price.")
+    price_source = models.CharField(
+        max_length=20,
+        choices=PriceSource.choices,
+        default=PriceSource.OPERATOR,
+        editable=False,
+        help_text="Prices of the catalogue follow it when it is applied again; those that a person set stay.",
+    )
     abilities = models.JSONField(default=list, blank=True, help_text="Of: " + ", ".join(Ability.values))
     created_at = models.DateTimeField(auto_now_add=True, editable=False)
     updated_at = models.DateTimeField(auto_now=True, editable=False)
@@ -62,6 +75,48 @@ class Model(models.Model):
             raise ValidationError({"abilities": f"A list of: {', '.join(Ability.values)}."})
         if self.max_context_tokens is not None and self.max_context_tokens < 1:
             raise ValidationError({"max_context_tokens": "At least 1."})
+
+
+PRICE_FIELDS: Final = (
+    "input_per_1k", "output_per_1k", "cached_input_per_1k", "cache_write_per_1k", "reasoning_per_1k",
+)  # fmt: skip
+
+
+class Price(models.Model):
+    """What a model costs from a moment on, or for long inputs. The newest that has begun holds, in place of the model's
+    own prices; tiers of long inputs hold beside it unless they are older."""
+
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="dated_prices")
+    starts_at = models.DateTimeField("from", default=timezone.now)
+    above_input_tokens = models.PositiveIntegerField(
+        default=0,
+        help_text="0: for every request. Else for requests with more input tokens than this: all their tokens.",
+    )
+    input_per_1k = _price("Of a tier, empty: the price without it. 0: free.")
+    output_per_1k = _price("Of a tier, empty: the price without it. 0: free.")
+    cached_input_per_1k = _price("Empty: the input price.")
+    cache_write_per_1k = _price("Empty: the input price.")
+    reasoning_per_1k = _price("Empty: the output price.")
+    source = models.CharField(max_length=20, choices=PriceSource.choices, default=PriceSource.OPERATOR, editable=False)
+
+    class Meta:
+        ordering = ["model", "-starts_at", "above_input_tokens"]
+        constraints = [
+            models.UniqueConstraint(fields=["model", "starts_at", "above_input_tokens"], name="price_once"),
+        ]
+
+    def __str__(self) -> str:
+        tier = f" above {self.above_input_tokens:,} tokens" if self.above_input_tokens else ""
+        return f"{self.model_id} from {self.starts_at:%Y-%m-%d %H:%M}{tier}"
+
+    def clean(self) -> None:
+        if self.above_input_tokens:
+            if all(getattr(self, one) is None for one in PRICE_FIELDS):
+                raise ValidationError("A tier needs one price at least.")
+            return
+        missing = {one: "Needed: 0 is free." for one in PRICE_FIELDS[:2] if getattr(self, one) is None}
+        if missing:
+            raise ValidationError(missing)
 
 
 class StickyBy(models.TextChoices):

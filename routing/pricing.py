@@ -1,8 +1,12 @@
-"""What a call costs, in integer nano-dollars. Pure."""
+"""What a call costs, in integer nano-dollars. Pure.
+
+A price may depend on the input's size: above a threshold all tokens of the request cost the tier's price, as Anthropic,
+Google and OpenAI charge long contexts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from providers.formats.dialect import Usage
@@ -12,13 +16,24 @@ NANO = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Nano-dollars per 1,000 tokens."""
+    """Nano-dollars per 1,000 tokens. `tiers`: by falling threshold, which an input must exceed."""
 
     input: int
     output: int
     cached_input: int
     cache_write: int
     reasoning: int
+    tiers: tuple[tuple[int, Prices], ...] = ()
+
+    def of(self, input_tokens: int) -> Prices:
+        """Those of a request with so much input."""
+        for threshold, prices in self.tiers:
+            if input_tokens > threshold:
+                return prices
+        return self
+
+    def with_tiers(self, tiers: Iterable[tuple[int, Prices]]) -> Prices:
+        return replace(self, tiers=tuple(sorted(tiers, key=lambda tier: -tier[0])))
 
     @classmethod
     def from_dollars(
@@ -48,6 +63,8 @@ class Prices:
 
 def cost_nano(prices: Prices, usage: Usage) -> int:
     """Rounded up to a whole nano-dollar. Counts that contradict each other are never charged below zero."""
+    if prices.tiers:
+        prices = prices.of(usage.input_tokens)
     cached = min(usage.cached_input_tokens, usage.input_tokens)
     written = min(usage.cache_write_tokens, usage.input_tokens - cached)
     reasoning = min(usage.reasoning_tokens, usage.output_tokens)
@@ -63,11 +80,16 @@ def cost_nano(prices: Prices, usage: Usage) -> int:
 
 def plain_cost_nano(prices: Prices, input_tokens: int, output_tokens: int) -> int:
     """Of a call that takes nothing from a cache and does not reason, as far as one can tell before it."""
+    if prices.tiers:
+        prices = prices.of(input_tokens)
     return -(-(input_tokens * prices.input + output_tokens * prices.output) // 1000)
 
 
 def upper_bound_nano(prices: Prices, input_tokens: int, output_tokens: int) -> int:
     """The most that a call of at most so many tokens can cost, whatever is cached, written to a cache, or thought."""
+    if prices.tiers:  # it may turn out to be smaller, and then another tier's
+        within = [tier for threshold, tier in prices.tiers if input_tokens > threshold]
+        return max(upper_bound_nano(one, input_tokens, output_tokens) for one in (replace(prices, tiers=()), *within))
     dearest_input = max(prices.input, prices.cached_input, prices.cache_write)
     dearest_output = max(prices.output, prices.reasoning)
     return -(-(input_tokens * dearest_input + output_tokens * dearest_output) // 1000)

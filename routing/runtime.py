@@ -13,7 +13,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
-from time import monotonic
+from time import monotonic, time
 
 from django.conf import settings
 from django.db import close_old_connections
@@ -184,7 +184,7 @@ class Runtime:
                 return
             try:
                 lock_when_idle()
-                if config_version() != self.snapshot.version:
+                if time() >= self.snapshot.stale_at or config_version() != self.snapshot.version:
                     self._load()
                 self._share_health()
                 self.shared_learning.sync()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import transaction
 from rest_framework import serializers
@@ -9,7 +9,7 @@ from rest_framework import serializers
 from providers.models import Provider
 from routing import services
 from routing.breaker import State
-from routing.models import Ability, Alias, AliasVariant, Feedback, Model, RoutingProfile
+from routing.models import PRICE_FIELDS, Ability, Alias, AliasVariant, Feedback, Model, Price, RoutingProfile
 from telemetry.serializers import CandidateSerializer
 from tokenhub.apikit import Dollars, Record, Strict, Words
 
@@ -32,9 +32,9 @@ class ModelSerializer(Record[Model]):
         model = Model
         fields = (
             "id", "provider_id", "upstream_model", "enabled", "weight", "max_context_tokens", "max_output_tokens",
-            "abilities", "input_per_1k", "output_per_1k", "cached_input_per_1k", "cache_write_per_1k",
-            "reasoning_per_1k", "created_at", "updated_at",
+            "abilities", *PRICE_FIELDS, "price_source", "created_at", "updated_at",
         )  # fmt: skip
+        read_only_fields = ("price_source",)
 
     def create(self, validated_data: dict[str, Any]) -> Model:
         return self.update(Model(), validated_data)
@@ -43,6 +43,44 @@ class ModelSerializer(Record[Model]):
         self.assign(instance, validated_data)
         services.save(model=instance)
         return instance
+
+
+class PriceSerializer(Record[Price]):
+    """What a model costs from `starts_at` on, or for requests with more than `above_input_tokens`."""
+
+    id = serializers.IntegerField(read_only=True)
+    model_id = serializers.PrimaryKeyRelatedField(source="model", queryset=Model.objects.all())
+    input_per_1k = Dollars(required=False, allow_null=True)
+    output_per_1k = Dollars(required=False, allow_null=True)
+    cached_input_per_1k = Dollars(required=False, allow_null=True)
+    cache_write_per_1k = Dollars(required=False, allow_null=True)
+    reasoning_per_1k = Dollars(required=False, allow_null=True)
+
+    class Meta:
+        model = Price
+        fields = ("id", "model_id", "starts_at", "above_input_tokens", *PRICE_FIELDS, "source")
+        read_only_fields = ("source",)
+        validators: ClassVar[list[Any]] = []  # the service's are enough
+
+    def create(self, validated_data: dict[str, Any]) -> Price:
+        return self.update(Price(), validated_data)
+
+    def update(self, instance: Price, validated_data: Mapping[str, Any]) -> Price:
+        self.assign(instance, validated_data)
+        services.save_price(price=instance)
+        return instance
+
+
+class OfferSerializer(serializers.Serializer[Any]):
+    model_id = serializers.CharField(source="model.pk")
+    state = serializers.CharField(help_text="new, changed, kept, same or unknown.")
+    catalogue_id = serializers.CharField()
+    changes = serializers.DictField(help_text="Field to [now, catalogue], in dollars per 1,000 tokens.")
+    other = serializers.ListField(child=serializers.CharField(), help_text="Prices of what is not counted.")
+
+
+class TakeSerializer(Strict):
+    models = Words(required=False, help_text="Ids; left out: every model whose prices are new or changed.")
 
 
 class VariantSerializer(Record[AliasVariant]):

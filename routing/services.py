@@ -9,20 +9,35 @@ from django.db import transaction
 
 from providers.models import CredentialStore, Provider, ProviderType
 from providers.sandbox import SANDBOX_MODELS
-from routing.models import Alias, Model, RoutingProfile
+from routing.models import PRICE_FIELDS, Alias, Model, Price, PriceSource, RoutingProfile
 
 SANDBOX_PROVIDER_ID = "sandbox"
 
 
 @transaction.atomic
 def save(*, model: Model) -> None:
-    """Raises ValidationError."""
+    """Prices that differ from the stored ones are the operator's from now on. Raises ValidationError."""
     model.full_clean()
+    stored = Model.objects.filter(pk=model.pk).first()
+    if stored is not None and any(getattr(stored, one) != getattr(model, one) for one in PRICE_FIELDS):
+        model.price_source = PriceSource.OPERATOR
     model.save()
 
 
 def delete(*, model: Model) -> None:
     model.delete()
+
+
+@transaction.atomic
+def save_price(*, price: Price) -> None:
+    """Whoever changes a price of the catalogue makes it his own. Raises ValidationError."""
+    price.source = PriceSource.OPERATOR
+    price.full_clean()
+    price.save()
+
+
+def delete_price(*, price: Price) -> None:
+    price.delete()
 
 
 @transaction.atomic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from keys.auth import BudgetRecord, KeyRecord
 from providers.client import Headers, Url
@@ -98,3 +99,5 @@ class Snapshot:
     profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
     provider_count: int = 0
     budgets: tuple[BudgetRecord, ...] = ()
+    stale_at: float = inf
+    """When a price of another date begins, in seconds since 1970."""

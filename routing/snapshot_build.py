@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
+from math import inf
 from urllib.parse import urljoin
 
 from django.conf import settings
 from django.db import transaction
+from django.utils import timezone
 
 from keys.auth import BudgetRecord, KeyRecord
 from keys.limit_table import owner_of
@@ -17,8 +20,8 @@ from providers.client import Url
 from providers.formats.registry import DIALECTS
 from providers.models import CredentialStore, Provider, ProviderType
 from providers.types import TYPES, api_root
+from routing.models import PRICE_FIELDS, ConfigVersion, Model, Price, RoutingProfile
 from routing.models import Alias as AliasRow
-from routing.models import ConfigVersion, Model, RoutingProfile
 from routing.pricing import Prices
 from routing.scoring import PROFILES, Profile
 from routing.snapshot import Alias, Endpoint, ProviderRecord, Snapshot, Target, Variant
@@ -47,8 +50,13 @@ def build_snapshot() -> Snapshot:
             providers[row.id] = _provider(row, credentials.get(row.secret_name))
         except (ValueError, KeyError) as problem:
             log.error("provider_unusable", provider=row.id, reason=str(problem))
+    now = timezone.now()
+    dated: dict[str, list[Price]] = {}
+    for price in Price.objects.order_by("starts_at"):
+        dated.setdefault(price.model_id, []).append(price)
+    coming = [one.starts_at.timestamp() for prices in dated.values() for one in prices if one.starts_at > now]
     targets = {
-        row.id: _target(row, providers[row.provider_id])
+        row.id: _target(row, providers[row.provider_id], dated.get(row.id, ()), now)
         for row in Model.objects.filter(enabled=True)
         if row.provider_id in providers
     }
@@ -56,6 +64,7 @@ def build_snapshot() -> Snapshot:
     projects = {row.pk: limits_of("project", row.pk, f"The project {row.pk!r}", row) for row in Project.objects.all()}
     return Snapshot(
         version=version,
+        stale_at=min(coming, default=inf),
         targets=targets,
         routable=_routable(providers, list(targets.values())),
         keys=_keys(budgets, projects),
@@ -115,7 +124,7 @@ def _provider(row: Provider, credential: SealedCredential | None) -> ProviderRec
     )
 
 
-def _target(row: Model, provider: ProviderRecord) -> Target:
+def _target(row: Model, provider: ProviderRecord, dated: Sequence[Price], now: datetime) -> Target:
     return Target(
         model_id=row.id,
         upstream_model=row.upstream_model or row.id,
@@ -124,14 +133,33 @@ def _target(row: Model, provider: ProviderRecord) -> Target:
         max_context_tokens=row.max_context_tokens,
         max_output_tokens=row.max_output_tokens,
         abilities=frozenset(row.abilities),
-        prices=Prices.from_dollars(
-            input_per_1k=row.input_per_1k,
-            output_per_1k=row.output_per_1k,
-            cached_input_per_1k=row.cached_input_per_1k,
-            cache_write_per_1k=row.cache_write_per_1k,
-            reasoning_per_1k=row.reasoning_per_1k,
-        ),
+        prices=prices_of(row, dated, now),
     )
+
+
+def prices_of(row: Model, dated: Sequence[Price], now: datetime) -> Prices | None:
+    """Those that hold now. `dated`: of this model, oldest first."""
+    begun = [one for one in dated if one.starts_at <= now]
+    base: Model | Price = row
+    tiers: dict[int, Price] = {}
+    for one in begun:
+        if one.above_input_tokens:
+            tiers[one.above_input_tokens] = one
+        else:
+            base = one
+    if isinstance(base, Price):
+        tiers = {above: one for above, one in tiers.items() if one.starts_at >= base.starts_at}
+    values = {name: getattr(base, name) for name in PRICE_FIELDS}
+    prices = Prices.from_dollars(**values)
+    if prices is None:
+        return None
+    found = []
+    for above, one in tiers.items():
+        own = {name: getattr(one, name) for name in PRICE_FIELDS if getattr(one, name) is not None}
+        tier = Prices.from_dollars(**{**values, **own})
+        assert tier is not None  # noqa: S101  it has at least what the base has
+        found.append((above, tier))
+    return prices.with_tiers(found)
 
 
 def limits_of(kind: str, name: str, whose: str, row: Limited) -> tuple[Limits, ...]:

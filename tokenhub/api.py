@@ -23,7 +23,18 @@ from keys.api import ClientKeys, InstallationBudget, Projects, RotateClientKey
 from keys.models import ClientKey
 from providers.api import Providers
 from providers.models import Provider, ProviderType
-from routing.api import Aliases, Evaluate, HealthReport, Models, Profiles, Rewards, Simulate, Targets
+from routing.api import (
+    Aliases,
+    Catalogue,
+    Evaluate,
+    HealthReport,
+    Models,
+    Prices,
+    Profiles,
+    Rewards,
+    Simulate,
+    Targets,
+)
 from routing.models import Model
 from routing.simulation import shown
 from telemetry.api import Audit, AuditExport, Log, Logs
@@ -189,6 +200,9 @@ urlpatterns: list[URLPattern] = [
     path("providers/<path:id>", Providers.as_view(_ONE)),
     path("models", Models.as_view(_LIST)),
     path("models/<path:id>", Models.as_view(_ONE)),
+    path("prices", Prices.as_view(_LIST)),
+    path("prices/catalogue", Catalogue.as_view()),
+    path("prices/<str:id>", Prices.as_view(_ONE)),
     path("aliases", Aliases.as_view({"get": "list"})),
     path("aliases/<path:id>", Aliases.as_view({"get": "retrieve", "put": "put", "delete": "destroy"})),
     path("profiles", Profiles.as_view(_LIST)),

@@ -9,7 +9,7 @@ from django.contrib.auth.signals import user_logged_in, user_logged_out, user_lo
 
 from keys.models import Budget, ClientKey, Project
 from providers.models import Provider
-from routing.models import Alias, AliasVariant, Model, RoutingProfile
+from routing.models import Alias, AliasVariant, Model, Price, RoutingProfile
 from telemetry import audit
 from vault.models import Secret
 
@@ -18,6 +18,7 @@ def connect() -> None:
     """After routing.changes: locks are taken in one order everywhere."""
     audit.watch(Provider, "provider")
     audit.watch(Model, "model")
+    audit.watch(Price, "price")
     audit.watch(Alias, "alias")
     audit.watch(AliasVariant, "alias_variant")
     audit.watch(RoutingProfile, "profile")

@@ -356,6 +356,7 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "tokenhub.apierrors.answer",
 }
 SPECTACULAR_SETTINGS = {
+    "ENUM_NAME_OVERRIDES": {"PriceSourceEnum": "routing.models.PriceSource"},
     "TITLE": "TokenHub admin API",
     "DESCRIPTION": "Providers, models, client keys, the vault, and what happened.",
     "VERSION": VERSION,

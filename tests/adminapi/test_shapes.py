@@ -136,7 +136,8 @@ def test_no_body_produces_a_500(api: Api, model: Model, data: Any) -> None:
         body = {name: value for name, value in body.items() if known is None or name in known} | body
     for unknown in range(len(NAMES)):  # drop what it does not know, so that the rest is looked at
         answer = api.call(method, path, body)
-        assert answer.status_code < 500, (method, path, body, answer.content)
+        is_locked = answer.status_code == 503 and answer.json()["error"]["code"] == "vault_locked"
+        assert answer.status_code < 500 or is_locked, (method, path, body, answer.content)
         error = answer.json().get("error") or {}
         if "not known here" not in str(error.get("message")) or error["param"] not in body or unknown > 30:
             break
