@@ -23,6 +23,7 @@ from django.utils import timezone
 from keys.calendar import Every, span_of
 from keys.ledger import Grant, Return
 from keys.models import NANO, Budget, BudgetPeriod, Lease
+from telemetry import webhooks
 from telemetry.journal import Entry, living_holders
 from telemetry.logs import EventLogger
 
@@ -130,6 +131,8 @@ def book(entries: Sequence[Entry]) -> None:
         period.settled_nano += by_period[pk]
         period.overrun_nano += overruns[pk]
         _alert(period, before)
+        if overruns[pk]:
+            webhooks.publish("budget_overrun", {**_told(period), "overrun_usd": overruns[pk] / NANO})
         period.save()
 
 
@@ -152,6 +155,21 @@ def _alert(period: BudgetPeriod, before: int) -> None:
         if before < edge <= period.settled_nano and percent > period.alerted_percent:
             period.alerted_percent = percent
             log.warning("budget_threshold", budget=str(period.budget), percent=percent, spent_usd=usd)
+            webhooks.publish("budget_threshold", {**_told(period), "percent": percent})
+
+
+def _told(period: BudgetPeriod) -> dict[str, object]:
+    budget = period.budget
+    return {
+        "budget": str(budget),
+        "subject": budget.subject,
+        "subject_id": budget.subject_id,
+        "amount_usd": float(budget.amount_usd),
+        "spent_usd": period.settled_nano / NANO,
+        "period": period.every,
+        "starts_at": period.starts_at.isoformat(),
+        "ends_at": period.ends_at.isoformat() if period.ends_at else None,
+    }
 
 
 def sweep(folder: Path) -> None:

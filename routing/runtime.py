@@ -44,6 +44,7 @@ from routing.probes import Prober, Rounds
 from routing.shadow import Shadows
 from routing.snapshot import Snapshot
 from routing.snapshot_build import build_snapshot, config_version
+from telemetry import webhooks
 from telemetry.ingest import Ingester
 from telemetry.journal import Journal
 from telemetry.logs import EventLogger
@@ -91,6 +92,7 @@ class Runtime:
         self.ready = False
         self.starting = asyncio.Lock()
         self._stop = threading.Event()
+        self._webhooks = webhooks.Sender()
         self._poller = threading.Thread(target=self._poll, name="snapshot-poller", daemon=True)
         self._ingester = Ingester(journal_folder())
         self.money_fail_open: bool = settings.TOKENHUB_MONEY_FAIL_OPEN
@@ -139,6 +141,7 @@ class Runtime:
             )
             self._poller.start()
             self._ingester.start()
+            self._webhooks.start()
             _settle()
             self.ready = True
 
@@ -149,6 +152,7 @@ class Runtime:
         self.ready = False
         self._stop.set()
         CHANGED.set()
+        self._webhooks.stop()
         await self._prober.stop()
         await self._asides.stop()
         for transport in self._transports:

@@ -5,7 +5,8 @@ import json
 from typing import Any
 from uuid import UUID
 
-from django.contrib import admin
+from django import forms
+from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, StreamingHttpResponse
 from django.template.loader import render_to_string
@@ -13,10 +14,11 @@ from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 from unfold.contrib.filters.admin import BooleanRadioFilter, DropdownFilter, FieldTextFilter, RangeDateTimeFilter
 from unfold.paginator import InfinitePaginator
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
-from telemetry import export
-from telemetry.models import AuditEntry, RequestLog
-from tokenhub.adminkit import ReadOnlyAdmin, display
+from telemetry import export, webhooks
+from telemetry.models import AuditEntry, RequestLog, Webhook, WebhookDelivery
+from tokenhub.adminkit import Admin, ReadOnlyAdmin, display
 
 
 class OutcomeFilter(DropdownFilter):  # type: ignore[misc]  # unfold has no type information
@@ -228,3 +230,84 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     @admin.action(description="Export as JSON")
     def export_json(self, request: HttpRequest, queryset: QuerySet[AuditEntry]) -> StreamingHttpResponse:
         return export.response(queryset, "json")
+
+
+class WebhookForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the type checker only
+    events = forms.MultipleChoiceField(
+        required=False,
+        choices=[(one, one) for one in webhooks.EVENTS if one != "test"],
+        widget=UnfoldAdminCheckboxSelectMultipleWidget,
+        help_text="None ticked: every event.",
+    )
+
+    class Meta:
+        model = Webhook
+        fields = ("url", "description", "events", "enabled")
+
+
+@admin.register(Webhook)
+class WebhookAdmin(Admin):
+    form = WebhookForm
+    list_display = ("url", "description", "events_shown", "enabled", "last")
+    search_fields = ("url", "description")
+    actions = ("send_test", "rotate_secret")
+    empty_title = "No webhook yet"
+    empty_hint = "A webhook gets alerts of budgets as signed POST requests, repeated until it takes them."
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Webhook | None = None) -> tuple[str, ...]:
+        return ("secret",) if obj is not None and self.has_change_permission(request, obj) else ()
+
+    @display(description="Signing secret")
+    def secret(self, webhook: Webhook) -> str:
+        return webhooks.secret_of(webhook)
+
+    @display(description="Events")
+    def events_shown(self, webhook: Webhook) -> str:
+        return ", ".join(webhook.events) or "every event"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Webhook]:
+        return super().get_queryset(request).prefetch_related("deliveries")  # type: ignore[no-any-return]
+
+    @display(description="Last delivery", label={"delivered": "success", "waiting": "warning", "given_up": "danger"})
+    def last(self, webhook: Webhook) -> str | None:
+        return next((one.state for one in webhook.deliveries.all()), None)
+
+    def save_model(self, request: HttpRequest, obj: Webhook, form: Any, change: bool) -> None:
+        webhooks.save(webhook=obj)
+
+    @admin.action(description="Send a test event", permissions=["change"])
+    def send_test(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> None:
+        for webhook in queryset:
+            webhooks.publish("test", {"message": "TokenHub can reach this address."}, only=webhook)
+        messages.success(request, "Sent. The deliveries tell what came of it.")
+
+    @admin.action(description="Make a new signing secret", permissions=["change"])
+    def rotate_secret(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> None:
+        for webhook in queryset:
+            webhooks.rotate(webhook=webhook)
+        messages.success(request, "New secrets are on the webhooks' pages. The old ones sign nothing any more.")
+
+
+@admin.register(WebhookDelivery)
+class WebhookDeliveryAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "event", "webhook", "state_shown", "attempts", "last_status", "last_error")
+    list_filter = ("state", "event", "webhook")
+    search_fields = ("event", "webhook__url", "last_error")
+    list_select_related = ("webhook",)
+    ordering = ("-created_at",)
+    actions = ("send_again",)
+    empty_title = "Nothing sent yet"
+    empty_hint = "Every event that a webhook wants leaves a row here, with what its receiver answered."
+
+    @display(description="State", label={"delivered": "success", "waiting": "warning", "given up": "danger"})
+    def state_shown(self, delivery: WebhookDelivery) -> str:
+        return delivery.get_state_display().lower()
+
+    @admin.action(description="Send again")
+    def send_again(self, request: HttpRequest, queryset: QuerySet[WebhookDelivery]) -> None:
+        if not request.user.has_perm("telemetry.change_webhook"):
+            messages.error(request, "You lack the permission to change webhooks.")
+            return
+        for delivery in queryset:
+            webhooks.again(delivery=delivery)
+        messages.success(request, "They are sent again.")

@@ -14,17 +14,20 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from telemetry import export
+from telemetry import export, webhooks
 from telemetry.journal import Attempt, Candidate
-from telemetry.models import AuditEntry, RequestLog
+from telemetry.models import AuditEntry, RequestLog, Webhook
 from telemetry.serializers import (
     AuditFiltersSerializer,
     AuditSerializer,
+    DeliverySerializer,
     FiltersSerializer,
     LogDetailSerializer,
     LogRowSerializer,
+    WebhookSecretSerializer,
+    WebhookSerializer,
 )
-from tokenhub.apikit import COUNTED, PAGING, View, invalid, page_of, rights
+from tokenhub.apikit import COUNTED, PAGING, Done, Records, View, done, invalid, page_of, rights
 
 
 class PageSerializer(serializers.Serializer[Any]):
@@ -190,3 +193,51 @@ def _audited(query: dict[str, str]) -> QuerySet[AuditEntry]:
             case _:
                 found = found.filter(**{name: value})
     return found
+
+
+# -- webhooks --------------------------------------------------------------------------------------------------------
+class Webhooks(Records[Webhook]):
+    """Where events are sent, signed. The secret is shown by `POST /webhooks` and by its rotation."""
+
+    rights = rights(Webhook)
+    serializer_class = WebhookSerializer
+    queryset = Webhook.objects.all()
+
+    def remove(self, record: Webhook) -> None:
+        webhooks.delete(webhook=record)
+
+    def _row(self, rows: Any, key: str) -> Webhook | None:
+        try:
+            return super()._row(rows, str(UUID(key)))
+        except ValueError:
+            return None
+
+    @extend_schema(responses=WebhookSecretSerializer)
+    def create(self, request: Request) -> Response:
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        return _secret(serializer.save())
+
+    @extend_schema(request=None, responses=WebhookSecretSerializer)
+    def rotate(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
+        """A new secret; the old one signs nothing any more."""
+        found = self.find(id)
+        webhooks.rotate(webhook=found)
+        return _secret(found)
+
+    @extend_schema(request=None, responses=Done)
+    def test(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Sends the event `test`; its deliveries tell what came of it."""
+        webhooks.publish("test", {"message": "TokenHub can reach this address."}, only=self.find(id))
+        return done()
+
+    @extend_schema(responses=DeliverySerializer(many=True))
+    def deliveries(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Newest first, of the last 30 days."""
+        sent: Any = self.find(id).deliveries.all()
+        page: Any = self.paginate_queryset(sent)
+        return self.get_paginated_response(DeliverySerializer(page, many=True).data)
+
+
+def _secret(webhook: Webhook) -> Response:
+    return Response({"ok": True, "id": webhook.pk, "secret": webhooks.secret_of(webhook)})

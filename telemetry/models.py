@@ -3,6 +3,9 @@ no foreign keys, so that history survives the deletion of what it speaks of."""
 
 from __future__ import annotations
 
+import uuid
+
+from django.core.validators import URLValidator
 from django.db import models
 
 
@@ -116,3 +119,53 @@ class AuditHead(models.Model):
 
     def __str__(self) -> str:
         return f"{self.number}:{self.hash}"
+
+
+class Webhook(models.Model):
+    """Where events are sent. Its secret is derived; see telemetry.webhooks."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    url = models.CharField(max_length=1000, validators=[URLValidator(schemes=["http", "https"])])
+    description = models.CharField(max_length=200, blank=True)
+    events = models.JSONField(default=list, blank=True, help_text="Empty: every event.")
+    enabled = models.BooleanField(default=True)
+    generation = models.PositiveIntegerField(default=1, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True, editable=False)
+    updated_at = models.DateTimeField(auto_now=True, editable=False)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.url
+
+
+class DeliveryState(models.TextChoices):
+    WAITING = "waiting", "Waiting"
+    DELIVERED = "delivered", "Delivered"
+    GIVEN_UP = "given_up", "Given up"
+
+
+class WebhookDelivery(models.Model):
+    """One event for one webhook; its id is the `webhook-id` of every attempt."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="deliveries")
+    event = models.CharField(max_length=60)
+    body = models.TextField()
+    state = models.CharField(max_length=20, choices=DeliveryState.choices, default=DeliveryState.WAITING)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    next_at = models.DateTimeField("next attempt")
+    last_status = models.PositiveSmallIntegerField("last answer", null=True)
+    last_error = models.CharField("last problem", max_length=300, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    delivered_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = "webhook delivery"
+        verbose_name_plural = "webhook deliveries"
+        indexes = [models.Index(fields=["state", "next_at"], name="delivery_due")]
+
+    def __str__(self) -> str:
+        return f"{self.event} {self.id}"

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from telemetry.models import AuditEntry, RequestLog
-from tokenhub.apikit import Dollars, Record, Strict
+from telemetry import webhooks
+from telemetry.models import AuditEntry, RequestLog, Webhook, WebhookDelivery
+from tokenhub.apikit import Dollars, Record, Strict, Words
 
 ROW = (
     "request_id", "client_request_id", "created_at", "api_key_id", "api_key_name", "project", "endpoint", "dialect",
@@ -150,3 +152,37 @@ class AuditFiltersSerializer(Strict):
     def get_fields(self) -> dict[str, Any]:
         named = {"source": serializers.CharField(required=False, max_length=20)}  # DRF has an attribute of that name
         return {**super().get_fields(), **named, "from": MomentField(required=False), "to": MomentField(required=False)}
+
+
+# -- webhooks --------------------------------------------------------------------------------------------------------
+class WebhookSerializer(Record[Webhook]):
+    id = serializers.UUIDField(read_only=True)
+    url = serializers.CharField(max_length=1000)
+    events = Words(required=False, help_text=f"Of: {', '.join(webhooks.EVENTS)}. Empty: every event.")
+
+    class Meta:
+        model = Webhook
+        fields = ("id", "url", "description", "events", "enabled", "created_at", "updated_at")
+
+    def create(self, validated_data: dict[str, Any]) -> Webhook:
+        return self.update(Webhook(), validated_data)
+
+    def update(self, instance: Webhook, validated_data: Mapping[str, Any]) -> Webhook:
+        self.assign(instance, validated_data)
+        webhooks.save(webhook=instance)
+        return instance
+
+
+class WebhookSecretSerializer(serializers.Serializer[Any]):
+    ok = serializers.BooleanField()
+    id = serializers.UUIDField()
+    secret = serializers.CharField(help_text="Receivers check the signatures with it.")
+
+
+class DeliverySerializer(Record[WebhookDelivery]):
+    class Meta:
+        model = WebhookDelivery
+        fields = (
+            "id", "event", "state", "attempts", "next_at", "last_status", "last_error", "created_at", "delivered_at",
+        )  # fmt: skip
+        read_only_fields = fields

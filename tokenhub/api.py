@@ -37,7 +37,7 @@ from routing.api import (
 )
 from routing.models import Model
 from routing.simulation import shown
-from telemetry.api import Audit, AuditExport, Log, Logs
+from telemetry.api import Audit, AuditExport, Log, Logs, Webhooks
 from telemetry.models import RequestLog
 from tokenhub import admin_token
 from tokenhub.apiauth import check
@@ -212,6 +212,11 @@ urlpatterns: list[URLPattern] = [
     path("apikeys/<str:id>/rotate", RotateClientKey.as_view({"post": "rotate"})),
     path("projects", Projects.as_view(_LIST)),
     path("projects/<path:id>", Projects.as_view(_ONE)),
+    path("webhooks", Webhooks.as_view({"get": "list", "post": "create"})),
+    path("webhooks/<str:id>", Webhooks.as_view(_ONE)),
+    path("webhooks/<str:id>/rotate", Webhooks.as_view({"post": "rotate"})),
+    path("webhooks/<str:id>/test", Webhooks.as_view({"post": "test"})),
+    path("webhooks/<str:id>/deliveries", Webhooks.as_view({"get": "deliveries"})),
     path("budget", InstallationBudget.as_view()),
     path("routing/simulate", Simulate.as_view()),
     path("routing/evaluate", Evaluate.as_view()),

@@ -11,6 +11,7 @@ from keys.models import Budget, ClientKey, Project
 from providers.models import Provider
 from routing.models import Alias, AliasVariant, Model, Price, RoutingProfile
 from telemetry import audit
+from telemetry.models import Webhook
 from vault.models import Secret
 
 
@@ -26,6 +27,7 @@ def connect() -> None:
     audit.watch(Project, "project")
     audit.watch(Budget, "budget")
     audit.watch(Secret, "secret")
+    audit.watch(Webhook, "webhook")
     audit.watch(User, "user", masked=("password",))
     audit.watch(Group, "group")
     user_logged_in.connect(_opened, dispatch_uid="audit-session-open")

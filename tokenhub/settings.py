@@ -168,6 +168,11 @@ TOKENHUB_VAULT_AUTOLOCK_MINUTES = ENV.read(
     shown="30; 0 with a vault password",
 )
 
+# -- webhooks ----------------------------------------------------------------------------------------------------
+TOKENHUB_WEBHOOK_NETWORKS = ENV.read(
+    "TOKENHUB_WEBHOOK_NETWORKS", NO_WORDS, networks, "private networks that webhooks may be sent to", shown=""
+)
+
 # -- logs --------------------------------------------------------------------------------------------------------
 TOKENHUB_LOG_LEVEL = ENV.read(
     "TOKENHUB_LOG_LEVEL", "info", one_of("debug", "info", "warning", "error"), "least severe line that is logged"
@@ -356,7 +361,11 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "tokenhub.apierrors.answer",
 }
 SPECTACULAR_SETTINGS = {
-    "ENUM_NAME_OVERRIDES": {"PriceSourceEnum": "routing.models.PriceSource"},
+    "ENUM_NAME_OVERRIDES": {
+        "PriceSourceEnum": "routing.models.PriceSource",
+        "DeliveryStateEnum": "telemetry.models.DeliveryState",
+        "HealthStateEnum": "routing.serializers.STATES",
+    },
     "TITLE": "TokenHub admin API",
     "DESCRIPTION": "Providers, models, client keys, the vault, and what happened.",
     "VERSION": VERSION,

@@ -51,6 +51,8 @@ UNFOLD: dict[str, Any] = {
                     {"title": "Overview", "icon": "dashboard", "link": reverse_lazy("admin:index")},
                     _item("Request log", "receipt_long", "telemetry.requestlog"),
                     _item("Audit log", "history", "telemetry.auditentry"),
+                    _item("Webhooks", "webhook", "telemetry.webhook"),
+                    _item("Webhook deliveries", "outbox", "telemetry.webhookdelivery"),
                 ],
             },
             {

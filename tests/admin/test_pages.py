@@ -24,7 +24,7 @@ from keys.models import Budget, ClientKey, Project, Subject
 from providers.models import CredentialStore, Provider, ProviderType
 from routing.models import Alias, AliasVariant, Feedback, Model, PolicyEvaluation, RoutingProfile
 from telemetry import audit
-from telemetry.models import AuditEntry, RequestLog
+from telemetry.models import AuditEntry, RequestLog, Webhook, WebhookDelivery
 from tests.admin.forms import submit, text
 from vault.models import VaultState
 
@@ -89,6 +89,10 @@ def audit_entry(number: int = 0) -> AuditEntry:
     return AuditEntry.objects.latest("number")
 
 
+def webhook(number: int = 0) -> Webhook:
+    return Webhook.objects.create(url=f"https://hooks.example.com/{number}")
+
+
 SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
     Provider: provider,
     Model: model,
@@ -101,11 +105,15 @@ SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
     Budget: budget,
     RequestLog: request_row,
     AuditEntry: audit_entry,
+    Webhook: webhook,
+    WebhookDelivery: lambda number: WebhookDelivery.objects.create(
+        webhook=webhook(number), event="test", body="{}", next_at=timezone.now()
+    ),
     VaultState: vault_state,
     User: lambda number: User.objects.create_user(f"user_{number}", password="x"),
     Group: lambda number: Group.objects.create(name=f"group {number}"),
 }
-WRITTEN_BY_THE_SYSTEM: set[Rows] = {RequestLog, AuditEntry, VaultState, Feedback, PolicyEvaluation}
+WRITTEN_BY_THE_SYSTEM: set[Rows] = {RequestLog, AuditEntry, WebhookDelivery, VaultState, Feedback, PolicyEvaluation}
 WITH_A_LIST = [one for one in SAMPLES if one not in {VaultState, PolicyEvaluation}]
 PAGES = ["changelist", "add", "change", "delete", "history"]
 
