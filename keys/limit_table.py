@@ -1,6 +1,6 @@
 """Rate limits of one host, exact across its workers: a table in memory that the workers share because it was mapped
-before they were forked. Whoever changes an entry holds a lock on its set, a record lock of the kernel, which ends with
-the process that holds it; so does what that process had under way.
+before they were forked. Whoever changes an entry holds the lock of its set. What a worker that was killed had under way
+ends with it: each holds a record lock of the kernel on its column.
 
 An entry that is pushed out of a full set begins anew: a set has eight, and full buckets go first."""
 
@@ -16,11 +16,12 @@ from struct import Struct
 from typing import Final
 
 from keys.limits import Bucket, LimitExceeded, Limits, Standings
+from keys.shared_locks import SharedLocks
 
 WAYS: Final = 8
 WORKERS: Final = 64
 CONCURRENT_RETRY_SECONDS: Final = 1.0
-_WORKER_LOCKS: Final = 1 << 40  # far beyond the sets of any table
+LOCKS: Final = 64  # one for every so many sets
 _HEAD: Final = Struct("<16s3dI")  # owner, when each bucket is full again, requests under way
 _CELL: Final = Struct("<H")  # of those, one worker's
 _ENTRY_BYTES: Final = _HEAD.size + WORKERS * _CELL.size
@@ -40,16 +41,17 @@ class LimitTable:
         self._memory = mmap(-1, sets * WAYS * _ENTRY_BYTES)
         with tempfile.TemporaryFile() as file:
             self._file = os.dup(file.fileno())  # to close any descriptor of it would end this process's locks
-        self._pid = 0
+        self._locks = SharedLocks(LOCKS)
         self._worker = -1
+        os.register_at_fork(after_in_child=self._forked)
 
     def enter(self, limits: Limits, tokens: float, now: float) -> Standings:
         """Lets one request in, which may take so many tokens. Raises LimitExceeded, and then nothing has changed. Must
         be followed by `leave`."""
-        if self._pid != os.getpid():
+        if self._worker < 0:
             self._claim()
         one_set = int.from_bytes(limits.owner[:8], "little") % self._sets
-        fcntl.lockf(self._file, fcntl.LOCK_EX, 1, one_set)
+        self._locks.acquire(one_set % LOCKS)
         try:
             place = self._find(one_set, limits.owner)
             _, second_at, minute_at, tokens_at, count = _HEAD.unpack_from(self._memory, place) if place >= 0 else _EMPTY
@@ -80,7 +82,7 @@ class LimitTable:
                 self._count(place, 1)
             _HEAD.pack_into(self._memory, place, limits.owner, second_at, minute_at, tokens_at, count)
         finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, one_set)
+            self._locks.release(one_set % LOCKS)
         requests = None
         if minute is not None:
             requests = minute.standing(minute_at, now)
@@ -93,7 +95,7 @@ class LimitTable:
         if not (limits.concurrent or undo or (limits.tokens is not None and more_tokens)):
             return
         one_set = int.from_bytes(limits.owner[:8], "little") % self._sets
-        fcntl.lockf(self._file, fcntl.LOCK_EX, 1, one_set)
+        self._locks.acquire(one_set % LOCKS)
         try:
             place = self._find(one_set, limits.owner)
             if place < 0:
@@ -111,16 +113,13 @@ class LimitTable:
                 count = max(count - 1, 0)
             _HEAD.pack_into(self._memory, place, limits.owner, second_at, minute_at, tokens_at, count)
         finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, one_set)
+            self._locks.release(one_set % LOCKS)
 
     # -- entries -------------------------------------------------------------------------------------------------------
     def _find(self, one_set: int, owner: bytes) -> int:
         """The place of the owner's entry; -1 where there is none."""
-        memory, first = self._memory, one_set * WAYS * _ENTRY_BYTES
-        for place in range(first, first + WAYS * _ENTRY_BYTES, _ENTRY_BYTES):
-            if memory[place : place + 16] == owner:
-                return place
-        return -1
+        first = one_set * WAYS * _ENTRY_BYTES
+        return self._memory.find(owner, first, first + WAYS * _ENTRY_BYTES)  # random bytes stand nowhere else
 
     def _make_room(self, one_set: int, now: float) -> int:
         """An entry with nothing under way whose buckets are full again the soonest, emptied."""
@@ -134,6 +133,9 @@ class LimitTable:
         place = min(places, key=worth)
         self._memory[place : place + _ENTRY_BYTES] = bytes(_ENTRY_BYTES)
         return place
+
+    def _forked(self) -> None:
+        self._worker = -1
 
     # -- requests under way --------------------------------------------------------------------------------------------
     def _count(self, place: int, change: int) -> bool:
@@ -153,7 +155,7 @@ class LimitTable:
             (count,) = _CELL.unpack_from(self._memory, cell)
             if count and worker != self._worker and self._lock_worker(worker):
                 _CELL.pack_into(self._memory, cell, 0)
-                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _WORKER_LOCKS + worker)
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, worker)
                 count = 0
             total += count
         return total
@@ -165,21 +167,21 @@ class LimitTable:
                 break
         else:
             raise RuntimeError(f"more than {WORKERS} workers share one table of limits")
-        self._pid, self._worker = os.getpid(), worker
+        self._worker = worker
         for place in range(0, len(self._memory), _ENTRY_BYTES):
             cell = place + _HEAD.size + worker * _CELL.size
             if self._memory[cell : cell + _CELL.size] != b"\0\0":
                 one_set = place // (WAYS * _ENTRY_BYTES)
-                fcntl.lockf(self._file, fcntl.LOCK_EX, 1, one_set)
+                self._locks.acquire(one_set % LOCKS)
                 owner, *full_at, count = _HEAD.unpack_from(self._memory, place)
                 (left,) = _CELL.unpack_from(self._memory, cell)
                 _CELL.pack_into(self._memory, cell, 0)
                 _HEAD.pack_into(self._memory, place, owner, *full_at, max(count - left, 0))
-                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, one_set)
+                self._locks.release(one_set % LOCKS)
 
     def _lock_worker(self, worker: int) -> bool:
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _WORKER_LOCKS + worker)
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, worker)
         except OSError:
             return False
         return True

@@ -40,7 +40,6 @@ BYTES_PER_DOCUMENT_TOKEN: Final = 20  # of its base64
 HIDDEN_TOKENS: Final = 700  # that providers add for tools and roles
 _BINARY: Final = re.compile(rb"[A-Za-z0-9+/=]{512,}")
 _IMAGE: Final = re.compile(rb'"(?:image_url|input_image)"|"type": ?"image"')
-_STORED: Final = ("previous_response_id", "conversation", "prompt")
 
 
 class NoPrice(Exception):
@@ -120,8 +119,8 @@ class Purse:
 
 
 def most_input(envelope: Envelope, target: Target) -> int:
-    size = envelope.messages_size + HIDDEN_TOKENS
-    if any(envelope.raw(name) for name in _STORED):
+    size, raw = envelope.messages_size + HIDDEN_TOKENS, envelope.raw
+    if raw("previous_response_id") or raw("conversation") or raw("prompt"):  # texts that stand elsewhere
         return max(size, target.max_context_tokens)
     if envelope.has_images or envelope.has_documents:
         blobs = _BINARY.findall(envelope.body)
