@@ -6,7 +6,7 @@ Google and OpenAI charge long contexts."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from providers.formats.dialect import Usage
@@ -16,7 +16,8 @@ NANO = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Nano-dollars per 1,000 tokens. `tiers`: by falling threshold, which an input must exceed."""
+    """Nano-dollars per 1,000 tokens. `tiers`: by falling threshold, which an input must exceed. `dearest_input` and
+    `dearest_output`: whatever is cached, written to a cache, or thought."""
 
     input: int
     output: int
@@ -24,6 +25,12 @@ class Prices:
     cache_write: int
     reasoning: int
     tiers: tuple[tuple[int, Prices], ...] = ()
+    dearest_input: int = field(init=False, repr=False, compare=False)
+    dearest_output: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dearest_input", max(self.input, self.cached_input, self.cache_write))
+        object.__setattr__(self, "dearest_output", max(self.output, self.reasoning))
 
     def of(self, input_tokens: int) -> Prices:
         """Those of a request with so much input."""
@@ -86,13 +93,11 @@ def plain_cost_nano(prices: Prices, input_tokens: int, output_tokens: int) -> in
 
 
 def upper_bound_nano(prices: Prices, input_tokens: int, output_tokens: int) -> int:
-    """The most that a call of at most so many tokens can cost, whatever is cached, written to a cache, or thought."""
+    """The most that a call of at most so many tokens can cost."""
     if prices.tiers:  # it may turn out to be smaller, and then another tier's
         within = [tier for threshold, tier in prices.tiers if input_tokens > threshold]
         return max(upper_bound_nano(one, input_tokens, output_tokens) for one in (replace(prices, tiers=()), *within))
-    dearest_input = max(prices.input, prices.cached_input, prices.cache_write)
-    dearest_output = max(prices.output, prices.reasoning)
-    return -(-(input_tokens * dearest_input + output_tokens * dearest_output) // 1000)
+    return -(-(input_tokens * prices.dearest_input + output_tokens * prices.dearest_output) // 1000)
 
 
 def dollars(nano: int) -> str:
