@@ -15,7 +15,7 @@ from mmap import mmap
 from struct import Struct
 from typing import Final
 
-from keys.limits import Bucket, LimitExceeded, Limits, Standings
+from keys.limits import CONCURRENT, MINUTE, SECOND, TOKENS, Bucket, LimitExceeded, Limits, Standings
 from keys.shared_locks import SharedLocks
 
 WAYS: Final = 8
@@ -33,6 +33,19 @@ def owner_of(kind: str, name: str) -> bytes:
     return blake2b(f"{kind}\0{name}".encode(), digest_size=16).digest()
 
 
+def _refusal(
+    limits: Limits, count: int, full_at: tuple[float, float, float], tokens: float, now: float
+) -> LimitExceeded:
+    """By the limit that makes the request wait longest."""
+    waits = [(CONCURRENT_RETRY_SECONDS, CONCURRENT)] if limits.concurrent and count >= limits.concurrent else []
+    buckets = ((limits.second, 1.0, SECOND), (limits.minute, 1.0, MINUTE), (limits.tokens, tokens, TOKENS))
+    for at, (bucket, amount, which) in zip(full_at, buckets, strict=True):
+        if bucket is not None:
+            waits.append((bucket.wait(at, amount, now), which))
+    wait, which = max(waits, key=lambda one: one[0])
+    return LimitExceeded(limits, limits.what(which), retry_after_seconds=wait)
+
+
 class LimitTable:
     """Belongs to one thread of each process."""
 
@@ -42,6 +55,8 @@ class LimitTable:
         with tempfile.TemporaryFile() as file:
             self._file = os.dup(file.fileno())  # to close any descriptor of it would end this process's locks
         self._locks = SharedLocks(LOCKS)
+        self.name = os.urandom(8)
+        """Of this table, whichever process looks at it."""
         self._worker = -1
         os.register_at_fork(after_in_child=self._forked)
 
@@ -57,23 +72,20 @@ class LimitTable:
             _, second_at, minute_at, tokens_at, count = _HEAD.unpack_from(self._memory, place) if place >= 0 else _EMPTY
             if limits.concurrent and count >= limits.concurrent:
                 count = self._living(place)
-                if count >= limits.concurrent:
-                    _HEAD.pack_into(self._memory, place, limits.owner, second_at, minute_at, tokens_at, count)
-                    what = f"{limits.concurrent} requests at the same time"
-                    raise LimitExceeded(limits, what, retry_after_seconds=CONCURRENT_RETRY_SECONDS)
+                _HEAD.pack_into(self._memory, place, limits.owner, second_at, minute_at, tokens_at, count)
             second, minute, per_minute = limits.second, limits.minute, limits.tokens
+            if (
+                (limits.concurrent and count >= limits.concurrent)
+                or (second is not None and second.wait(second_at, 1.0, now))
+                or (minute is not None and minute.wait(minute_at, 1.0, now))
+                or (per_minute is not None and per_minute.wait(tokens_at, tokens, now))
+            ):
+                raise _refusal(limits, count, (second_at, minute_at, tokens_at), tokens, now)
             if second is not None:
-                if wait := second.wait(second_at, 1.0, now):
-                    what = f"{second.rate:g} requests per second, {second.burst:g} at once"
-                    raise LimitExceeded(limits, what, retry_after_seconds=wait)
                 second_at = second.taken(second_at, 1.0, now)
             if minute is not None:
-                if wait := minute.wait(minute_at, 1.0, now):
-                    raise LimitExceeded(limits, f"{minute.burst:g} requests per minute", retry_after_seconds=wait)
                 minute_at = minute.taken(minute_at, 1.0, now)
             if per_minute is not None:
-                if wait := per_minute.wait(tokens_at, tokens, now):
-                    raise LimitExceeded(limits, f"{per_minute.burst:g} tokens per minute", retry_after_seconds=wait)
                 tokens_at = per_minute.taken(tokens_at, tokens, now)
             if place < 0:
                 place = self._make_room(one_set, now)
@@ -83,12 +95,25 @@ class LimitTable:
             _HEAD.pack_into(self._memory, place, limits.owner, second_at, minute_at, tokens_at, count)
         finally:
             self._locks.release(one_set % LOCKS)
-        requests = None
-        if minute is not None:
-            requests = minute.standing(minute_at, now)
-        elif second is not None:
-            requests = second.standing(second_at, now)
-        return Standings(requests, per_minute.standing(tokens_at, now) if per_minute is not None else None)
+        return limits.standings(second_at, minute_at, tokens_at, now)
+
+    def adopt(self, limits: Limits, full_at: tuple[float, float, float], calls: int, now: float) -> None:
+        """What was let in elsewhere: buckets that are full again no sooner than that, and so many more requests under
+        way, each of which must be followed by `leave`."""
+        if self._worker < 0:
+            self._claim()
+        one_set = int.from_bytes(limits.owner[:8], "little") % self._sets
+        self._locks.acquire(one_set % LOCKS)
+        try:
+            place = self._find(one_set, limits.owner)
+            if place < 0:
+                place = self._make_room(one_set, now)
+            _, *known, count = _HEAD.unpack_from(self._memory, place)
+            if calls:
+                self._count(place, calls)
+            _HEAD.pack_into(self._memory, place, limits.owner, *map(max, known, full_at), count + calls)
+        finally:
+            self._locks.release(one_set % LOCKS)
 
     def leave(self, limits: Limits, more_tokens: float, now: float, *, undo: bool = False) -> None:
         """The request is over. `more_tokens` than `enter` was told; negative: fewer. `undo`: it was none."""
@@ -131,6 +156,11 @@ class LimitTable:
             return min(count, 1), max(full_at)
 
         place = min(places, key=worth)
+        if worth(place)[0]:  # nothing but requests under way: perhaps of workers that are dead
+            for one in places:
+                owner, *full_at, _ = _HEAD.unpack_from(self._memory, one)
+                _HEAD.pack_into(self._memory, one, owner, *full_at, self._living(one))
+            place = min(places, key=worth)
         self._memory[place : place + _ENTRY_BYTES] = bytes(_ENTRY_BYTES)
         return place
 
@@ -196,28 +226,41 @@ class Addresses:
     def __init__(self, memory: mmap, *, rate: float, burst: int) -> None:
         self._memory = memory
         self._sets = len(memory) // (WAYS * self.ENTRY.size)
-        self._bucket = Bucket(rate, float(max(burst, 1))) if rate else None
+        self.bucket = Bucket(rate, float(max(burst, 1))) if rate else None
+        self.whole = self.bucket
+
+    def share(self, hosts: int) -> None:
+        """From now on this is one of so many hosts, which know nothing of each other."""
+        self.bucket = self.whole.share(hosts) if self.whole is not None else None
 
     def take(self, address: str, now: float) -> float:
         """0.0 and one taken, or the seconds until there is one."""
-        bucket = self._bucket
+        bucket = self.bucket
         if bucket is None:
             return 0.0
+        place, full_at = self._find(address)
+        if wait := bucket.wait(full_at, 1.0, now):
+            return wait
+        self.ENTRY.pack_into(self._memory, place, owner_of("address", address), bucket.taken(full_at, 1.0, now))
+        return 0.0
+
+    def learn(self, address: str, full_at: float) -> None:
+        """Its bucket is full again no sooner than that: what other hosts have let in."""
+        place, known = self._find(address)
+        self.ENTRY.pack_into(self._memory, place, owner_of("address", address), max(known, full_at))
+
+    def _find(self, address: str) -> tuple[int, float]:
+        """Its place, or that of the one that is full again the soonest; and when its bucket is full again."""
         owner, memory, size = owner_of("address", address), self._memory, self.ENTRY.size
         first = int.from_bytes(owner[:8], "little") % self._sets * WAYS * size
         oldest, room = 1e300, first
         for place in range(first, first + WAYS * size, size):
             found, full_at = self.ENTRY.unpack_from(memory, place)
             if found == owner:
-                break
+                return place, full_at
             if full_at < oldest:
                 oldest, room = full_at, place
-        else:
-            place, full_at = room, 0.0
-        if wait := bucket.wait(full_at, 1.0, now):
-            return wait
-        self.ENTRY.pack_into(memory, place, owner, bucket.taken(full_at, 1.0, now))
-        return 0.0
+        return room, 0.0
 
 
 TABLE: Final = LimitTable()

@@ -5,10 +5,14 @@ at which it is full again (GCRA, ITU-T I.371): taking moves it on, time lets it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 TOLERANCE: Final = 1e-9  # a float clock is never exact
+CONCURRENT: Final = 0
+SECOND: Final = 1
+MINUTE: Final = 2
+TOKENS: Final = 3
 
 
 class Bucket(NamedTuple):
@@ -27,6 +31,10 @@ class Bucket(NamedTuple):
         """The new `full_at`. A negative amount gives back."""
         return max(full_at, now) + amount / self.rate
 
+    def share(self, hosts: int) -> Bucket:
+        """One host's. What is lacking in it is as long in coming back as in the whole."""
+        return Bucket(self.rate / hosts, max(self.burst / hosts, 1.0))
+
     def standing(self, full_at: float, now: float) -> Standing:
         reset = max(full_at - now, 0.0)
         return Standing(round(self.burst), int(max(self.burst - reset * self.rate, 0.0) + 1e-6), reset)
@@ -43,6 +51,35 @@ class Limits:
     minute: Bucket | None = None
     tokens: Bucket | None = None
     concurrent: int = 0
+
+    def what(self, which: int) -> str:
+        """One of them as a person reads it: of CONCURRENT, SECOND, MINUTE, TOKENS."""
+        if which == SECOND and self.second is not None:
+            return f"{self.second.rate:g} requests per second, {self.second.burst:g} at once"
+        if which == MINUTE and self.minute is not None:
+            return f"{self.minute.burst:g} requests per minute"
+        if which == TOKENS and self.tokens is not None:
+            return f"{self.tokens.burst:g} tokens per minute"
+        return f"{self.concurrent} requests at the same time"
+
+    def share(self, hosts: int) -> Limits:
+        """One host's; one request at a time is the least."""
+        return replace(
+            self,
+            second=self.second.share(hosts) if self.second is not None else None,
+            minute=self.minute.share(hosts) if self.minute is not None else None,
+            tokens=self.tokens.share(hosts) if self.tokens is not None else None,
+            concurrent=max(self.concurrent // hosts, 1) if self.concurrent else 0,
+        )
+
+    def standings(self, second_at: float, minute_at: float, tokens_at: float, now: float) -> Standings:
+        """As clients are told. Times: when each bucket is full again."""
+        requests = None
+        if self.minute is not None:
+            requests = self.minute.standing(minute_at, now)
+        elif self.second is not None:
+            requests = self.second.standing(second_at, now)
+        return Standings(requests, self.tokens.standing(tokens_at, now) if self.tokens is not None else None)
 
 
 class Standing(NamedTuple):

@@ -101,13 +101,8 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
                 await visit.respond(204, b"", visit.base_headers() + _PREFLIGHT)
                 return
             if wait := visit.runtime.addresses.take(visit.address, visit.started_at):
-                visit.runtime.metrics.rate_limited += 1
-                raise ApiError(
-                    "rate_limit_exceeded",
-                    "Too many requests from this address.",
-                    hint="Wait as Retry-After says.",
-                    retry_after_seconds=wait,
-                )
+                raise visit.address_refusal(wait)
+            visit.is_noted = False
             if method not in self.methods:
                 message = f"{self.path} takes {' and '.join(self.methods)}, not {method}."
                 raise ApiError("method_not_allowed", message, allow=self.methods)
@@ -124,7 +119,8 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
         raise NotImplementedError
 
     def require_key(self, visit: Visit, *, counts: bool = True) -> None:
-        """One of the scopes is enough. `counts`: at once, towards the key's limits. Raises AuthError, ApiError."""
+        """One of the scopes is enough. `counts`: at once, towards the key's limits; `visit.admitted` must follow.
+        Raises AuthError, ApiError."""
         key = visit.key = authenticate(visit.runtime.snapshot.keys, visit.headers, now=time())
         if not any(key.has_scope(scope) for scope in self.scopes):
             raise ApiError(
@@ -132,7 +128,7 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
                 f"This client key lacks the scope {self.scopes[0]!r}.",
                 hint="Use another key, or ask the operator for the scope.",
             )
-        if counts and key.limits:
+        if counts and (key.limits or visit.runtime.shared_limits is not None):
             visit.admit()
 
 
@@ -168,7 +164,10 @@ class Chat(Endpoint):
         envelope, policy = self.read(visit, body)
         if visit.shape is not None:
             await require_usable(visit.shape)
-        return prepare(visit, envelope, policy)
+        call = prepare(visit, envelope, policy)
+        if visit.ticket is not None:
+            await visit.admitted()
+        return call
 
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
         policy = from_headers(visit.runtime.default_policy, visit.headers, visit.runtime.snapshot.profiles)
@@ -330,7 +329,7 @@ class Embeddings(Chat):
 
 
 def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
-    """Who is to answer what, before anybody is asked. Raises ApiError."""
+    """Who is to answer what, before anybody is asked; `visit.admitted` must follow. Raises ApiError."""
     key = visit.key
     assert key is not None  # noqa: S101  the endpoint asked for one
     snapshot = visit.runtime.snapshot
@@ -371,7 +370,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
                 lesson.paces.append((budget.amount, pace))
         visit.lesson = lesson
         visit.context = lesson.context.key
-    if key.limits:
+    if key.limits or visit.runtime.shared_limits is not None:
         visit.admit(needs.input_tokens + needs.output_tokens)
     if key.budgets:
         held = visit.runtime

@@ -36,6 +36,7 @@ class Feedback(Endpoint):
 
     async def answer(self, visit: Visit) -> None:
         self.require_key(visit)
+        await visit.admitted()
         body = read_body(_decode, await visit.body())
         key, learner = visit.key, visit.runtime.learner
         assert key is not None  # noqa: S101  require_key found one

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from time import monotonic, time
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import close_old_connections
@@ -52,6 +53,9 @@ from telemetry.metrics import Metrics
 from vault.keyring import KEYRING
 from vault.services import lock_when_idle, open_from_environment
 
+if TYPE_CHECKING:
+    from keys.shared_limits import SharedLimits
+
 log = EventLogger(__name__)
 POLL_SECONDS = 0.5
 REFUSALS_LOGGED_PER_SECOND = 10
@@ -82,6 +86,7 @@ class Runtime:
         self.addresses = Addresses(
             ADDRESS_MEMORY, rate=settings.TOKENHUB_RATE_LIMIT_RPS, burst=settings.TOKENHUB_RATE_LIMIT_BURST
         )
+        self.shared_limits: SharedLimits | None = None
         self.refusals = AddressLimiter(rate=REFUSALS_LOGGED_PER_SECOND, burst=REFUSALS_LOGGED_PER_SECOND)
         self.max_body_bytes: int = settings.TOKENHUB_MAX_BODY_BYTES
         self.body_timeout: float = settings.TOKENHUB_BODY_TIMEOUT_SECS
@@ -139,6 +144,11 @@ class Runtime:
                 share=settings.TOKENHUB_JUDGE_SHARE,
                 rng=Random(),  # noqa: S311  draws, no secret
             )
+            if settings.TOKENHUB_REDIS_URL:
+                from keys.shared_limits import SharedLimits  # with hiredis and ssl: only where they are needed
+
+                self.shared_limits = SharedLimits(settings.TOKENHUB_REDIS_URL, addresses=self.addresses)
+                await self.shared_limits.start()
             self._poller.start()
             self._ingester.start()
             self._webhooks.start()
@@ -155,6 +165,8 @@ class Runtime:
         self._webhooks.stop()
         await self._prober.stop()
         await self._asides.stop()
+        if self.shared_limits is not None:
+            await self.shared_limits.stop()
         for transport in self._transports:
             await transport.close()
         self.journal.close()

@@ -23,6 +23,7 @@ from routing.snapshot import Target
 from telemetry.journal import Attempt, Candidate, Entry
 
 if TYPE_CHECKING:
+    from keys.shared_limits import Ticket
     from providers.formats.envelope import Envelope
     from routing.bandit import Reward
     from routing.learning import Lesson
@@ -69,6 +70,7 @@ class Visit:
         "estimated_cost_nano",
         "first_chunk_ms",
         "headers",
+        "is_noted",
         "is_valid",
         "key",
         "lesson",
@@ -89,6 +91,7 @@ class Visit:
         "started_at",
         "stream",
         "target",
+        "ticket",
     )  # fmt: skip
 
     def __init__(self, scope: Any, receive: Any, send: Any, runtime: Runtime, endpoint: str, dialect: Dialect) -> None:
@@ -118,6 +121,9 @@ class Visit:
         self.plain: Envelope | None = None
         self.is_valid: bool | None = None
         self.standings: Standings | None = None
+        self.ticket: Ticket | None = None
+        self.is_noted = True
+        """Whether its address's limit has nothing more to learn of it."""
         self._admitted: list[Limits] = []
         self._tokens = self._used_tokens = 0
         self.spent_nano = 0
@@ -202,8 +208,12 @@ class Visit:
     # -- limits --------------------------------------------------------------------------------------------------
     def admit(self, tokens: int = 0) -> None:
         """Lets the request in, as far as the limits of its key and its project go. `tokens`: that it may take. Raises
-        ApiError."""
+        ApiError. Where hosts share their limits, it asks, and `admitted` must follow."""
         assert self.key is not None  # noqa: S101  whoever is limited is known
+        if (shared := self.runtime.shared_limits) is not None:
+            self.is_noted = True
+            self.ticket = shared.ask(self.key.limits, self.address, tokens)
+            return
         self._tokens, now, found = tokens, monotonic(), Standings()
         try:
             for limits in self.key.limits:
@@ -213,16 +223,42 @@ class Visit:
             for limits in self._admitted:
                 TABLE.leave(limits, -tokens, now, undo=True)
             self._admitted = []
-            self.runtime.metrics.rate_limited += 1
-            raise ApiError(
-                "rate_limit_exceeded",
-                f"{problem.limits.whose} is limited to {problem.what}.",
-                hint="Wait as Retry-After says, or ask the operator for more.",
-                retry_after_seconds=problem.retry_after_seconds,
-            ) from None
+            raise self._refusal(problem) from None
         self.standings = found
 
+    async def admitted(self) -> None:
+        """Once the limits that hosts share have let the request in, where `admit` asked them. Raises ApiError."""
+        if self.ticket is not None:
+            try:
+                self.standings = await self.ticket.decided()
+            except LimitExceeded as problem:
+                raise self._refusal(problem) from None
+
+    def _refusal(self, problem: LimitExceeded) -> ApiError:
+        if not problem.limits.whose:
+            return self.address_refusal(problem.retry_after_seconds)
+        self.runtime.metrics.rate_limited += 1
+        return ApiError(
+            "rate_limit_exceeded",
+            f"{problem.limits.whose} is limited to {problem.what}.",
+            hint="Wait as Retry-After says, or ask the operator for more.",
+            retry_after_seconds=problem.retry_after_seconds,
+        )
+
+    def address_refusal(self, retry_after_seconds: float) -> ApiError:
+        self.runtime.metrics.rate_limited += 1
+        return ApiError(
+            "rate_limit_exceeded",
+            "Too many requests from this address.",
+            hint="Wait as Retry-After says.",
+            retry_after_seconds=retry_after_seconds,
+        )
+
     def close(self) -> None:
+        if self.ticket is not None:
+            self.ticket.close(self._used_tokens)
+        elif not self.is_noted and (shared := self.runtime.shared_limits) is not None:
+            shared.note(self.address)
         if self._admitted:
             now = monotonic()
             for limits in self._admitted:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 T = TypeVar("T")
@@ -176,6 +176,36 @@ def public_url(raw: str) -> str:
     parts = urlsplit(raw)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/"):
         raise ValueError(f"{raw!r} is not http://HOST or https://HOST")
+    return raw
+
+
+def redis_url(raw: str) -> str:
+    """What is said of a wrong one holds nothing of it: it may carry a password."""
+    wanted = "redis://HOST:PORT/NUMBER, rediss://HOST:PORT/NUMBER or unix:///PATH?db=NUMBER"
+    try:
+        parts = urlsplit(raw)
+        port, query = parts.port, dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError:
+        raise ValueError(f"it is not {wanted}") from None
+    if parts.scheme == "unix":
+        number, is_whole = query.get("db", "0"), not parts.port and parts.path.startswith("/") and len(parts.path) > 1
+    else:
+        number = query.get("db") or parts.path.strip("/") or "0"
+        is_whole = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and port != 0
+    if not is_whole or parts.fragment:
+        raise ValueError(f"it is not {wanted}")
+    if not (number.isascii() and number.isdigit()):
+        raise ValueError("the database in it is not a number")
+    if parts.username and not parts.password:
+        raise ValueError("it names a user without a password")
+    if unknown := query.keys() - {"db", "socket_timeout"}:
+        raise ValueError(f"it has {len(unknown)} parameters other than db and socket_timeout")
+    try:
+        timeout = float(query.get("socket_timeout", "0.25"))
+    except ValueError:
+        timeout = 0.0
+    if not 0.01 <= timeout <= 60:
+        raise ValueError("the socket_timeout in it is not a number of seconds from 0.01 to 60")
     return raw
 
 

@@ -22,6 +22,7 @@ from tokenhub.env import (
     networks,
     one_of,
     public_url,
+    redis_url,
     seconds,
     share,
     time_zone,
@@ -135,6 +136,9 @@ TOKENHUB_RATE_LIMIT_RPS = ENV.read(
     "TOKENHUB_RATE_LIMIT_RPS", 60, whole(0), "requests per second and address; 0 turns the limit off"
 )
 TOKENHUB_RATE_LIMIT_BURST = ENV.read("TOKENHUB_RATE_LIMIT_BURST", 120, whole(1), "burst per address")
+TOKENHUB_REDIS_URL = ENV.read(
+    "TOKENHUB_REDIS_URL", "", redis_url, "redis://USER:PASSWORD@HOST:PORT/NUMBER, where hosts share their limits"
+)
 TOKENHUB_CORS_ORIGINS = ENV.read("TOKENHUB_CORS_ORIGINS", NO_WORDS, words, "exact origins allowed on /v1", shown="")
 TOKENHUB_PROBE_SECONDS = ENV.read(
     "TOKENHUB_PROBE_SECONDS", 30, whole(0, 86_400), "between two probes of a provider; 0 turns probes off"

@@ -1,0 +1,178 @@
+"""The shared limits' scripts for Redis, and the commands that call them. The arithmetic is that of `keys.limits`, on
+Redis' own clock. Knows no connection.
+
+Of an owner Redis keeps two keys: `…:b`, when it was written and what each bucket lacks then, in seconds until it is
+full; and `…:c`, a sorted set of its requests under way, by the end of their leases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha1
+from struct import Struct
+from typing import Final, NamedTuple
+
+from keys.limits import Limits
+
+PREFIX: Final = b"tokenhub:limits:"
+LEASE_SECONDS: Final = 6.0  # for so long a request counts that its worker does not speak of
+IDS_AT_ONCE: Final = 2_000
+_SPEC: Final = Struct("<ddddddI")
+DEBTS: Final = Struct("<ddd")
+REFUSAL: Final = Struct("<BBd")
+"""The first byte: whose limit it is, from 1; 0 where all let it in. Then which limit, and how long to wait. An answer
+of either kind ends with each owner's `DEBTS`."""
+REDIS_CLOCK: Final = "local time = redis.call('TIME')\nlocal now = time[1] + time[2] / 1e6"
+
+_STATE: Final = """
+local function state(key)
+  local held = redis.call('GET', key)
+  if not held then return {0, 0, 0} end
+  local at, second, minute, tokens = struct.unpack('<dddd', held)
+  local passed = math.max(now - at, 0)
+  return {math.max(second - passed, 0), math.max(minute - passed, 0), math.max(tokens - passed, 0)}
+end
+local function keep(key, debts)
+  local longest = math.max(debts[1], debts[2], debts[3])
+  local packed = struct.pack('<dddd', now, debts[1], debts[2], debts[3])
+  redis.call('SET', key, packed, 'PX', string.format('%.0f', math.ceil(longest * 1000) + 1000))
+end
+"""
+# all are looked at before anything is taken; whoever makes the request wait longest is named
+_ENTER: Final = """
+local id, lease, tokens = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local owners, longest, whose, which = #ARGV - 3, 0, 0, 0
+local before, after, most = {}, {}, {}
+for i = 1, owners do
+  local spec = {struct.unpack('<ddddddI4', ARGV[3 + i])}
+  local debts, taken = state(KEYS[2 * i - 1]), {0, 0, 0}
+  most[i] = spec[7]
+  if most[i] > 0 then
+    redis.call('ZREMRANGEBYSCORE', KEYS[2 * i], '-inf', now)
+    if redis.call('ZCARD', KEYS[2 * i]) >= most[i] and longest < 1 then longest, whose, which = 1, i, 0 end
+  end
+  for b = 1, 3 do
+    local rate, burst = spec[2 * b - 1], spec[2 * b]
+    if rate > 0 then
+      local amount = b == 3 and tokens or 1
+      local over = debts[b] + math.min(amount, burst) / rate - burst / rate
+      if over > 1e-9 and over > longest then longest, whose, which = over, i, b end
+      taken[b] = debts[b] + amount / rate
+    end
+  end
+  before[i], after[i] = debts, taken
+end
+local answer = whose > 0 and struct.pack('<BBd', whose, which, longest) or struct.pack('<B', 0)
+local told = whose > 0 and before or after
+for i = 1, owners do
+  answer = answer .. struct.pack('<ddd', told[i][1], told[i][2], told[i][3])
+  if whose == 0 then
+    keep(KEYS[2 * i - 1], after[i])
+    if most[i] > 0 then
+      redis.call('ZADD', KEYS[2 * i], now + lease, id)
+      redis.call('PEXPIRE', KEYS[2 * i], lease * 2000)
+    end
+  end
+end
+return answer
+"""
+_LEAVE: Final = """
+local id, more, undo = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
+for i = 1, #ARGV - 3 do
+  local spec = {struct.unpack('<ddddddI4', ARGV[3 + i])}
+  if spec[7] > 0 then redis.call('ZREM', KEYS[2 * i], id) end
+  if undo or (spec[5] > 0 and more ~= 0) then
+    local debts = state(KEYS[2 * i - 1])
+    if spec[5] > 0 then debts[3] = math.max(debts[3] + more / spec[5], 0) end
+    if undo and spec[1] > 0 then debts[1] = math.max(debts[1] - 1 / spec[1], 0) end
+    if undo and spec[3] > 0 then debts[2] = math.max(debts[2] - 1 / spec[3], 0) end
+    keep(KEYS[2 * i - 1], debts)
+  end
+end
+return 0
+"""
+_HOLD: Final = """
+local lease = tonumber(ARGV[1])
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], now + lease, ARGV[i]) end
+redis.call('PEXPIRE', KEYS[1], lease * 2000)
+return 0
+"""
+_BEAT: Final = """
+local lease = tonumber(ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZADD', KEYS[1], now + lease, ARGV[1])
+redis.call('PEXPIRE', KEYS[1], lease * 2000)
+return redis.call('ZCARD', KEYS[1])
+"""
+
+
+class Script:
+    def __init__(self, body: str, clock: str) -> None:
+        self.text = f"{clock}\n{body}".encode()
+        self.digest = sha1(self.text, usedforsecurity=False).hexdigest().encode()  # what Redis calls it by
+
+
+class Owner(NamedTuple):
+    """Limits, rendered once. `settles`: whether the end of a request matters to them."""
+
+    limits: Limits
+    keys: bytes
+    spec: bytes
+    settles: bool
+
+    @classmethod
+    def of(cls, limits: Limits) -> Owner:
+        buckets = (limits.second, limits.minute, limits.tokens)
+        numbers = [number for one in buckets for number in (one or (0.0, 0.0))]
+        name = PREFIX + limits.owner.hex().encode()
+        keys = bulks(name + b":b", name + b":c")
+        settles = bool(limits.concurrent or limits.tokens)
+        return cls(limits, keys, bulks(_SPEC.pack(*numbers, limits.concurrent)), settles)
+
+
+def bulks(*parts: bytes) -> bytes:
+    return b"".join([b"$%d\r\n%b\r\n" % (len(one), one) for one in parts])
+
+
+def command(*parts: bytes) -> bytes:
+    return b"*%d\r\n" % len(parts) + bulks(*parts)
+
+
+class Scripts:
+    """`clock`: Lua that sets `now`, in seconds."""
+
+    def __init__(self, clock: str = REDIS_CLOCK) -> None:
+        self._enter, self._leave = Script(_STATE + _ENTER, clock), Script(_STATE + _LEAVE, clock)
+        self._hold, self._beat = Script(_HOLD, clock), Script(_BEAT, clock)
+        self._lease = b"%g" % LEASE_SECONDS
+        self._lease_bulk = bulks(self._lease)
+
+    def loads(self) -> list[bytes]:
+        return [command(b"SCRIPT", b"LOAD", one.text) for one in (self._enter, self._leave, self._hold, self._beat)]
+
+    def enter(self, owners: Sequence[Owner], id_bulk: bytes, tokens: int) -> bytes:
+        """`id_bulk`: the request's name, by `bulks`."""
+        head = self._head(self._enter, len(owners))
+        if len(owners) == 1:
+            one = owners[0]
+            return b"".join((head, one.keys, id_bulk, self._lease_bulk, bulks(b"%d" % tokens), one.spec))
+        keys, specs = b"".join([one.keys for one in owners]), b"".join([one.spec for one in owners])
+        return b"".join((head, keys, id_bulk, self._lease_bulk, bulks(b"%d" % tokens), specs))
+
+    def leave(self, owners: Sequence[Owner], id_bulk: bytes, more_tokens: int, *, undo: bool = False) -> bytes:
+        keys, specs = b"".join([one.keys for one in owners]), b"".join([one.spec for one in owners])
+        tail = bulks(b"%d" % more_tokens, b"1" if undo else b"0")
+        return b"".join((self._head(self._leave, len(owners)), keys, id_bulk, tail, specs))
+
+    def holds(self, owner: bytes, ids: Sequence[bytes]) -> Iterable[bytes]:
+        key = PREFIX + owner.hex().encode() + b":c"
+        for first in range(0, len(ids), IDS_AT_ONCE):
+            some = ids[first : first + IDS_AT_ONCE]
+            yield command(b"EVALSHA", self._hold.digest, b"1", key, self._lease, *some)
+
+    def beat(self, host: bytes) -> bytes:
+        """Answered by how many hosts there are."""
+        return command(b"EVALSHA", self._beat.digest, b"1", PREFIX + b"hosts", host, self._lease)
+
+    @staticmethod
+    def _head(script: Script, owners: int) -> bytes:
+        return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % (6 + 3 * owners, script.digest) + bulks(b"%d" % (2 * owners))
