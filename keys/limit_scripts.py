@@ -37,7 +37,7 @@ local function keep(key, debts)
   redis.call('SET', key, packed, 'PX', string.format('%.0f', math.ceil(longest * 1000) + 1000))
 end
 """
-# all are looked at before anything is taken; whoever makes the request wait longest is named
+# all are looked at before anything is taken; whoever makes the request wait longest is named; the clock ticks in µs
 _ENTER: Final = """
 local id, lease, tokens = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local owners, longest, whose, which = #ARGV - 3, 0, 0, 0
@@ -55,7 +55,7 @@ for i = 1, owners do
     if rate > 0 then
       local amount = b == 3 and tokens or 1
       local over = debts[b] + math.min(amount, burst) / rate - burst / rate
-      if over > 1e-9 and over > longest then longest, whose, which = over, i, b end
+      if over > 1e-6 and over > longest then longest, whose, which = over, i, b end
       taken[b] = debts[b] + amount / rate
     end
   end
@@ -140,10 +140,10 @@ def command(*parts: bytes) -> bytes:
 class Scripts:
     """`clock`: Lua that sets `now`, in seconds."""
 
-    def __init__(self, clock: str = REDIS_CLOCK) -> None:
+    def __init__(self, clock: str = REDIS_CLOCK, lease_seconds: float = LEASE_SECONDS) -> None:
         self._enter, self._leave = Script(_STATE + _ENTER, clock), Script(_STATE + _LEAVE, clock)
         self._hold, self._beat = Script(_HOLD, clock), Script(_BEAT, clock)
-        self._lease = b"%g" % LEASE_SECONDS
+        self._lease = b"%d" % lease_seconds
         self._lease_bulk = bulks(self._lease)
 
     def loads(self) -> list[bytes]:
