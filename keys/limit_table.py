@@ -95,7 +95,7 @@ class LimitTable:
             _HEAD.pack_into(self._memory, place, limits.owner, second_at, minute_at, tokens_at, count)
         finally:
             self._locks.release(one_set % LOCKS)
-        return limits.standings(second_at, minute_at, tokens_at, now)
+        return limits.standings((second_at, minute_at, tokens_at), now)
 
     def adopt(self, limits: Limits, full_at: tuple[float, float, float], calls: int, now: float) -> None:
         """What was let in elsewhere: buckets that are full again no sooner than that, and so many more requests under

@@ -5,6 +5,7 @@ at which it is full again (GCRA, ITU-T I.371): taking moves it on, time lets it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -72,8 +73,9 @@ class Limits:
             concurrent=max(self.concurrent // hosts, 1) if self.concurrent else 0,
         )
 
-    def standings(self, second_at: float, minute_at: float, tokens_at: float, now: float) -> Standings:
-        """As clients are told. Times: when each bucket is full again."""
+    def standings(self, full_at: Sequence[float], now: float) -> Standings:
+        """As clients are told. `full_at`: of second, minute and tokens."""
+        second_at, minute_at, tokens_at = full_at
         requests = None
         if self.minute is not None:
             requests = self.minute.standing(minute_at, now)

@@ -209,7 +209,9 @@ class Pipe:
             link.answers, link.ended = self._answers, self._end
             answer: asyncio.Future[Any] = self._loop.create_future()
             if server.password:
-                self.send(command(b"AUTH", *([server.user.encode()] if server.user else []), server.password.encode()), _no)
+                self.send(
+                    command(b"AUTH", *([server.user.encode()] if server.user else []), server.password.encode()), _no
+                )
             if server.database:
                 self.send(command(b"SELECT", b"%d" % server.database), _no)
             for one in self._loads:

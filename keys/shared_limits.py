@@ -97,7 +97,7 @@ class Ticket:
             limits, debts = one.limits, DEBTS.unpack_from(reply, at)
             at += DEBTS.size
             if limits.whose:
-                standings = standings.tightest(limits.standings(*debts, 0.0))
+                standings = standings.tightest(limits.standings(debts, 0.0))
                 shared.remember(limits, now, debts)
         self._standings = standings
         shared.hold(self, self._owners)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import cache
 from typing import Any
 
 import httpx
@@ -22,6 +23,7 @@ from tests.support.upstream import Reply, Upstream
 if reason := why_not():
     pytest.skip(reason, allow_module_level=True)
 
+WORKERS = 1  # workers of one host are in test_limits
 USAGE = {"prompt_tokens": 10, "completion_tokens": 40, "total_tokens": 50}
 LIMITS: dict[str, dict[str, Any]] = {
     "minute": {"rate_limit_rpm": 30},
@@ -44,7 +46,7 @@ class Hosts:
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """Two gateways of two workers with the same keys, each with a database of its own."""
+    """Two gateways with the same keys, each with a database of its own."""
     with ExitStack() as stack:
         upstream, redis = stack.enter_context(Upstream()), stack.enter_context(Redis())
         upstream.default = Reply(usage=USAGE)
@@ -55,7 +57,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
                 providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "dialects": ["openai-chat"]}],
                 models=[{"id": "m", "provider_id": "p"}, {"id": "slow", "provider_id": "p"}],
                 keys=keys,
-                workers=2,
+                workers=WORKERS,
                 env={"TOKENHUB_REDIS_URL": redis.patient_url},
             )
             for name in ("one", "two")
@@ -64,11 +66,20 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(stack.enter_context, both))
         yield Hosts(upstream, redis, both)
+        for gateway in both:
+            client_of(gateway.base).close()
 
 
 def ask(gateway: Gateway, name: str, **fields: Any) -> httpx.Response:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 40, **fields}
-    return gateway.post("/v1/chat/completions", body, headers={"Authorization": f"Bearer {KEYS[name]}"})
+    headers = {"Authorization": f"Bearer {KEYS[name]}"}
+    return client_of(gateway.base).post("/v1/chat/completions", json=body, headers=headers)
+
+
+@cache
+def client_of(base: str) -> httpx.Client:
+    """To make one takes longer than a request."""
+    return httpx.Client(base_url=base, timeout=90)
 
 
 def asked(gateways: list[Gateway], name: str, count: int) -> tuple[list[httpx.Response], list[httpx.Response], float]:
@@ -143,6 +154,29 @@ def test_requests_at_the_same_time_are_exact_across_hosts(hosts: Hosts) -> None:
     assert [ask(hosts.both[number % 2], "at-once").status_code for number in range(6)] == [200] * 6
 
 
+def test_without_redis_no_request_fails_and_with_it_limits_are_shared_again(hosts: Hosts) -> None:
+    Gateway.wait_until(lambda: hosts.redis.client().zcard("tokenhub:limits:hosts") == 2)
+    time.sleep(2.5)  # a beat: all workers know of both hosts
+    stopper = threading.Timer(0.3, hosts.redis.stop)
+    stopper.start()
+    began, statuses = time.monotonic(), Counter[int]()
+    while stopper.is_alive() or time.monotonic() - began < 0.5:
+        passed, refused, _ = asked(hosts.both, "wide", 24)
+        statuses += Counter([*[answer.status_code for answer in passed], *[answer.status_code for answer in refused]])
+    assert set(statuses) == {200}
+    for gateway in hosts.both:
+        passed, refused, seconds = asked([gateway], "outage", 25)
+        assert 10 <= len(passed) <= 10 + seconds / 6 + 1
+        assert {answer.headers["x-ratelimit-limit-requests"] for answer in passed} == {"10"}
+        assert 1 <= int(refused[0].headers["retry-after"]) <= 6
+        assert gateway.log().count("limits_fell_back") == WORKERS
+    hosts.redis.start()
+    for gateway in hosts.both:
+        gateway.wait_until(lambda gateway=gateway: gateway.log().count("limits_shared_again") == WORKERS)  # type: ignore[misc]
+    passed, _, seconds = asked(hosts.both, "afterwards", 60)
+    assert 30 <= len(passed) <= 30 + seconds / 2 + 1
+
+
 def test_a_killed_host_has_nothing_under_way(hosts: Hosts) -> None:
     one, two = hosts.both
     statuses: list[int] = []
@@ -164,27 +198,3 @@ def test_a_killed_host_has_nothing_under_way(hosts: Hosts) -> None:
         thread.join()
     assert statuses == [0] * 3
     one.wait_until(lambda: ask(one, "killed").status_code == 200, seconds=20)
-    two.start()
-
-
-def test_without_redis_no_request_fails_and_with_it_limits_are_shared_again(hosts: Hosts) -> None:
-    Gateway.wait_until(lambda: hosts.redis.client().zcard("tokenhub:limits:hosts") == 2)
-    time.sleep(2.5)  # a beat: all workers know of both hosts
-    stopper = threading.Timer(0.3, hosts.redis.stop)
-    stopper.start()
-    began, statuses = time.monotonic(), Counter[int]()
-    while stopper.is_alive() or time.monotonic() - began < 0.5:
-        passed, refused, _ = asked(hosts.both, "wide", 24)
-        statuses += Counter([*[answer.status_code for answer in passed], *[answer.status_code for answer in refused]])
-    assert set(statuses) == {200}
-    for gateway in hosts.both:
-        passed, refused, seconds = asked([gateway], "outage", 25)
-        assert 10 <= len(passed) <= 10 + seconds / 6 + 1
-        assert {answer.headers["x-ratelimit-limit-requests"] for answer in passed} == {"10"}
-        assert 1 <= int(refused[0].headers["retry-after"]) <= 6
-        assert gateway.log().count("limits_fell_back") == 2  # one a worker
-    hosts.redis.start()
-    for gateway in hosts.both:
-        gateway.wait_until(lambda gateway=gateway: gateway.log().count("limits_shared_again") == 2)  # type: ignore[misc]
-    passed, _, seconds = asked(hosts.both, "afterwards", 60)
-    assert 30 <= len(passed) <= 30 + seconds / 2 + 1

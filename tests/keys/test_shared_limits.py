@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 from subprocess import run
@@ -76,7 +77,7 @@ async def outcomes(count: int, ask: Callable[[], Awaitable[Ticket]]) -> tuple[in
 
 async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  it may be another process's
             await asyncio.sleep(0.01)
 
 
@@ -120,7 +121,14 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40)
+def entered(table: LimitTable, whose: Limits, tokens: int, now: float) -> tuple[Standings | None, float]:
+    try:
+        return table.enter(whose, tokens, now), 0.0
+    except LimitExceeded as problem:
+        return None, problem.retry_after_seconds
+
+
+@settings(max_examples=100)
 @given(MAYBE_BUCKET, MAYBE_BUCKET, MAYBE_BUCKET, st.integers(0, 4), STEPS)
 def test_the_script_decides_as_the_table_does(
     redis: Redis,
@@ -136,15 +144,13 @@ def test_the_script_decides_as_the_table_does(
         now += pause
         name = b"%d" % number
         reply = script.enter(now, amount, both, name=name)
-        try:
-            standings = table.enter(both, amount, now - 1_800_000_000.0)
-        except LimitExceeded as problem:
-            _, _, wait = REFUSAL.unpack_from(reply)
-            assert reply[0] == 1, f"refused by the table alone: {problem.what}"
-            assert wait == pytest.approx(problem.retry_after_seconds, abs=1e-5)
+        standings, told_wait = entered(table, both, amount, now - 1_800_000_000.0)
+        if standings is None:
+            assert reply[0] == 1, "refused by the table alone"
+            assert REFUSAL.unpack_from(reply)[2] == pytest.approx(told_wait, abs=1e-5)
             continue
         assert reply[0] == 0, f"refused by the script alone: {REFUSAL.unpack_from(reply)}"
-        told = both.standings(*DEBTS.unpack_from(reply, 1), 0.0)
+        told = both.standings(DEBTS.unpack_from(reply, 1), 0.0)
         for one, other in ((told.requests, standings.requests), (told.tokens, standings.tokens)):
             assert (one is None) == (other is None)
             if one is not None and other is not None:
@@ -171,7 +177,7 @@ def test_the_longest_wait_of_all_owners_is_told_and_a_refusal_takes_nothing(redi
 def test_nothing_is_kept_for_longer_than_it_matters(redis: Redis) -> None:
     script, client = Scripted(redis.client()), redis.client()
     script.enter(1e9, 5, limits(second=Bucket(1.0, 5.0), tokens=Bucket(1.0, 60.0), concurrent=3))
-    assert all(0 < client.pttl(key) for key in client.keys("tokenhub:*"))
+    assert all(client.pttl(key) > 0 for key in client.keys("tokenhub:*"))
 
 
 # -- hosts -------------------------------------------------------------------------------------------------------------
@@ -179,7 +185,7 @@ def test_hosts_count_together_exactly(redis: Redis) -> None:
     async def body() -> None:
         one = limits(minute=Bucket(1e-6, 50.0))
         async with host(redis.patient_url) as a, host(redis.patient_url) as b:
-            found = await asyncio.gather(*[outcomes(40, lambda shared=shared: asked(shared, one)) for shared in (a, b)])
+            found = await asyncio.gather(*[outcomes(40, partial(asked, shared, one)) for shared in (a, b)])
         assert sum(passed for passed, _ in found) == 50
         assert sum(len(refused) for _, refused in found) == 30
 
@@ -280,7 +286,9 @@ def test_requests_without_limits_do_not_touch_redis(redis: Redis) -> None:
 
 
 # -- outages -----------------------------------------------------------------------------------------------------------
-def test_without_redis_each_host_has_its_share_and_goes_on_from_what_was_taken(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_redis_each_host_has_a_share_of_what_is_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level("INFO")
 
     def events(name: str) -> list[Any]:
@@ -312,9 +320,7 @@ def test_without_redis_each_host_has_its_share_and_goes_on_from_what_was_taken(c
             redis.start()
             await until(lambda: a.is_up and b.is_up)
             assert len(events("limits_shared_again")) == 2
-            with pytest.raises(LimitExceeded):  # two of a's are under way, and Redis has learnt of them
-                for _ in range(3):
-                    await asked(b, at_once)
+            assert (await outcomes(5, lambda: asked(b, at_once)))[0] == 2  # two of a's are under way
 
     with Redis() as redis:
         asyncio.run(body(redis))

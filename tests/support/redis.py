@@ -18,7 +18,9 @@ from tests.support.gateway import Gateway, free_port
 
 def why_not() -> str:
     """Empty when a server can be started here."""
-    return "" if shutil.which("redis-server") else "redis-server is not installed (Debian: apt-get install redis-server)"
+    return (
+        "" if shutil.which("redis-server") else "redis-server is not installed (Debian: apt-get install redis-server)"
+    )
 
 
 class Redis:
