@@ -60,6 +60,43 @@ def test_all_limits_must_hold_and_a_refusal_takes_nothing() -> None:
     assert standing.tokens.remaining == 90
 
 
+def test_the_longest_wait_is_told() -> None:
+    table = LimitTable(sets=1)
+    both = limits(second=Bucket(1.0, 1.0), minute=Bucket(0.1, 1.0), concurrent=1)
+    table.enter(both, 0.0, 5.0)
+    with pytest.raises(LimitExceeded) as refused:
+        table.enter(both, 0.0, 5.0)
+    assert refused.value.retry_after_seconds == pytest.approx(10.0)
+    assert refused.value.what == "1 requests per minute"
+
+
+def test_what_was_let_in_elsewhere_counts() -> None:
+    table = LimitTable(sets=1)
+    one = limits(minute=Bucket(1.0, 10.0), concurrent=2)
+    table.adopt(one, (0.0, 104.0, 0.0), 1, 100.0)
+    standing = table.enter(one, 0.0, 100.0)
+    assert standing.requests is not None
+    assert standing.requests.remaining == 5
+    table.adopt(one, (0.0, 102.0, 0.0), 0, 100.0)  # known to be fuller
+    with pytest.raises(LimitExceeded):
+        table.enter(one, 0.0, 100.0)
+    table.leave(one, 0.0, 100.0)
+    standing = table.enter(one, 0.0, 100.0)
+    assert standing.requests is not None
+    assert standing.requests.remaining == 4
+
+
+@given(st.floats(0.01, 100), st.integers(2, 500), st.integers(1, 9), st.floats(0, 50))
+def test_the_shares_of_hosts_are_the_whole(rate: float, burst: int, hosts: int, full_at: float) -> None:
+    whole = Bucket(rate, float(burst))
+    one = whole.share(hosts)
+    assert one.rate * hosts == pytest.approx(rate)
+    assert one.burst * hosts == pytest.approx(max(burst, hosts))
+    if burst >= hosts:  # the same moment at which all is back says what is left of either
+        left = whole.burst - full_at * whole.rate
+        assert (one.burst - full_at * one.rate) * hosts == pytest.approx(left, abs=1e-6)
+
+
 def test_an_undone_request_was_none() -> None:
     table, one = LimitTable(sets=1), limits(second=Bucket(1.0, 2.0), concurrent=1)
     table.enter(one, 0.0, 0.0)
@@ -134,6 +171,22 @@ def test_a_killed_process_has_nothing_under_way() -> None:
     table.enter(one, 0.0, 1.0)
     with pytest.raises(LimitExceeded):
         table.enter(one, 0.0, 1.0)
+
+
+def test_who_is_under_way_is_not_pushed_out_for_what_the_dead_left() -> None:
+    table = LimitTable(sets=1)
+
+    def fill() -> None:
+        for number in range(WAYS - 1):
+            table.enter(limits(f"of the dead {number}", minute=Bucket(1e-6, 9.0), concurrent=9), 0.0, 1.0)
+
+    alive = limits("alive", concurrent=1)
+    table.enter(alive, 0.0, 1.0)
+    child = in_child(fill)
+    os.waitpid(child, 0)
+    table.enter(limits("new", concurrent=1), 0.0, 1.0)
+    with pytest.raises(LimitExceeded):
+        table.enter(alive, 0.0, 1.0)
 
 
 def test_addresses_are_counted_by_all_processes() -> None:

@@ -8,7 +8,18 @@ import pytest
 from routing.bandit import RewardWeights
 from routing.scoring import PROFILES
 from tokenhub import settings
-from tokenhub.env import Environment, boolean, listen_argument, networks, public_url, share, time_zone, weights, whole
+from tokenhub.env import (
+    Environment,
+    boolean,
+    listen_argument,
+    networks,
+    public_url,
+    redis_url,
+    share,
+    time_zone,
+    weights,
+    whole,
+)
 
 
 def test_a_bad_value_leaves_the_default_and_is_explained() -> None:
@@ -51,6 +62,47 @@ def test_flags_are_read(raw: str, expected: bool) -> None:
 def test_what_cannot_be_meant_is_refused(parse: object, raw: str) -> None:
     with pytest.raises(ValueError, match=r"no|neither|not|out of range"):
         parse(raw)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "redis://h",
+        "redis://:p%40ss@h:6380/2",
+        "rediss://user:pass@[::1]:6379/0?socket_timeout=0.1",
+        "unix:///run/redis.sock?db=3",
+        "unix://:pass@/run/redis.sock",
+    ],
+)
+def test_addresses_of_redis_are_read(raw: str) -> None:
+    assert redis_url(raw) == raw
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "s3cret",
+        "http://s3cret@h",
+        "redis://:s3cret@",
+        "redis://:s3cret@h:port/0",
+        "redis://:s3cret@h:99999/0",
+        "redis://:s3cret@h/s3cret",
+        "redis://s3cret@h/0",
+        "redis://h/0?s3cret=1",
+        "redis://h/0?s3cret",
+        "redis://h/0#s3cret",
+        "redis://:s3cret@h/0?socket_timeout=never",
+        "redis://:s3cret@h/0?socket_timeout=nan",
+        "redis://:s3cret@[h/0",
+        "unix://s3cret",
+    ],
+)
+def test_what_is_said_of_a_wrong_address_of_redis_holds_nothing_of_it(raw: str) -> None:
+    env = Environment({"R": raw})
+    assert env.read("R", "", redis_url, "an address") == ""
+    ((_, problem),) = env.problems
+    assert problem.startswith(("it ", "the "))
+    assert "s3cret" not in problem
 
 
 def test_weights_are_those_that_are_named() -> None:
