@@ -109,6 +109,10 @@ class Script:
     def __init__(self, body: str, clock: str) -> None:
         self.text = f"{clock}\n{body}".encode()
         self.digest = sha1(self.text, usedforsecurity=False).hexdigest().encode()  # what Redis calls it by
+        self.heads = [
+            b"*%d\r\n" % (6 + 3 * owners) + bulks(b"EVALSHA", self.digest, b"%d" % (2 * owners)) for owners in range(5)
+        ]
+        """Of calls with three arguments of their own, by the number of owners: an address, a key, a project."""
 
 
 class Owner(NamedTuple):
@@ -133,6 +137,15 @@ def bulks(*parts: bytes) -> bytes:
     return b"".join([b"$%d\r\n%b\r\n" % (len(one), one) for one in parts])
 
 
+def _number(value: int) -> bytes:
+    digits = b"%d" % value
+    return b"$%d\r\n%b\r\n" % (len(digits), digits)
+
+
+_YES: Final = bulks(b"1")
+_NO: Final = bulks(b"0")
+
+
 def command(*parts: bytes) -> bytes:
     return b"*%d\r\n" % len(parts) + bulks(*parts)
 
@@ -149,19 +162,15 @@ class Scripts:
     def loads(self) -> list[bytes]:
         return [command(b"SCRIPT", b"LOAD", one.text) for one in (self._enter, self._leave, self._hold, self._beat)]
 
-    def enter(self, owners: Sequence[Owner], id_bulk: bytes, tokens: int) -> bytes:
-        """`id_bulk`: the request's name, by `bulks`."""
-        head = self._head(self._enter, len(owners))
-        if len(owners) == 1:
-            one = owners[0]
-            return b"".join((head, one.keys, id_bulk, self._lease_bulk, bulks(b"%d" % tokens), one.spec))
+    def enter(self, owners: Sequence[Owner], name: bytes, tokens: int) -> bytes:
+        """`name`: the request's, by `bulks`."""
         keys, specs = b"".join([one.keys for one in owners]), b"".join([one.spec for one in owners])
-        return b"".join((head, keys, id_bulk, self._lease_bulk, bulks(b"%d" % tokens), specs))
+        return b"".join((self._enter.heads[len(owners)], keys, name, self._lease_bulk, _number(tokens), specs))
 
-    def leave(self, owners: Sequence[Owner], id_bulk: bytes, more_tokens: int, *, undo: bool = False) -> bytes:
+    def leave(self, owners: Sequence[Owner], name: bytes, more_tokens: int, *, undo: bool = False) -> bytes:
         keys, specs = b"".join([one.keys for one in owners]), b"".join([one.spec for one in owners])
-        tail = bulks(b"%d" % more_tokens, b"1" if undo else b"0")
-        return b"".join((self._head(self._leave, len(owners)), keys, id_bulk, tail, specs))
+        last = _YES if undo else _NO
+        return b"".join((self._leave.heads[len(owners)], keys, name, _number(more_tokens), last, specs))
 
     def holds(self, owner: bytes, ids: Sequence[bytes]) -> Iterable[bytes]:
         key = PREFIX + owner.hex().encode() + b":c"
@@ -172,7 +181,3 @@ class Scripts:
     def beat(self, host: bytes) -> bytes:
         """Answered by how many hosts there are."""
         return command(b"EVALSHA", self._beat.digest, b"1", PREFIX + b"hosts", host, self._lease)
-
-    @staticmethod
-    def _head(script: Script, owners: int) -> bytes:
-        return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % (6 + 3 * owners, script.digest) + bulks(b"%d" % (2 * owners))

@@ -34,11 +34,12 @@ class Ticket:
 
     __slots__ = (
         "_address", "_is_asked", "_is_closed", "_is_shared", "_owners", "_problem", "_shared", "_standings", "_tabled",
-        "_tokens", "_waiter", "id",
+        "_tokens", "_waiter", "id", "name",
     )  # fmt: skip
 
     def __init__(self, shared: SharedLimits, owners: list[Owner], address: str, tokens: int) -> None:
         self.id = shared.fresh_id()
+        self.name = bulks(self.id)
         self._shared = shared
         self._owners = owners
         self._address = address
@@ -193,7 +194,7 @@ class SharedLimits:
             return None
         ticket = Ticket(self, owners, address, tokens)
         if self._pipe.is_up:
-            self._pipe.send(self._scripts.enter(owners, bulks(ticket.id), tokens), ticket.answered)
+            self._pipe.send(self._scripts.enter(owners, ticket.name, tokens), ticket.answered)
         else:
             ticket.ask_table()
         return ticket
@@ -219,7 +220,7 @@ class SharedLimits:
         if not undo:
             owners = [one for one in owners if one.settles and (more_tokens or one.limits.concurrent)]
         if owners:
-            self._pipe.send(self._scripts.leave(owners, bulks(ticket.id), more_tokens, undo=undo), _nobody)
+            self._pipe.send(self._scripts.leave(owners, ticket.name, more_tokens, undo=undo), _nobody)
 
     # -- what tickets tell ---------------------------------------------------------------------------------------------
     def fresh_id(self) -> bytes:

@@ -63,6 +63,36 @@ def test_requests_per_minute_are_counted_by_all_workers_together(upstream: Upstr
         assert ask(gateway, key=OTHER_KEY).status_code == 200
 
 
+def test_tokens_and_requests_at_the_same_time_hold_under_load_on_all_workers(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    keys = [{"key": KEY, "rate_limit_tpm": 2_000}, {"key": OTHER_KEY, "max_concurrent": 4}]
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 40}
+    with (
+        gateway_at(tmp_path, upstream, keys=keys) as gateway,
+        ThreadPoolExecutor(12) as pool,
+        httpx.Client(base_url=gateway.base, timeout=30) as client,  # to make one takes longer than a request
+    ):
+
+        def status(key: str) -> int:
+            headers = {"Authorization": f"Bearer {key}"}
+            return client.post("/v1/chat/completions", json=body, headers=headers).status_code
+
+        began = time.monotonic()
+        passed = list(pool.map(status, [KEY] * 60)).count(200)
+        while status(KEY) == 200:  # what was settled since
+            passed += 1
+        assert passed * 50 <= 2_000 + (time.monotonic() - began) * 2_000 / 60
+        assert passed * 50 + 200 >= 2_000  # a request reserves less than 200
+        first, upstream.default = len(upstream.requests), Reply(delay=0.3, usage=USAGE)
+        try:
+            statuses = set(pool.map(status, [OTHER_KEY] * 48))
+        finally:
+            upstream.default = Reply(usage=USAGE)
+        assert statuses == {200, 429}
+        assert upstream.most_at_once(first) == 4
+
+
 def test_what_the_headers_tell_is_true(upstream: Upstream, tmp_path: Path) -> None:
     keys = [{"key": KEY, "rate_limit_rps": 2, "rate_limit_burst": 3, "rate_limit_tpm": 100_000}]
     with gateway_at(tmp_path, upstream, keys=keys) as gateway:

@@ -126,19 +126,6 @@ def test_tokens_per_minute_are_exact_across_hosts(hosts: Hosts) -> None:
     assert count * 50 + 200 >= 2_000  # a request reserves less than 200
 
 
-def most_at_once(upstream: Upstream, first: int) -> int:
-    """How many requests the provider had in hand at the same moment."""
-    marks = []
-    for one in upstream.requests[first:]:
-        assert one.ended_at is not None
-        marks += [(one.at, 1), (one.ended_at, -1)]
-    found = most = 0
-    for _, change in sorted(marks):
-        found += change
-        most = max(most, found)
-    return most
-
-
 def test_requests_at_the_same_time_are_exact_across_hosts(hosts: Hosts) -> None:
     first = len(hosts.upstream.requests)
     hosts.upstream.default = Reply(delay=0.3, usage=USAGE)
@@ -149,8 +136,7 @@ def test_requests_at_the_same_time_are_exact_across_hosts(hosts: Hosts) -> None:
     assert passed
     assert refused
     assert refused[0].json()["error"]["message"] == "This client key is limited to 4 requests at the same time."
-    Gateway.wait_until(lambda: all(one.ended_at is not None for one in hosts.upstream.requests[first:]))
-    assert most_at_once(hosts.upstream, first) == 4
+    assert hosts.upstream.most_at_once(first) == 4
     assert [ask(hosts.both[number % 2], "at-once").status_code for number in range(6)] == [200] * 6
 
 

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Literal, Self
 
 from tests.support import wire
@@ -113,6 +113,23 @@ class Upstream:
     def next(self, *replies: Reply) -> None:
         """These first, one a request, whatever the rules say."""
         self._queue.extend(replies)
+
+    def most_at_once(self, first: int = 0) -> int:
+        """Of the requests from that one on: how many were in hand at the same moment. All must have ended, or
+        be about to."""
+        marks: list[tuple[float, int]] = []
+        for one in self.requests[first:]:
+            for _ in range(1000):
+                if one.ended_at is not None:
+                    break
+                sleep(0.005)
+            assert one.ended_at is not None, "a request has not ended"
+            marks += [(one.at, 1), (one.ended_at, -1)]
+        found = most = 0
+        for _, change in sorted(marks):
+            found += change
+            most = max(most, found)
+        return most
 
     def forget(self) -> None:
         """What `next` was told and nobody asked for."""
