@@ -186,7 +186,7 @@ class Pipe:
             self._lost.clear()
             try:
                 hosts = await self._connect()
-            except (OSError, TimeoutError, Unusable, ssl.SSLError) as problem:
+            except (OSError, TimeoutError, UnicodeError, Unusable) as problem:
                 self._give_up(_reason(problem))
             else:
                 self.is_up = True

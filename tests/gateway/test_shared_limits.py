@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
+from ipaddress import ip_address
+from itertools import count
 from typing import Any
 
 import httpx
@@ -35,6 +37,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "afterwards": {"rate_limit_rpm": 30},
     "wide": {"rate_limit_rpm": 10**6, "rate_limit_tpm": 10**9, "max_concurrent": 1000},
 }
+ADDRESSES = count(int(ip_address("10.0.0.1")))
 KEYS = {name: "tokenhub_" + f"{number:02x}" * 32 for number, name in enumerate(LIMITS, 16)}
 IDS = {name: str(uuid.UUID(int=number)) for number, name in enumerate(LIMITS, 16)}
 
@@ -58,7 +61,12 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
                 models=[{"id": "m", "provider_id": "p"}, {"id": "slow", "provider_id": "p"}],
                 keys=keys,
                 workers=WORKERS,
-                env={"TOKENHUB_REDIS_URL": redis.patient_url},
+                env={
+                    "TOKENHUB_REDIS_URL": redis.patient_url,
+                    "TOKENHUB_RATE_LIMIT_RPS": "1",
+                    "TOKENHUB_RATE_LIMIT_BURST": "20",
+                    "TOKENHUB_TRUSTED_PROXIES": "127.0.0.1",
+                },
             )
             for name in ("one", "two")
         ]
@@ -70,9 +78,13 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
             client_of(gateway.base).close()
 
 
-def ask(gateway: Gateway, name: str, **fields: Any) -> httpx.Response:
+def ask(gateway: Gateway, name: str, *, address: str = "", **fields: Any) -> httpx.Response:
+    """From an address of its own, unless one is given."""
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 40, **fields}
-    headers = {"Authorization": f"Bearer {KEYS[name]}"}
+    headers = {
+        "Authorization": f"Bearer {KEYS.get(name, name)}",
+        "X-Forwarded-For": address or str(ip_address(next(ADDRESSES))),
+    }
     return client_of(gateway.base).post("/v1/chat/completions", json=body, headers=headers)
 
 
@@ -124,6 +136,23 @@ def test_tokens_per_minute_are_exact_across_hosts(hosts: Hosts) -> None:
     refilled = (time.monotonic() - began) * 2_000 / 60
     assert count * 50 <= 2_000 + refilled
     assert count * 50 + 200 >= 2_000  # a request reserves less than 200
+
+
+def test_an_address_is_limited_across_hosts_whatever_becomes_of_its_requests(hosts: Hosts) -> None:
+    began = time.monotonic()
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda at: ask(hosts.both[at % 2], "wide", address="192.0.2.1"), range(50)))
+    statuses = Counter(answer.status_code for answer in answers)
+    assert set(statuses) == {200, 429}
+    assert 20 <= statuses[200] <= 20 + time.monotonic() - began + 1
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.json()["error"]["message"] == "Too many requests from this address."
+    assert refused.headers["retry-after"] == "1"
+    began = time.monotonic()
+    for _ in range(15):
+        assert ask(hosts.both[0], "tokenhub_unknown", address="192.0.2.2").status_code == 401
+    found = [ask(hosts.both[1], "wide", address="192.0.2.2").status_code for _ in range(15)]
+    assert 5 <= found.count(200) <= 5 + time.monotonic() - began + 1
 
 
 def test_requests_at_the_same_time_are_exact_across_hosts(hosts: Hosts) -> None:

@@ -296,7 +296,7 @@ def test_without_redis_each_host_has_a_share_of_what_is_left(
 
     async def body(redis: Redis) -> None:
         minute, at_once = limits("m", minute=Bucket(1e-6, 20.0)), limits("c", concurrent=4)
-        async with host(redis.url) as a, host(redis.url) as b:
+        async with host(redis.patient_url) as a, host(redis.patient_url) as b:
             await until(lambda: b._hosts == 2)
             a._hosts = 2  # what its next beat tells
             assert (await outcomes(10, lambda: asked(a, minute)))[0] == 10
@@ -387,6 +387,21 @@ def test_a_password_and_a_socket_are_understood_and_never_shown(caplog: pytest.L
             asyncio.run(body(redis, plain.folder))
     assert "WRONGPASS" in str([record.__dict__ for record in caplog.records])
     assert "wr0ng" not in str([record.__dict__ for record in caplog.records])
+
+
+def test_tls_is_spoken_with_whom_somebody_vouches_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def is_taken(url: str) -> bool:
+        async with host(url) as shared:
+            await asked(shared, limits(minute=Bucket(1.0, 5.0)))
+            return bool(shared.is_up)
+
+    with Redis(tls=True) as redis:
+        assert not asyncio.run(is_taken(redis.patient_url))
+        assert "SSLCertVerificationError" in str([record.__dict__ for record in caplog.records])
+        monkeypatch.setenv("SSL_CERT_FILE", str(redis.certificate))
+        assert asyncio.run(is_taken(redis.patient_url))
 
 
 def test_a_port_where_nobody_listens_is_one_host(caplog: pytest.LogCaptureFixture) -> None:

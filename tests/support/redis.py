@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import redis
 
+from tests.support.certificate import write_certificate
 from tests.support.gateway import Gateway, free_port
 
 
@@ -24,13 +25,18 @@ def why_not() -> str:
 
 
 class Redis:
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, tls: bool = False) -> None:
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="tokenhub-redis-"))
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis{'s' if tls else ''}://127.0.0.1:{self.port}/0"
         self.patient_url = f"{self.url}?socket_timeout=20"
         """For tests of what holds while Redis is there: on a busy machine it may be slow."""
-        self._options = options
+        self._options = list(options)
+        if tls:
+            self.certificate, key = write_certificate(self.folder)
+            self._options += ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
+            for name, path in (("cert", self.certificate), ("key", key), ("ca-cert", self.certificate)):
+                self._options += [f"--tls-{name}-file", str(path)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
