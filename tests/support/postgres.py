@@ -1,4 +1,5 @@
-"""A PostgreSQL of one's own for a test: a cluster in a temporary folder, on a free port, ended by its process id."""
+"""A PostgreSQL of one's own for a test: a cluster in a temporary folder, on a free port, ended by its process id; or a
+fresh database of the server at TOKENHUB_TEST_POSTGRES_URL, whose user may make databases."""
 
 from __future__ import annotations
 
@@ -9,17 +10,24 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
+from secrets import token_hex
 from typing import Self
+
+import psycopg
+import pytest
 
 from tests.support.gateway import Gateway, free_port
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+GIVEN = os.environ.get("TOKENHUB_TEST_POSTGRES_URL", "")
 
 
 def why_not() -> str:
-    """Empty when a cluster can be started here."""
+    """Empty when there is one, or can be."""
+    if GIVEN:
+        return ""
     if not BINARIES:
-        return "PostgreSQL is not installed (Debian: apt-get install postgresql)"
+        return "PostgreSQL is not installed (Debian: apt-get install postgresql), nor is TOKENHUB_TEST_POSTGRES_URL set"
     if os.geteuid() == 0 and not _account():
         return "PostgreSQL refuses to run as root, and there is no user postgres"
     return ""
@@ -34,6 +42,10 @@ def _account() -> str:
 
 class Postgres:
     def __init__(self) -> None:
+        if GIVEN:
+            self._name = f"tokenhub_test_{token_hex(6)}"
+            self.url = f"{GIVEN.rpartition('/')[0]}/{self._name}"
+            return
         self.port = free_port()
         self.url = f"postgres://tester@127.0.0.1:{self.port}/postgres"
         self._folder = Path(tempfile.mkdtemp(prefix="tokenhub-pg-"))
@@ -49,10 +61,18 @@ class Postgres:
         )  # fmt: skip
 
     def __enter__(self) -> Self:
+        if GIVEN:
+            self._ask(f"CREATE DATABASE {self._name}")
+            return self
         made = self._run("initdb", "-D", str(self._folder / "data"), "-U", "tester", "-A", "trust", "--no-sync")
         assert made.returncode == 0, made.stderr.decode()
         self.start()
         return self
+
+    @staticmethod
+    def _ask(statement: str) -> None:
+        with psycopg.connect(GIVEN, autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -67,6 +87,8 @@ class Postgres:
 
     def stop(self) -> None:
         """At once, with whatever is connected."""
+        if GIVEN:
+            pytest.skip("it stops its server, and TOKENHUB_TEST_POSTGRES_URL is somebody's")
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             try:
@@ -76,5 +98,8 @@ class Postgres:
             self._process = None
 
     def __exit__(self, *_: object) -> None:
+        if GIVEN:
+            self._ask(f"DROP DATABASE {self._name} WITH (FORCE)")
+            return
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,8 +1,10 @@
 """A Redis of one's own for a test: a server in a temporary folder on a free port, ended by its process id. It can be
-stopped in the middle, and started again empty."""
+stopped in the middle, and started again empty. Or the one at TOKENHUB_TEST_REDIS_URL, whose database the tests may
+empty; those that stop it, or want it otherwise, are skipped then."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -11,24 +13,29 @@ import tempfile
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import redis
 
 from tests.support.certificate import write_certificate
 from tests.support.gateway import Gateway, free_port
 
+GIVEN = os.environ.get("TOKENHUB_TEST_REDIS_URL", "")
+
 
 def why_not() -> str:
-    """Empty when a server can be started here."""
-    return (
-        "" if shutil.which("redis-server") else "redis-server is not installed (Debian: apt-get install redis-server)"
-    )
+    """Empty when there is one, or can be."""
+    if GIVEN or shutil.which("redis-server"):
+        return ""
+    return "redis-server is not installed (Debian: apt-get install redis-server), nor is TOKENHUB_TEST_REDIS_URL set"
 
 
 class Redis:
     def __init__(self, *options: str, tls: bool = False) -> None:
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="tokenhub-redis-"))
-        self.url = f"redis{'s' if tls else ''}://127.0.0.1:{self.port}/0"
+        self.url = GIVEN or f"redis{'s' if tls else ''}://127.0.0.1:{self.port}/0"
+        if GIVEN and (tls or options):
+            self._skip()
         self.patient_url = f"{self.url}?socket_timeout=20"
         """For tests of what holds while Redis is there: on a busy machine it may be slow."""
         self._options = list(options)
@@ -38,6 +45,10 @@ class Redis:
             for name, path in (("cert", self.certificate), ("key", key), ("ca-cert", self.certificate)):
                 self._options += [f"--tls-{name}-file", str(path)]
         self._process: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def _skip() -> None:
+        pytest.skip("it needs a server of its own, and TOKENHUB_TEST_REDIS_URL is somebody's")
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -58,6 +69,8 @@ class Redis:
 
     def pause(self) -> None:
         """It is there and says nothing."""
+        if GIVEN:
+            self._skip()
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -67,18 +80,25 @@ class Redis:
 
     def stop(self) -> None:
         """At once; what it knew is gone."""
+        if GIVEN:
+            self._skip()
         if self._process is not None:
             self._process.kill()
             self._process.wait(timeout=20)
             self._process = None
 
     def client(self) -> Any:
-        return redis.Redis(port=self.port)
+        return redis.Redis.from_url(GIVEN) if GIVEN else redis.Redis(port=self.port)
 
     def __enter__(self) -> Self:
-        self.start()
+        if GIVEN:
+            self.client().flushdb()
+        else:
+            self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if GIVEN:
+            return
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
