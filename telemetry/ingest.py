@@ -1,5 +1,5 @@
-"""Moves journal lines into the request log, in batches, exactly once: rows and the segment's new offset are one
-transaction. One ingester per journal folder at a time, elected by a file lock that dies with its holder."""
+"""Moves journal lines into the request log and the time series, in batches, exactly once: rows, charges, sums and the
+segment's new offset are one transaction, and what was not a row before is what counts. One ingester per journal folder at a time, elected by a file lock that dies with its holder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -19,6 +19,7 @@ from django.db.utils import DataError, Error, IntegrityError
 from telemetry.journal import Entry, Segment, segments
 from telemetry.logs import EventLogger
 from telemetry.models import JournalSegment, RequestLog
+from telemetry.tsdb.store import fold
 
 log = EventLogger(__name__)
 BATCH_BYTES = 524_288
@@ -70,8 +71,8 @@ def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def insert(entries: Sequence[Entry]) -> None:
-    """One statement for all; a request id that is there already is left as it is."""
+def insert(entries: Sequence[Entry]) -> int:
+    """One statement for all; a request id that is there already is left as it is. How many were not."""
     is_sqlite = connection.vendor == "sqlite"
     table = connection.ops.quote_name(RequestLog._meta.db_table)  # noqa: SLF001  Django's documented interface
     sql = (
@@ -80,20 +81,50 @@ def insert(entries: Sequence[Entry]) -> None:
     )
     with connection.cursor() as cursor:
         cursor.executemany(sql, [row_of(entry, is_sqlite=is_sqlite) for entry in entries])
+        return cursor.rowcount
 
 
-def insert_or_refuse(entries: Sequence[Entry]) -> int:
-    """As `insert`, but what the database cannot hold (a number out of range, say) is left out and does not hold up the
-    rest. The number left out. Raises DatabaseError when the trouble is the database's."""
+class _SeenBefore(Exception):
+    pass
+
+
+class Taken(NamedTuple):
+    """`fresh`: rows by now, and not before; `refused`: what the database cannot hold."""
+
+    fresh: list[Entry]
+    refused: list[Entry]
+
+
+def take(entries: Sequence[Entry]) -> Taken:
+    """Inserts them, each once: what the disk cut short was written again, with what came before the cut. What the
+    database cannot hold (a number out of range, say) is left out and does not hold up the rest. Raises DatabaseError
+    when the trouble is the database's."""
+    if not entries:
+        return Taken([], [])
     try:
         with transaction.atomic():
-            insert(entries)
+            if insert(entries) != len(entries):
+                raise _SeenBefore
+    except _SeenBefore:
+        return take(_unseen(entries))
     except (DataError, IntegrityError, ValueError, OverflowError) as problem:
         if len(entries) > 1:
-            return sum(insert_or_refuse([entry]) for entry in entries)
+            each = [take([entry]) for entry in _unseen(entries)]
+            return Taken([one for taken in each for one in taken.fresh], [one for taken in each for one in taken.refused])
         log.error("journal_entry_refused", request=entries[0].id, reason=str(problem)[:200])
-        return 1
-    return 0
+        return Taken([], list(entries))
+    return Taken(list(entries), [])
+
+
+def _unseen(entries: Sequence[Entry]) -> list[Entry]:
+    """The first of each that is no row yet."""
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        first.setdefault(entry.id, entry)
+    seen = RequestLog.objects.filter(request_id__in=list(first)).values_list("request_id", flat=True)
+    for known in seen:
+        first.pop(str(known), None)
+    return list(first.values())
 
 
 SINKS: list[Callable[[Sequence[Entry]], None]] = []
@@ -101,23 +132,7 @@ SINKS: list[Callable[[Sequence[Entry]], None]] = []
 WATCHERS: list[Callable[[Sequence[Entry]], None]] = []
 """Who wants to see all requests, some perhaps twice."""
 SWEEPS: list[Callable[[Path], object]] = []
-"""What is to be done for a folder's processes that are gone, after each pass."""
-
-
-_WHOLE: set[str] = set()
-"""Segments that this process has read from their beginning, without a trace of a write that was cut short: no line of
-them stands there twice."""
-
-
-def _unseen(entries: Sequence[Entry]) -> list[Entry]:
-    """Those that were not taken before: what the disk cut short is written again, with what came before the cut."""
-    charged: dict[str, Entry] = {}
-    for entry in entries:
-        charged.setdefault(entry.id, entry)
-    seen = RequestLog.objects.filter(request_id__in=list(charged)).values_list("request_id", flat=True)
-    for known in seen:
-        charged.pop(str(known), None)
-    return list(charged.values())
+"""What is to be done after each pass over a folder, a little at a time."""
 
 
 def ingest_segment(segment: Segment) -> int:
@@ -130,27 +145,21 @@ def ingest_segment(segment: Segment) -> int:
             entries, unreadable, offset = segment.read(state.offset, BATCH_BYTES, to_end=abandoned)
             if offset == state.offset:
                 break
-            if state.offset == 0:
-                _WHOLE.add(segment.name)
-            if segment.is_torn:
-                _WHOLE.discard(segment.name)
-            fresh = [entry for entry in entries if entry.charges]
-            if fresh and segment.name not in _WHOLE:
-                fresh = _unseen(fresh)
-            refused = insert_or_refuse(entries) if entries else 0
-            if fresh:
+            fresh, refused = take(entries)
+            if charged := [entry for entry in (*fresh, *refused) if entry.charges]:
                 for sink in SINKS:
-                    sink(fresh)
+                    sink(charged)
+            if fresh:
+                fold(fresh)
             for watch in WATCHERS:
                 watch(entries)
             if unreadable:
                 log.error("journal_lines_unreadable", segment=segment.name, lines=unreadable)
             state.offset = offset
-            state.unreadable += unreadable + refused
+            state.unreadable += unreadable + len(refused)
             state.save()
-            total += len(entries) - refused
+            total += len(entries) - len(refused)
     if abandoned:
-        _WHOLE.discard(segment.name)
         if state.unreadable:  # kept for a person to look at, out of the ingester's way
             segment.path.rename(segment.path.with_suffix(".unreadable"))
         else:

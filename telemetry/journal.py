@@ -68,7 +68,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     microseconds since 1970. `context` and `reward`: the bandit's, where it decided; `reward_parts`: what that is made
     of, each with its value and weight; `pressure`: of budgets that are spent too fast, in points of reward per dollar.
     `shadow_of`: the request that this one is a copy of; `judge_of`: the one whose
-    answer is judged by this one; `answer`: what was said to them. `charges`: on budgets, each to be booked once."""
+    answer is judged by this one; `answer`: what was said to them. `charges`: on budgets, each to be booked once.
+    `at_home`: answered by the model that the conversation was at."""
 
     id: str
     at: int
@@ -110,6 +111,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     judge_of: str = ""
     charges: list[Charge] = []
     answer: str = ""
+    at_home: bool = False
 
 
 _encode = msgspec.json.Encoder().encode
@@ -258,8 +260,6 @@ class Segment:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
-        self.is_torn = False
-        """What was read holds the trace of a write that was cut short: lines after it may repeat some before it."""
 
     def read(self, offset: int, limit: int, *, to_end: bool = False) -> tuple[list[Entry], int, int]:
         """Whole lines from `offset`, about `limit` bytes of them: (entries, unreadable lines, offset after them). With
@@ -270,15 +270,12 @@ class Segment:
             if data and b"\n" not in data:
                 data += file.readline()
         end = data.rfind(b"\n") + 1 or (len(data) if to_end else 0)
-        entries, unreadable, empty = [], 0, -data[:end].endswith(b"\n")
+        entries, unreadable = [], 0
         for line in data[:end].split(b"\n"):
             if entry := decode_line(line):
                 entries.append(entry)
             elif line:
                 unreadable += 1
-            else:
-                empty += 1
-        self.is_torn = self.is_torn or bool(unreadable or empty)
         return entries, unreadable, offset + end
 
     def is_abandoned(self) -> bool:

@@ -8,6 +8,13 @@ import uuid
 from django.core.validators import URLValidator
 from django.db import models
 
+from telemetry.tsdb.models import Sample, Series, SeriesLevel, SeriesUnrolled
+
+__all__ = [
+    "AuditEntry", "AuditHead", "DeliveryState", "JournalSegment", "RequestLog", "Sample", "Series", "SeriesLevel",
+    "SeriesUnrolled", "Webhook", "WebhookDelivery",
+]  # fmt: skip
+
 
 class RequestLog(models.Model):
     """One finished request. Written by the journal's ingester only."""

@@ -28,7 +28,6 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(ingest, "SINKS", [sink])
     monkeypatch.setattr(ingest, "WATCHERS", [])
-    monkeypatch.setattr(ingest, "_WHOLE", set())
     return found
 
 
@@ -47,14 +46,13 @@ def test_lines_that_are_written_again_are_charged_once(
     assert taken == [one.id, two.id, three.id]
 
 
-def test_a_reader_that_begins_in_the_middle_looks_before_it_charges(
+def test_lines_that_are_written_again_in_a_later_pass_are_charged_once(
     taken: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = entry(), entry()
     (tmp_path / NAME).write_bytes(encode_line(one))
     monkeypatch.setattr(Segment, "is_abandoned", lambda self: False)
     ingest.ingest_all(tmp_path)
-    ingest._WHOLE.clear()  # as after a restart
     (tmp_path / NAME).write_bytes(encode_line(one) + b"\n" + encode_line(one) + encode_line(two))
     ingest.ingest_all(tmp_path)
     assert taken == [one.id, two.id]

@@ -1,0 +1,108 @@
+"""What the requests of one series and one span add up to. Pure: from entries and rows in, a row out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from telemetry import sketch
+from telemetry.journal import Entry
+from telemetry.sketch import Sketch, bucket_of
+
+LARGEST: Final = 1 << 48
+"""Of one number: 281 trillion tokens, or nano-dollars. A provider that says more lies, and must not make a sum overflow."""
+CLIENT_LEFT: Final = 499
+_LIMITS: Final = frozenset({"rate_limit_exceeded", "upstream_rate_limited"})
+_NANO: Final = 1_000_000_000
+
+
+class Labels(NamedTuple):
+    model_id: str
+    provider_id: str
+    project: str
+    mode: str
+    error_class: str
+
+
+def labels_of(entry: Entry) -> Labels:
+    """A request without a fault has no error class; one whose fault has no class goes by its code."""
+    error = ""
+    if entry.status >= 400 and entry.status != CLIENT_LEFT:
+        error = entry.error_class or entry.error_code or "unknown"
+    return Labels(entry.model, entry.provider, entry.project, entry.mode, error)
+
+
+class Measure:
+    __slots__ = ("count", "largest", "least", "sketch", "total")
+
+    def __init__(self) -> None:
+        self.count = self.total = self.least = self.largest = 0
+        self.sketch: Sketch = {}
+
+    def add(self, number: int) -> None:
+        number = min(max(number, 0), LARGEST)
+        if not self.count or number < self.least:
+            self.least = number
+        if number > self.largest:
+            self.largest = number
+        self.count += 1
+        self.total += number
+        bucket = bucket_of(number)
+        self.sketch[bucket] = self.sketch.get(bucket, 0) + 1
+
+    def merge(self, count: int, total: int, least: int, largest: int, encoded: bytes) -> None:
+        if not count:
+            return
+        self.least = least if not self.count else min(self.least, least)
+        self.largest = max(self.largest, largest)
+        self.count += count
+        self.total += total
+        sketch.add_encoded(self.sketch, bytes(encoded))
+
+
+class Totals:
+    """`counters` and `measures` in the order of the models' COUNTERS and MEASURES."""
+
+    __slots__ = ("affinity_hits", "errors", "measures", "rate_limited", "requests")
+
+    def __init__(self) -> None:
+        self.requests = self.errors = self.rate_limited = self.affinity_hits = 0
+        self.measures = [Measure() for _ in range(7)]
+
+    def add(self, entry: Entry, labels: Labels) -> None:
+        latency, first_chunk, cost, input_tokens, output_tokens, cached, reward = self.measures
+        self.requests += 1
+        if labels.error_class:
+            self.errors += 1
+            if entry.error_code in _LIMITS:
+                self.rate_limited += 1
+        if entry.at_home:
+            self.affinity_hits += 1
+        if entry.model:  # refusals reach no model, and would make it look fast
+            latency.add(entry.latency_ms)
+        if entry.first_chunk_ms is not None:
+            first_chunk.add(entry.first_chunk_ms)
+        if entry.cost_nano is not None:
+            cost.add(entry.cost_nano)
+        if entry.input_tokens or entry.output_tokens:
+            input_tokens.add(entry.input_tokens)
+            output_tokens.add(entry.output_tokens)
+            cached.add(entry.cached_input_tokens)
+        if entry.reward is not None:
+            reward.add(round(entry.reward * _NANO))
+
+    def merge(self, row: Sequence[Any]) -> None:
+        """Such as `row` makes."""
+        self.requests += row[0]
+        self.errors += row[1]
+        self.rate_limited += row[2]
+        self.affinity_hits += row[3]
+        for at, measure in zip(range(4, len(row), 5), self.measures, strict=True):
+            measure.merge(*row[at : at + 5])
+
+    def row(self) -> list[Any]:
+        """The counters, then five parts of each measure."""
+        row: list[Any] = [self.requests, self.errors, self.rate_limited, self.affinity_hits]
+        for one in self.measures:
+            row += (one.count, one.total, one.least, one.largest, sketch.encode(one.sketch))
+        return row
