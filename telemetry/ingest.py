@@ -1,5 +1,6 @@
 """Moves journal lines into the request log and the time series, in batches, exactly once: rows, charges, sums and the
-segment's new offset are one transaction, and what was not a row before is what counts. One ingester per journal folder at a time, elected by a file lock that dies with its holder."""
+segment's new offset are one transaction, and only what was no row before counts. One ingester per journal folder at a
+time, elected by a file lock that dies with its holder."""
 
 from __future__ import annotations
 
@@ -81,7 +82,7 @@ def insert(entries: Sequence[Entry]) -> int:
     )
     with connection.cursor() as cursor:
         cursor.executemany(sql, [row_of(entry, is_sqlite=is_sqlite) for entry in entries])
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 class _SeenBefore(Exception):
@@ -110,7 +111,9 @@ def take(entries: Sequence[Entry]) -> Taken:
     except (DataError, IntegrityError, ValueError, OverflowError) as problem:
         if len(entries) > 1:
             each = [take([entry]) for entry in _unseen(entries)]
-            return Taken([one for taken in each for one in taken.fresh], [one for taken in each for one in taken.refused])
+            return Taken(
+                [one for taken in each for one in taken.fresh], [one for taken in each for one in taken.refused]
+            )
         log.error("journal_entry_refused", request=entries[0].id, reason=str(problem)[:200])
         return Taken([], list(entries))
     return Taken(list(entries), [])

@@ -39,6 +39,7 @@ from routing.models import Model
 from routing.simulation import shown
 from telemetry.api import Audit, AuditExport, Log, Logs, Webhooks
 from telemetry.models import RequestLog
+from telemetry.tsdb.api import MetricNames, Prune, Query, Retention
 from tokenhub import admin_token
 from tokenhub.apiauth import check
 from tokenhub.apikit import Allowed, ApiError, OnlyJSON, Strict, View
@@ -227,6 +228,10 @@ urlpatterns: list[URLPattern] = [
     path("audit/export", AuditExport.as_view()),
     path("logs", Logs.as_view()),
     path("logs/<path:id>", Log.as_view(shown=shown)),
+    path("tsdb/query", Query.as_view()),
+    path("tsdb/metrics", MetricNames.as_view()),
+    path("tsdb/prune", Prune.as_view()),
+    path("tsdb/retention", Retention.as_view()),
     path("schema", Schema.as_view(), name="admin-api-schema"),
     path("docs", Docs.as_view(url_name="admin-api-schema")),
     re_path("", Nowhere.as_view()),

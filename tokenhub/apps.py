@@ -12,6 +12,7 @@ class TokenHubConfig(AppConfig):
         from providers.models import SECRET_PREFIX
         from telemetry import ingest
         from telemetry.last_use import LastUse
+        from telemetry.tsdb.upkeep import Upkeep
         from tokenhub import audited, checks  # noqa: F401  registers them
         from vault.models import Secret
 
@@ -20,7 +21,7 @@ class TokenHubConfig(AppConfig):
         keys = LastUse(lambda entry: uuid_or_nothing(entry.key_id), lambda key: ClientKey.objects.filter(pk=key))
         secrets = LastUse(lambda entry: entry.provider, lambda key: Secret.objects.filter(name=SECRET_PREFIX + key))
         ingest.WATCHERS += [keys.note, secrets.note]
-        ingest.SWEEPS.append(bank.sweep)
+        ingest.SWEEPS += [bank.sweep, Upkeep()]
 
 
 def uuid_or_nothing(text: str) -> str:

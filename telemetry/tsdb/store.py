@@ -8,7 +8,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Any, Final
 
-from django.db import connection
+from django.db import connection, models
 
 from telemetry.journal import Entry
 from telemetry.tsdb.models import COUNTERS, MEASURES, PARTS, Sample, Series, SeriesLevel, SeriesUnrolled, Span
@@ -47,12 +47,12 @@ def fold(entries: Iterable[Entry]) -> None:
     found: dict[tuple[int, int, Labels], Totals] = {}
     for entry in entries:
         second = entry.at // 1_000_000
-        span = next((one for one in Span if second >= kept[one].pruned_until), Span.DAY)
+        span = next((one.value for one in Span if second >= kept[one].pruned_until), Span.DAY.value)
         labels = labels_of(entry)
-        key = (span.value, second - second % span, labels)
-        totals = found.get(key)
+        place = (span, second - second % span, labels)
+        totals = found.get(place)
         if totals is None:
-            totals = found[key] = Totals()
+            totals = found[place] = Totals()
         totals.add(entry, labels)
     ids = {labels: digest_of(labels) for _, _, labels in found}
     _name(ids)
@@ -81,7 +81,7 @@ def stored(keys: Iterable[Key]) -> Iterable[tuple[Key, Sequence[Any]]]:
         values = ", ".join(["(%s, %s, %s)"] * len(some))
         sql = (
             f"WITH wanted (span, at, series) AS (VALUES {values}) SELECT span, at, series, {', '.join(COLUMNS)} "  # noqa: S608
-            f"FROM wanted JOIN {_table(Sample)} USING (span, at, series)"
+            f"FROM wanted JOIN {table_of(Sample)} USING (span, at, series)"
         )
         with connection.cursor() as cursor:
             cursor.execute(sql, [part for key in some for part in key])
@@ -93,7 +93,7 @@ def put(rows: Mapping[Key, Totals]) -> None:
     """In place of what stood there."""
     names = ("span", "at", "series", *COLUMNS)
     sql = (
-        f"INSERT INTO {_table(Sample)} ({', '.join(names)}) VALUES ({', '.join(['%s'] * len(names))}) "  # noqa: S608
+        f"INSERT INTO {table_of(Sample)} ({', '.join(names)}) VALUES ({', '.join(['%s'] * len(names))}) "  # noqa: S608
         f"ON CONFLICT (span, at, series) DO UPDATE SET {', '.join(f'{one} = excluded.{one}' for one in COLUMNS)}"
     )
     with connection.cursor() as cursor:
@@ -107,5 +107,5 @@ def _mark(spans: Iterable[tuple[int, int]]) -> None:
     SeriesUnrolled.objects.bulk_create(made, ignore_conflicts=True)
 
 
-def _table(model: type[Sample]) -> str:
+def table_of(model: type[models.Model]) -> str:
     return connection.ops.quote_name(model._meta.db_table)  # noqa: SLF001  Django's documented interface

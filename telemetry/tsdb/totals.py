@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from telemetry import sketch
 from telemetry.journal import Entry
-from telemetry.sketch import Sketch, bucket_of
+from telemetry.sketch import Sketch, add_encoded, add_to, bucket_of, encode
 
 LARGEST: Final = 1 << 48
-"""Of one number: 281 trillion tokens, or nano-dollars. A provider that says more lies, and must not make a sum overflow."""
+"""Of one number: 281 trillion tokens, or nano-dollars. A provider that tells more must not make a sum overflow."""
 CLIENT_LEFT: Final = 499
 _LIMITS: Final = frozenset({"rate_limit_exceeded", "upstream_rate_limited"})
 _NANO: Final = 1_000_000_000
@@ -33,31 +33,34 @@ def labels_of(entry: Entry) -> Labels:
 
 
 class Measure:
-    __slots__ = ("count", "largest", "least", "sketch", "total")
+    """Numbers are appended to `waiting`, and counted all at once: for a busy series, that takes half the time."""
+
+    __slots__ = ("count", "largest", "least", "sketch", "total", "waiting")
 
     def __init__(self) -> None:
         self.count = self.total = self.least = self.largest = 0
         self.sketch: Sketch = {}
-
-    def add(self, number: int) -> None:
-        number = min(max(number, 0), LARGEST)
-        if not self.count or number < self.least:
-            self.least = number
-        if number > self.largest:
-            self.largest = number
-        self.count += 1
-        self.total += number
-        bucket = bucket_of(number)
-        self.sketch[bucket] = self.sketch.get(bucket, 0) + 1
+        self.waiting: list[int] = []
 
     def merge(self, count: int, total: int, least: int, largest: int, encoded: bytes) -> None:
         if not count:
             return
-        self.least = least if not self.count else min(self.least, least)
+        self.least = min(self.least, least) if self.count else least
         self.largest = max(self.largest, largest)
         self.count += count
         self.total += total
-        sketch.add_encoded(self.sketch, bytes(encoded))
+        add_encoded(self.sketch, encoded)
+
+    def parts(self) -> tuple[int, int, int, int, bytes]:
+        """In the order of the models' PARTS."""
+        if numbers := self.waiting:
+            if min(numbers) < 0 or max(numbers) > LARGEST:
+                numbers = [min(max(number, 0), LARGEST) for number in numbers]
+            counts = Counter(map(bucket_of, numbers))
+            self.merge(len(numbers), sum(numbers), min(numbers), max(numbers), b"")
+            add_to(self.sketch, counts)
+            self.waiting = []
+        return self.count, self.total, self.least, self.largest, encode(self.sketch)
 
 
 class Totals:
@@ -79,17 +82,17 @@ class Totals:
         if entry.at_home:
             self.affinity_hits += 1
         if entry.model:  # refusals reach no model, and would make it look fast
-            latency.add(entry.latency_ms)
+            latency.waiting.append(entry.latency_ms)
         if entry.first_chunk_ms is not None:
-            first_chunk.add(entry.first_chunk_ms)
+            first_chunk.waiting.append(entry.first_chunk_ms)
         if entry.cost_nano is not None:
-            cost.add(entry.cost_nano)
+            cost.waiting.append(entry.cost_nano)
         if entry.input_tokens or entry.output_tokens:
-            input_tokens.add(entry.input_tokens)
-            output_tokens.add(entry.output_tokens)
-            cached.add(entry.cached_input_tokens)
+            input_tokens.waiting.append(entry.input_tokens)
+            output_tokens.waiting.append(entry.output_tokens)
+            cached.waiting.append(entry.cached_input_tokens)
         if entry.reward is not None:
-            reward.add(round(entry.reward * _NANO))
+            reward.waiting.append(round(entry.reward * _NANO))
 
     def merge(self, row: Sequence[Any]) -> None:
         """Such as `row` makes."""
@@ -104,5 +107,5 @@ class Totals:
         """The counters, then five parts of each measure."""
         row: list[Any] = [self.requests, self.errors, self.rate_limited, self.affinity_hits]
         for one in self.measures:
-            row += (one.count, one.total, one.least, one.largest, sketch.encode(one.sketch))
+            row += one.parts()
         return row
