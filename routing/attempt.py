@@ -59,6 +59,8 @@ class Delivery:
     heard: HeardStream | None = None
     exchange: Exchange | None = None
     reason: str = ""
+    at_home: bool = False
+    """By the model that the conversation was at."""
     lowered_to: int | None = None
 
     def close(self) -> None:

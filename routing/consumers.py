@@ -138,7 +138,7 @@ class Chat(Endpoint):
     async def answer(self, visit: Visit) -> None:
         call = await self.call(visit)
         delivery = await visit.runtime.engine.deliver(call)
-        visit.target, visit.reason = delivery.target, delivery.reason
+        visit.target, visit.reason, visit.at_home = delivery.target, delivery.reason, delivery.at_home
         visit.estimated_cost_nano = expected_cost(delivery.target, call.needs)
         if call.alias is not None and call.alias.shadows:
             visit.runtime.shadows.follow(visit, call)

@@ -92,8 +92,10 @@ class Engine:
                     self._health.released(target.provider.id, target.model_id, trial)
             if delivery is not None:
                 delivery.reason = reason_of(call, delivery.target, failures)
-                if call.conversation is not None:
-                    self._affinity.remember(call.conversation, delivery.target.model_id, monotonic())
+                if (talk := call.conversation) is not None:
+                    model_id, now = delivery.target.model_id, monotonic()
+                    delivery.at_home = self._affinity.target(talk, now, call.snapshot.targets) == model_id
+                    self._affinity.remember(talk, model_id, now)
                 return delivery
             failure = next((one for who, one in reversed(failures) if who is target), None)
             if failure is None:

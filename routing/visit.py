@@ -60,6 +60,7 @@ class Visit:
         "_watcher",
         "address",
         "alias",
+        "at_home",
         "attempts",
         "candidates",
         "client_id",
@@ -114,7 +115,7 @@ class Visit:
         self.reward: Reward | None = None
         self.lesson: Lesson | None = None
         self.requested_model = self.alias = self.mode = self.reason = ""
-        self.stream = self.started = self.client_left = self._accounted = False
+        self.stream = self.started = self.client_left = self.at_home = self._accounted = False
         self.estimated_cost_nano: int | None = None
         self.first_chunk_ms: int | None = None
         self.shape: Shape | None = None
@@ -404,6 +405,7 @@ class Visit:
                 charges=self.purse.settle(cost or 0) if self.purse is not None else [],
                 reward=self.reward.value if self.reward is not None else None,
                 reward_parts=self.reward.shown() if self.reward is not None else {},
+                at_home=self.at_home,
             )
         )
         metrics.requests[self.mode, model, provider, str(status)] += 1

@@ -1,6 +1,6 @@
 """What percentiles need of many numbers, in a few dozen bytes: how many fell into each of buckets whose width grows
-with the number (DDSketch, Masson et al. 2019). A percentile is wrong by at most one part in a hundred, whatever the numbers
-and however sketches were merged: to merge is to add. Numbers are whole and not negative. Pure."""
+with the number (DDSketch, Masson et al. 2019). A percentile is wrong by at most one part in a hundred, whatever the
+numbers and however sketches were merged: to merge is to add. Numbers are whole and not negative. Pure."""
 
 from __future__ import annotations
 

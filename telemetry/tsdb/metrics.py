@@ -15,12 +15,12 @@ EMPTY_IS_ZERO: Final = frozenset({"sum", "count", "rate"})
 
 
 class Metric(NamedTuple):
-    """`column`: of a counter, or what a measure's columns begin with; `scale`: how many of them make one of `unit`."""
+    """`column`: of a counter, or what a measure's columns begin with; `scale`: how many of it make one of `unit`."""
 
     name: str
-    column: str
     unit: str
     text: str
+    column: str
     scale: int = 1
     is_counter: bool = False
 
@@ -29,28 +29,25 @@ class Metric(NamedTuple):
         return OF_COUNTERS if self.is_counter else AGGREGATES
 
 
-METRICS: Final = {
-    one.name: one
-    for one in (
-        Metric("requests", "requests", "requests", "Finished requests.", is_counter=True),
-        Metric(
-            "errors", "errors", "requests", "Requests that failed; `avg` is their share. By class: `error_class`.",
-            is_counter=True,
-        ),
-        Metric(
-            "rate_limited", "rate_limited", "requests", "Requests that a limit refused, ours or the provider's.",
-            is_counter=True,
-        ),
-        Metric(
-            "affinity_hits", "affinity_hits", "requests", "Requests answered by the model that their conversation was at.",
-            is_counter=True,
-        ),
-        Metric("latency_ms", "latency_ms", "ms", "To the end of the answer, of requests that reached a model."),
-        Metric("time_to_first_chunk_ms", "time_to_first_chunk_ms", "ms", "Of streams."),
-        Metric("cost_usd", "cost_nano", "USD", "Of requests with a price. Exact to the nano-dollar.", NANO),
-        Metric("input_tokens", "input_tokens", "tokens", "With the cached ones; of requests that used any token."),
-        Metric("output_tokens", "output_tokens", "tokens", "Of requests that used any token."),
-        Metric("cached_input_tokens", "cached_input_tokens", "tokens", "Of requests that used any token."),
-        Metric("reward", "reward_nano", "", "What the bandit learned at the answer, 0 to 1.", NANO),
-    )
-}  # fmt: skip
+def _counter(name: str, text: str) -> Metric:
+    return Metric(name, "requests", text, name, is_counter=True)
+
+
+def _measure(name: str, unit: str, text: str, column: str = "", scale: int = 1) -> Metric:
+    return Metric(name, unit, text, column or name, scale)
+
+
+_METRICS: Final = (
+    _counter("requests", "Finished requests."),
+    _counter("errors", "Requests that failed; their average is the share of all. By class: error_class."),
+    _counter("rate_limited", "Requests that a rate limit refused, ours or the provider's."),
+    _counter("affinity_hits", "Requests answered by the model that their conversation was at."),
+    _measure("latency_ms", "ms", "To the end of the answer, of requests that reached a model."),
+    _measure("time_to_first_chunk_ms", "ms", "Of streams."),
+    _measure("cost_usd", "USD", "Of requests with a price; exact to the nano-dollar.", "cost_nano", NANO),
+    _measure("input_tokens", "tokens", "With the cached ones; of requests that used any token."),
+    _measure("output_tokens", "tokens", "Of requests that used any token."),
+    _measure("cached_input_tokens", "tokens", "Of requests that used any token."),
+    _measure("reward", "", "What the bandit learned at the answer, 0 to 1.", "reward_nano", NANO),
+)
+METRICS: Final = {one.name: one for one in _METRICS}

@@ -1,6 +1,6 @@
 """Answers questions to the time series. Picks the coarsest level whose spans fit into the steps; what of it is not
-rolled up yet is read from the level below, so that an answer is whole at any moment. Where the minutes of the asked time are
-not kept any more, the steps become as long as the spans that are."""
+rolled up yet is read from the level below, so that an answer is whole at any moment. Where the minutes of the asked
+time are not kept any more, the steps become as long as the spans that are."""
 
 from __future__ import annotations
 
