@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from telemetry import ingest
 from telemetry.ingest import Ingester, Lease, ingest_all, ingest_segment
 from telemetry.journal import Attempt, Candidate, Entry, Journal, encode_line, segments
-from telemetry.models import JournalSegment, RequestLog
+from telemetry.models import JournalSegment, RequestLog, Sample
 from tests.support.gateway import ROOT, environment, migrated_database
 
 AT = 1_764_000_000_123_456
@@ -206,6 +206,7 @@ def test_an_entry_that_was_written_twice_is_one_row(tmp_path: Path) -> None:
     abandoned(tmp_path, entry(2), entry(3), number=2)
     ingest_all(tmp_path)
     assert logged() == [1, 2, 3]
+    assert Sample.objects.get().cost_nano_sum == 1 + 2 + 3  # type: ignore[attr-defined]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -301,6 +302,7 @@ def test_an_entry_that_the_database_refuses_does_not_hold_up_the_others(tmp_path
     abandoned(tmp_path, entry(4), number=2)
     assert ingest_all(tmp_path) == 3
     assert logged() == [1, 3, 4]
+    assert sum(Sample.objects.values_list("requests", flat=True)) == 3
     assert names(tmp_path) == {"host-1-1-aa.unreadable"}
 
 
@@ -327,36 +329,56 @@ def test_the_lease_dies_with_its_holder(folder: Path) -> None:
     mine.release()
 
 
-KILLED_AT_EVERY_STATEMENT = """
-def ingest_until(statement):
-    def kill(execute, *rest):
-        nonlocal statement
-        statement -= 1
-        if statement < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return execute(*rest)
-    with connection.execute_wrapper(kill):
-        ingest.ingest_all(journal)
+KILLED_AT_EVERY_STEP = """
+from django.db.backends.base.base import BaseDatabaseWrapper
+from telemetry.tsdb.upkeep import prune, roll_up
 
-deaths = 0
-for statement in [*range(12), *range(0, 60, 7), 10_000]:
-    child = os.fork()
-    if child == 0:
-        ingest_until(statement)
-        os._exit(0)
-    deaths += os.waitpid(child, 0)[1] == signal.SIGKILL
-print(deaths)
+def until_step(step, work):
+    def pass_by():
+        nonlocal step
+        step -= 1
+        if step < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def kill(execute, *rest):
+        pass_by()
+        return execute(*rest)
+    commit = BaseDatabaseWrapper._commit
+    def kill_around(self):
+        pass_by()
+        commit(self)
+        pass_by()
+    BaseDatabaseWrapper._commit = kill_around
+    with connection.execute_wrapper(kill):
+        work()
+
+def keep_house():
+    roll_up(END + 2 * 86_400)
+    prune(END + 100 * 86_400)
+
+for work, steps in ((lambda: ingest.ingest_all(journal), [*range(30), *range(0, 150, 23)]), (keep_house, range(30))):
+    deaths = 0
+    for step in [*steps, 100_000]:
+        child = os.fork()
+        if child == 0:
+            until_step(step, work)
+            os._exit(0)
+        deaths += os.waitpid(child, 0)[1] == signal.SIGKILL
+    print(deaths)
 """
 
 
-def test_an_ingester_killed_at_any_statement_counts_nothing_twice_and_loses_nothing(folder: Path) -> None:
+def test_killed_at_any_step_it_counts_nothing_twice_and_loses_nothing(folder: Path) -> None:
     for number in range(4):
-        abandoned(folder / "journal", *map(entry, range(number * 50, number * 50 + 50)), number=number)
-    process = start(folder, KILLED_AT_EVERY_STATEMENT)
+        some = (entry(n, at=AT + n * 20_000_000, input_tokens=n) for n in range(number * 50, number * 50 + 50))
+        abandoned(folder / "journal", *some, number=number)
+    process = start(folder, f"END = {AT // 1_000_000 + 4000}\n" + KILLED_AT_EVERY_STEP)
     said, _ = process.communicate(timeout=50)
-    assert int(said) >= 12
+    assert [int(deaths) >= 20 for deaths in said.split()] == [True, True]
     assert rows(folder) == list(range(200))
     assert names(folder / "journal") == set()
+    with closing(sqlite3.connect(folder / "tokenhub.sqlite3")) as database:
+        sums = "SELECT span, SUM(requests), SUM(cost_nano_sum), SUM(input_tokens_sum) FROM telemetry_sample GROUP BY 1"
+        assert database.execute(sums).fetchall() == [(86_400, 200, sum(range(200)), sum(range(200)))]
 
 
 INGEST_TOGETHER = """
@@ -386,6 +408,9 @@ def test_two_ingesters_at_once_neither_double_nor_lose(folder: Path) -> None:
         assert process.returncode == 0
     assert rows(folder) == list(range(300))
     assert names(folder / "journal") == set()
+    with closing(sqlite3.connect(folder / "tokenhub.sqlite3")) as database:
+        series = "SELECT SUM(requests), SUM(cost_nano_sum) FROM telemetry_sample"
+        assert database.execute(series).fetchall() == [(300, sum(range(300)))]
 
 
 @pytest.mark.django_db
