@@ -59,6 +59,8 @@ def _question(request: Request) -> query.Question:
     metric = METRICS[wanted["metric"]]
     end = wanted["end"].timestamp() if "end" in wanted else time()
     start = wanted["start"].timestamp() if "start" in wanted else end - DAY_SECONDS
+    if start < 0:
+        raise invalid("start", "nothing was before 1970.")
     if start >= end:
         raise invalid("start", "it must be before the end.")
     return query.Question(
