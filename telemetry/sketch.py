@@ -4,14 +4,15 @@ numbers and however sketches were merged: to merge is to add. Numbers are whole 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil, exp, log
-from struct import pack, unpack_from
+from struct import pack, unpack, unpack_from
 from typing import Final
 
 RELATIVE_ERROR: Final = 0.01
 _GROWTH: Final = log((1 + 0.0098) / (1 - 0.0098))  # of a bucket's upper end; the rest to 1 % is for rounding
 _MIDDLE: Final = 2 / (1 + exp(_GROWTH))
+_MANY: Final = 2000  # buckets, from which on numpy counts them
 _WIDTHS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 Sketch = dict[int, int]
@@ -54,10 +55,36 @@ def encode(sketch: Mapping[int, int]) -> bytes:
     return pack(f"<B{many}H{many}{_WIDTHS[width]}", width, *buckets, *[sketch[one] for one in buckets])
 
 
-def decode(encoded: bytes) -> Sketch:
+def merged(encoded: Iterable[bytes]) -> Sketch:
+    """Of what `encode` made. Thousands of small ones are put side by side first, which takes a third of the time."""
+    buckets = {width: bytearray() for width in _WIDTHS}
+    counts = {width: bytearray() for width in _WIDTHS}
+    for one in encoded:
+        if one:
+            width = one[0]
+            middle = (len(one) - 1) // (2 + width) * 2 + 1
+            buckets[width] += one[1:middle]
+            counts[width] += one[middle:]
     sketch: Sketch = {}
-    add_encoded(sketch, encoded)
+    get = sketch.get
+    for width, code in _WIDTHS.items():
+        many = len(buckets[width]) // 2
+        if many > _MANY:
+            add_to(sketch, _counted(buckets[width], counts[width], width))
+            continue
+        told = zip(unpack(f"<{many}H", buckets[width]), unpack(f"<{many}{code}", counts[width]), strict=True)
+        for bucket, count in told:
+            sketch[bucket] = get(bucket, 0) + count
     return sketch
+
+
+def _counted(buckets: bytearray, counts: bytearray, width: int) -> Sketch:
+    import numpy as np  # loaded with the first of many: it takes memory
+
+    places, inverse = np.unique(np.frombuffer(buckets, "<u2"), return_inverse=True)
+    sums = np.zeros(len(places), np.int64)
+    np.add.at(sums, inverse, np.frombuffer(counts, f"<u{width}").astype(np.int64))
+    return dict(zip(places.tolist(), sums.tolist(), strict=True))
 
 
 def percentile(sketch: Mapping[int, int], percent: int) -> float:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from django.db import connection
 
-from telemetry.sketch import Sketch, add_encoded, percentile
+from telemetry.sketch import merged, percentile
 from telemetry.tsdb.metrics import EMPTY_IS_ZERO, PERCENTILES, Metric
 from telemetry.tsdb.models import PARTS, Sample, Series, SeriesUnrolled, Span
 from telemetry.tsdb.store import FINER, levels, table_of
@@ -71,9 +71,11 @@ def ask(question: Question) -> Answer:
         "span", "at"
     ):
         marks[Span(one)].append(at)
+    names = len(question.group_by)
     groups: dict[tuple[str, ...], dict[int, _Sum]] = {} if question.group_by else {(): {}}
     for piece in pieces(span, start, end, marks):
-        for at, labels, parts in _read(question, step, piece._replace(start=max(piece.start, pruned[piece.span]))):
+        for at, *row in _read(question, step, piece._replace(start=max(piece.start, pruned[piece.span]))):
+            labels = tuple(row[:names])
             group = groups.get(labels)
             if group is None:
                 group = groups[labels] = {}
@@ -84,7 +86,7 @@ def ask(question: Question) -> Answer:
             so_far = group.get(at)
             if so_far is None:
                 so_far = group[at] = _Sum()
-            so_far.add(*parts)
+            so_far.add(*row[names:])
     empty = 0 if question.aggregate in EMPTY_IS_ZERO else None
     return Answer(
         step,
@@ -125,19 +127,22 @@ def pieces(span: Span, start: int, end: int, marks: Mapping[Span, Sequence[int]]
 
 
 class _Sum:
-    __slots__ = ("count", "largest", "least", "sketch", "total")
+    __slots__ = ("count", "largest", "least", "sketches", "total")
 
     def __init__(self) -> None:
         self.count = self.total = self.least = self.largest = 0
-        self.sketch: Sketch = {}
+        self.sketches: list[bytes] = []
 
     def add(self, count: Any, total: Any, least: int = 0, largest: int = 0, sketch: bytes = b"") -> None:
         """PostgreSQL's sums are Decimals."""
-        self.least = min(self.least, least) if self.count else least
-        self.largest = max(self.largest, largest)
+        if not self.count or least < self.least:
+            self.least = least
+        if largest > self.largest:
+            self.largest = largest
         self.count += int(count)
         self.total += int(total)
-        add_encoded(self.sketch, sketch)
+        if sketch:
+            self.sketches.append(sketch)
 
     def value(self, question: Question, step: int) -> float | int | None:
         aggregate, scale = question.aggregate, question.metric.scale
@@ -157,7 +162,7 @@ class _Sum:
                 return _scaled(self.least, scale)
             case "max":
                 return _scaled(self.largest, scale)
-        found = min(max(percentile(self.sketch, PERCENTILES[aggregate]), self.least), self.largest)
+        found = min(max(percentile(merged(self.sketches), PERCENTILES[aggregate]), self.least), self.largest)
         return _scaled(round(found) if found < _SMALL else found, scale)
 
 
@@ -165,7 +170,7 @@ def _scaled(number: float, scale: int) -> float | int:
     return number if scale == 1 else number / scale
 
 
-def _read(question: Question, step: int, piece: Piece) -> Iterator[tuple[int, tuple[str, ...], Sequence[Any]]]:
+def _read(question: Question, step: int, piece: Piece) -> Iterator[tuple[Any, ...]]:
     """The beginning of a step, the labels to group by, and what to add there. The database sums what it can; sketches
     it cannot."""
     column = question.metric.column
@@ -188,5 +193,4 @@ def _read(question: Question, step: int, piece: Piece) -> Iterator[tuple[int, tu
     with connection.cursor() as cursor:
         cursor.execute(sql, [piece.span.value, piece.start, piece.end, *question.labels.values()])
         while rows := cursor.fetchmany(1000):
-            for at, *rest in rows:
-                yield at, tuple(rest[: len(names)]), rest[len(names) :]
+            yield from rows

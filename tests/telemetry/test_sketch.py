@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.journal import Entry
-from telemetry.sketch import RELATIVE_ERROR, Sketch, add_encoded, add_to, bucket_of, decode, encode, percentile
+from telemetry.sketch import RELATIVE_ERROR, Sketch, add_encoded, add_to, bucket_of, encode, merged, percentile
 from telemetry.tsdb.models import MEASURES, PARTS
 from telemetry.tsdb.totals import LARGEST, Totals, labels_of
 
@@ -28,26 +28,27 @@ def exact(values: list[int], percent: int) -> int:
 
 @given(st.lists(st.lists(numbers, max_size=40), min_size=1, max_size=12).filter(any))
 def test_percentiles_of_merged_sketches_are_within_one_percent_however_they_were_split(parts: list[list[int]]) -> None:
-    merged: Sketch = {}
+    whole: Sketch = {}
     for part in parts:
-        add_encoded(merged, encode(sketch_of(part)))
+        add_encoded(whole, encode(sketch_of(part)))
+    assert whole == merged(encode(sketch_of(part)) for part in parts)
     values = [value for part in parts for value in part]
     for percent in PERCENTS:
         wanted = exact(values, percent)
-        assert abs(percentile(merged, percent) - wanted) <= RELATIVE_ERROR * wanted
+        assert abs(percentile(whole, percent) - wanted) <= RELATIVE_ERROR * wanted
 
 
 @given(st.lists(st.lists(numbers, max_size=20), max_size=6))
 def test_to_merge_is_to_add(parts: list[list[int]]) -> None:
-    merged: Sketch = {}
+    whole: Sketch = {}
     for part in parts:
-        add_encoded(merged, encode(sketch_of(part)))
-    assert merged == sketch_of([value for part in parts for value in part])
+        add_encoded(whole, encode(sketch_of(part)))
+    assert whole == sketch_of([value for part in parts for value in part])
 
 
 @given(st.dictionaries(st.integers(0, 2**16 - 1), st.integers(1, 2**64 - 1), max_size=30))
 def test_a_sketch_outlives_its_encoding(sketch: Sketch) -> None:
-    assert decode(encode(sketch)) == sketch
+    assert merged([encode(sketch)]) == sketch
 
 
 def test_few_numbers_take_three_bytes_each() -> None:
@@ -116,3 +117,12 @@ def test_a_number_that_nobody_can_mean_does_not_break_a_sum(number: int) -> None
 def test_a_fault_has_a_class(fields: dict[str, object], wanted: str) -> None:
     entry = Entry(**{"id": "x", "at": 0, "endpoint": "chat", **fields})  # type: ignore[arg-type]
     assert labels_of(entry).error_class == wanted
+
+
+def test_many_are_merged_like_few() -> None:
+    parts = [sketch_of([number * 7919 % 100_003 for number in range(at, at + 60)]) for at in range(0, 6000, 60)]
+    parts += [{5: 300, 9: 1 << 40}] * 1100
+    whole: Sketch = {}
+    for part in parts:
+        add_to(whole, part)
+    assert merged(encode(part) for part in parts) == whole
