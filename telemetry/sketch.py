@@ -12,7 +12,6 @@ from typing import Final
 RELATIVE_ERROR: Final = 0.01
 _GROWTH: Final = log((1 + 0.0098) / (1 - 0.0098))  # of a bucket's upper end; the rest to 1 % is for rounding
 _MIDDLE: Final = 2 / (1 + exp(_GROWTH))
-_MANY: Final = 2000  # buckets, from which on numpy counts them
 _WIDTHS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 Sketch = dict[int, int]
@@ -69,22 +68,10 @@ def merged(encoded: Iterable[bytes]) -> Sketch:
     get = sketch.get
     for width, code in _WIDTHS.items():
         many = len(buckets[width]) // 2
-        if many > _MANY:
-            add_to(sketch, _counted(buckets[width], counts[width], width))
-            continue
         told = zip(unpack(f"<{many}H", buckets[width]), unpack(f"<{many}{code}", counts[width]), strict=True)
         for bucket, count in told:
             sketch[bucket] = get(bucket, 0) + count
     return sketch
-
-
-def _counted(buckets: bytearray, counts: bytearray, width: int) -> Sketch:
-    import numpy as np  # loaded with the first of many: it takes memory
-
-    places, inverse = np.unique(np.frombuffer(buckets, "<u2"), return_inverse=True)
-    sums = np.zeros(len(places), np.int64)
-    np.add.at(sums, inverse, np.frombuffer(counts, f"<u{width}").astype(np.int64))
-    return dict(zip(places.tolist(), sums.tolist(), strict=True))
 
 
 def percentile(sketch: Mapping[int, int], percent: int) -> float:
