@@ -56,3 +56,11 @@ def test_lines_that_are_written_again_in_a_later_pass_are_charged_once(
     (tmp_path / NAME).write_bytes(encode_line(one) + b"\n" + encode_line(one) + encode_line(two))
     ingest.ingest_all(tmp_path)
     assert taken == [one.id, two.id]
+
+
+def test_lines_that_are_written_again_in_the_next_segment_are_charged_once(taken: list[str], tmp_path: Path) -> None:
+    one, two, three = entry(), entry(), entry()
+    (tmp_path / NAME).write_bytes(encode_line(one) + encode_line(two) + encode_line(three)[:40])
+    (tmp_path / NAME.replace("-1-abc", "-2-abc")).write_bytes(encode_line(two) + encode_line(three))
+    ingest.ingest_all(tmp_path)
+    assert taken == [one.id, two.id, three.id]
