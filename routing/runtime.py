@@ -49,7 +49,9 @@ from telemetry import webhooks
 from telemetry.ingest import Ingester
 from telemetry.journal import Journal
 from telemetry.logs import EventLogger
-from telemetry.metrics import Metrics
+from telemetry.loop_lag import LoopLag
+from telemetry.metrics import Metrics, Page, alone, of_registry
+from telemetry.metrics_shared import Shared, its_run
 from vault.keyring import KEYRING
 from vault.services import lock_when_idle, open_from_environment
 
@@ -79,6 +81,7 @@ class Runtime:
         self.metrics = Metrics()
         self.metrics.provider_skips = self.health.skips
         self.metrics.provider_states = self._provider_states
+        self._lag = LoopLag()
         self.journal = Journal(journal_folder())
         self.outbox = Outbox(before=self.journal.flush)
         self.default_policy = default_policy()
@@ -149,6 +152,9 @@ class Runtime:
 
                 self.shared_limits = SharedLimits(settings.TOKENHUB_REDIS_URL, addresses=self.addresses)
                 await self.shared_limits.start()
+            self.all_metrics = Shared(its_run(metrics_folder()), self._page)
+            self.all_metrics.start()
+            self._lag.start()
             self._poller.start()
             self._ingester.start()
             self._webhooks.start()
@@ -170,6 +176,8 @@ class Runtime:
         for transport in self._transports:
             await transport.close()
         self.journal.close()
+        self._lag.stop()
+        await asyncio.to_thread(self.all_metrics.stop)
         await asyncio.to_thread(self._ingester.stop)
         await asyncio.to_thread(self._end_health)
 
@@ -275,6 +283,15 @@ class Runtime:
         targets = ((target.provider.id, target.model_id) for target in self.snapshot.targets.values())
         return provider_states(self.health, targets, monotonic())
 
+    def _page(self, with_foreign: bool) -> Page:
+        """What this process has counted. From any thread."""
+        journal = {
+            "tokenhub_journal_lines_total": self.journal.lines,
+            "tokenhub_journal_failing": int(self.journal.is_failing),
+            "tokenhub_event_loop_lag_seconds": self._lag.seconds(),
+        }
+        return Page(time(), self.metrics.series() | alone(journal), of_registry() if with_foreign else [])
+
     def _make_asides(self) -> Asides:
         def dropped() -> None:
             self.metrics.shadows_dropped += 1
@@ -325,6 +342,10 @@ def _settle() -> None:
 
 def journal_folder() -> Path:
     return Path(settings.TOKENHUB_DATA_DIR) / "journal"
+
+
+def metrics_folder() -> Path:
+    return Path(settings.TOKENHUB_DATA_DIR) / "metrics"
 
 
 def _networks(entries: tuple[str, ...]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:

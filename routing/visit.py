@@ -408,23 +408,23 @@ class Visit:
                 at_home=self.at_home,
             )
         )
-        metrics.requests[self.mode, model, provider, str(status)] += 1
+        metrics.requests[self.mode, model, provider, str(status)].n += 1
         if error is not None:
-            metrics.errors[self.endpoint, error.code] += 1
+            metrics.errors[self.endpoint, error.code].n += 1
         if self.client_left:
             metrics.disconnects += 1
         for one in self.attempts:
             if one.error_class:
-                metrics.attempts_failed[one.model, one.provider, one.error_class] += 1
+                metrics.attempts_failed[one.model, one.provider, one.error_class].n += 1
         if target is not None:
-            pair = (model, provider)
-            metrics.latency[pair].observe(latency_ms)
+            counts = metrics.targets[model, provider]
+            counts.latency.observe(latency_ms)
             if self.first_chunk_ms is not None:
-                metrics.first_chunk[pair].observe(self.first_chunk_ms)
+                counts.first_chunk.observe(self.first_chunk_ms)
             if cost:
-                metrics.cost_nano[pair] += cost
-            metrics.tokens[model, provider, "input"] += usage.input_tokens
-            metrics.tokens[model, provider, "output"] += usage.output_tokens
+                counts.cost_nano += cost
+            counts.input_tokens += usage.input_tokens
+            counts.output_tokens += usage.output_tokens
         return cost
 
 

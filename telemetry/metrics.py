@@ -1,17 +1,98 @@
-"""Counters of the data plane. Kept in plain dictionaries, because a request pays for each of them, and turned into
-Prometheus' text only when somebody asks, outside the event loop. Labels are names from the configuration only."""
+"""Counters of the data plane. Kept in plain slots, because a request pays for each of them, and put on a `Page` only
+when another worker or Prometheus is to see them. Labels are names from the configuration only, and so many of them:
+beyond that, what comes new is counted under `other`."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
 
-if TYPE_CHECKING:
-    from prometheus_client import Metric
+import msgspec
 
 LATENCY_BUCKETS_MS: Final = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000)
+MAX_SERIES: Final = 2000
+"""Of one metric, in one worker."""
+MAX_TARGETS: Final = 500
+"""Models whose latency, tokens and cost are told apart."""
+OTHER: Final = "other"
+_KEPT: Final = frozenset({"status", "error_class"})  # few by their nature; alerts need them
+
+Key = tuple[str, ...]
+Value = int | float | list[int | float]
+"""Of a histogram: what is in each of its buckets, the last one open, and the sum of all."""
+Series = list[tuple[Key, Value]]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """`merge`: of a gauge over workers. `scale`: from what is counted to what is shown."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    text: str
+    labels: tuple[str, ...] = ()
+    merge: Literal["sum", "max", "min"] = "sum"
+    scale: float = 1.0
+
+
+def _counter(name: str, text: str, *labels: str, scale: float = 1.0) -> Spec:
+    return Spec(name, "counter", text, labels, scale=scale)
+
+
+def _gauge(name: str, text: str, *labels: str, merge: Literal["sum", "max", "min"] = "sum", scale: float = 1.0) -> Spec:
+    return Spec(name, "gauge", text, labels, merge, scale)
+
+
+def _histogram(name: str, text: str, *labels: str) -> Spec:
+    return Spec(name, "histogram", text, labels)
+
+
+NANO: Final = 1e-9
+_ALL: Final = (
+    _gauge("tokenhub_info", "The version that answers.", "version", merge="max"),
+    _counter("tokenhub_requests_total", "Finished requests.", "mode", "model", "provider", "status"),
+    _counter("tokenhub_request_errors_total", "Requests that ended in an error.", "endpoint", "code"),
+    _histogram("tokenhub_request_latency_ms", "Whole requests, in milliseconds.", "model", "provider"),
+    _histogram("tokenhub_time_to_first_chunk_ms", "Streams' first bytes, in milliseconds.", "model", "provider"),
+    _counter("tokenhub_cost_usd_total", "Settled cost in dollars.", "model", "provider", scale=NANO),
+    _counter("tokenhub_tokens_total", "Tokens by kind.", "model", "provider", "kind"),
+    _counter("tokenhub_attempt_errors_total", "Failed calls of a provider.", "model", "provider", "error_class"),
+    _gauge("tokenhub_provider_health_state", "2: healthy, 1: degraded, 0: down.", "provider", merge="min"),
+    _counter("tokenhub_provider_skips_total", "Targets passed over by the router.", "reason"),
+    _counter("tokenhub_rate_limited_total", "Requests refused by a rate limit."),
+    _counter("tokenhub_client_disconnects_total", "Clients that left early."),
+    _counter("tokenhub_shadows_dropped_total", "Copies that found no room."),
+    _counter("tokenhub_unlogged_refusals_total", "Refused keys beyond those the log takes."),
+    _gauge("tokenhub_requests_in_flight", "Requests being answered now."),
+    _gauge("tokenhub_budget_amount_usd", "What a budget allows.", "budget", "subject", "every", scale=NANO),
+    _gauge("tokenhub_budget_spent_usd", "What is spent of it.", "budget", "subject", "every", scale=NANO),
+    _gauge("tokenhub_budget_leased_usd", "What processes hold of it.", "budget", "subject", "every", scale=NANO),
+    _gauge("tokenhub_budgets_unlisted", "Budgets beyond those that are shown."),
+    _counter("tokenhub_journal_lines_total", "Lines appended to the journal."),
+    _gauge("tokenhub_journal_failing", "1 while the disk takes no journal lines.", merge="max"),
+    _gauge("tokenhub_journal_lag_bytes", "Of the journal, not in the request log yet."),
+    _gauge("tokenhub_journal_lag_seconds", "Age of the oldest line that is not in the request log yet."),
+    _gauge("tokenhub_event_loop_lag_seconds", "How late the event loop was at most, within 15 to 30 s.", merge="max"),
+    _gauge("tokenhub_database_up", "1 while the database answers."),
+    _gauge("tokenhub_vault_initialized", "1 once the vault has a password."),
+    _gauge("tokenhub_vault_unlocked", "1 while credentials can be read."),
+    _gauge("tokenhub_temporal_up", "1 while Temporal answers; absent where it is not used.", merge="min"),
+    _gauge("tokenhub_snapshot_version", "Version of the configuration in use, the oldest of the workers.", merge="min"),
+    _gauge("tokenhub_workers", "Worker processes."),
+    _gauge("tokenhub_workers_silent", "Workers whose figures are older than 10 s."),
+    _counter("tokenhub_spans_exported_total", "Spans that the collector took."),
+    _counter("tokenhub_spans_dropped_total", "Spans that were lost: the queue was full, or the collector away."),
+)  # fmt: skip
+SPECS: Final[Mapping[str, Spec]] = {one.name: one for one in _ALL}
+
+
+class Count:
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n = 0
 
 
 class Histogram:
@@ -27,23 +108,73 @@ class Histogram:
         self.counts[bisect_left(LATENCY_BUCKETS_MS, value)] += 1
         self.total += value
 
-    def buckets(self) -> list[tuple[str, float]]:
-        result, running = [], 0
-        for limit, count in zip([*map(str, LATENCY_BUCKETS_MS), "+Inf"], self.counts, strict=True):
-            running += count
-            result.append((limit, float(running)))
-        return result
+    def value(self) -> Value:
+        return [*self.counts, self.total]
+
+
+class TargetCounts:
+    """Of one model at its provider."""
+
+    __slots__ = ("cost_nano", "first_chunk", "input_tokens", "latency", "output_tokens")
+
+    def __init__(self) -> None:
+        self.latency = Histogram()
+        self.first_chunk = Histogram()
+        self.cost_nano = self.input_tokens = self.output_tokens = 0
+
+
+C = TypeVar("C")
+
+
+class Family(dict[Key, C]):
+    """A series per label set, made when it is first counted; `other` once there are `most`."""
+
+    __slots__ = ("_labels", "_make", "_most")
+
+    def __init__(self, labels: tuple[str, ...], make: Callable[[], C], most: int = MAX_SERIES) -> None:
+        super().__init__()
+        self._labels = labels
+        self._make = make
+        self._most = most
+
+    def __missing__(self, key: Key) -> C:
+        if len(self) >= self._most:
+            key = tuple(value if name in _KEPT else OTHER for name, value in zip(self._labels, key, strict=True))
+            if (found := self.get(key)) is not None:
+                return found
+        made = self[key] = self._make()
+        return made
+
+
+class Foreign(msgspec.Struct, array_like=True):
+    """A metric of somebody else's registry. A sample: name, labels, value."""
+
+    name: str
+    kind: str
+    text: str
+    samples: list[tuple[str, dict[str, str], float]]
+
+
+class Page(msgspec.Struct):
+    """What one worker has counted. `at`: Unix time."""
+
+    at: float
+    series: dict[str, Series]
+    foreign: list[Foreign] = []
+
+
+def _of(name: str) -> Family[Count]:
+    return Family(SPECS[name].labels, Count)
 
 
 class Metrics:
+    """One per process. Counted on the event loop; read by `series` from any thread."""
+
     def __init__(self) -> None:
-        self.requests: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
-        self.errors: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self.latency: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
-        self.first_chunk: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
-        self.cost_nano: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self.tokens: defaultdict[tuple[str, str, str], int] = defaultdict(int)
-        self.attempts_failed: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self.requests = _of("tokenhub_requests_total")
+        self.errors = _of("tokenhub_request_errors_total")
+        self.attempts_failed = _of("tokenhub_attempt_errors_total")
+        self.targets: Family[TargetCounts] = Family(("model", "provider"), TargetCounts, MAX_TARGETS)
         self.provider_skips: dict[str, int] = {}
         self.provider_states: Callable[[], Mapping[str, int]] = dict
         self.rate_limited = 0
@@ -51,74 +182,159 @@ class Metrics:
         self.in_flight = 0
         self.disconnects = 0
         self.shadows_dropped = 0
-        self.journal_lines = 0
-        self.journal_failing = 0
         self.snapshot_version = 0
+        self.spans_exported = 0
+        self.spans_dropped = 0
+        self.temporal_up: int | None = None
+        """None: it is not used."""
 
-    def collect(self) -> Iterator[Metric]:
-        """For a Prometheus registry. Reads copies: the event loop goes on counting meanwhile."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+    def series(self) -> dict[str, Series]:
+        """Of what is counted here. From copies: the event loop goes on counting meanwhile."""
+        targets, states = list(self.targets.copy().items()), list(self.provider_states().items())
+        found: dict[str, Series] = {
+            "tokenhub_requests_total": _counts(self.requests),
+            "tokenhub_request_errors_total": _counts(self.errors),
+            "tokenhub_attempt_errors_total": _counts(self.attempts_failed),
+            "tokenhub_request_latency_ms": [(key, one.latency.value()) for key, one in targets],
+            "tokenhub_time_to_first_chunk_ms": [
+                (key, one.first_chunk.value()) for key, one in targets if any(one.first_chunk.counts)
+            ],
+            "tokenhub_cost_usd_total": [(key, one.cost_nano) for key, one in targets],
+            "tokenhub_tokens_total": [
+                part
+                for key, one in targets
+                for part in (((*key, "input"), one.input_tokens), ((*key, "output"), one.output_tokens))
+            ],
+            "tokenhub_provider_skips_total": [((reason,), n) for reason, n in self.provider_skips.copy().items()],
+            "tokenhub_provider_health_state": [((name,), n) for name, n in self.provider_states().items()][
+                :MAX_TARGETS
+            ],
+        }
+        single = {
+            "tokenhub_rate_limited_total": self.rate_limited,
+            "tokenhub_client_disconnects_total": self.disconnects,
+            "tokenhub_shadows_dropped_total": self.shadows_dropped,
+            "tokenhub_unlogged_refusals_total": self.unlogged_refusals,
+            "tokenhub_requests_in_flight": self.in_flight,
+            "tokenhub_snapshot_version": self.snapshot_version,
+            "tokenhub_spans_exported_total": self.spans_exported,
+            "tokenhub_spans_dropped_total": self.spans_dropped,
+            "tokenhub_workers": 1,
+        }  # fmt: skip
+        if self.temporal_up is not None:
+            single["tokenhub_temporal_up"] = self.temporal_up
+        return found | alone(single)
 
-        def counter(name: str, text: str, labels: list[str], values: Mapping[Any, float]) -> Metric:
-            family = CounterMetricFamily(name, text, labels=labels)
-            for key, value in values.items():
-                family.add_metric(list(key), value)
-            return family
 
-        def histogram(name: str, text: str, values: dict[tuple[str, str], Histogram]) -> Metric:
-            family = HistogramMetricFamily(name, text, labels=["model", "provider"])
-            for key, one in values.items():
-                family.add_metric(list(key), one.buckets(), one.total)
-            return family
+def _counts(family: Family[Count]) -> Series:
+    return [(key, one.n) for key, one in family.copy().items()]
 
-        def single(name: str, text: str, value: float) -> Metric:
-            return GaugeMetricFamily(name, text, value=value)
 
-        yield counter(
-            "tokenhub_requests", "Finished requests.", ["mode", "model", "provider", "status"], self.requests.copy()
+def alone(values: Mapping[str, int | float]) -> dict[str, Series]:
+    """Of metrics without labels."""
+    return {name: [((), value)] for name, value in values.items()}
+
+
+# -- what several workers counted --------------------------------------------------------------------------------------
+def merged(living: Iterable[Page], ended: Iterable[Page] = ()) -> Page:
+    """Counters of all; gauges of those who live."""
+    at, series, foreign = 0.0, dict[str, dict[Key, Value]](), dict[str, Foreign]()
+    for pages, is_alive in ((ended, False), (living, True)):
+        for page in pages:
+            at = max(at, page.at)
+            for name, rows in page.series.items():
+                spec = SPECS.get(name)
+                if spec is not None and (is_alive or spec.kind != "gauge"):
+                    _add(series.setdefault(name, {}), rows, spec.merge)
+            for one in page.foreign:
+                if is_alive or one.kind != "gauge":
+                    _add_foreign(foreign, one)
+    return Page(at, {name: list(rows.items()) for name, rows in series.items()}, list(foreign.values()))
+
+
+def _add(total: dict[Key, Value], rows: Series, merge: str) -> None:
+    for key, value in rows:
+        before = total.get(key)
+        if before is None:
+            total[key] = value
+        elif isinstance(before, list) and isinstance(value, list):
+            total[key] = [one + other for one, other in zip(before, value, strict=True)]
+        elif not isinstance(before, list) and not isinstance(value, list):
+            total[key] = {"sum": before + value, "max": max(before, value), "min": min(before, value)}[merge]
+
+
+_NO_SUM: Final = {"process_start_time_seconds": min, "process_max_fds": max, "python_info": max}
+
+
+def _add_foreign(total: dict[str, Foreign], one: Foreign) -> None:
+    before = total.get(one.name)
+    if before is None:
+        total[one.name] = one
+        return
+    values = {(name, tuple(sorted(labels.items()))): value for name, labels, value in before.samples}
+    join = _NO_SUM.get(one.name)
+    for name, labels, value in one.samples:
+        key = (name, tuple(sorted(labels.items())))
+        known = values.get(key)
+        values[key] = value if known is None else join(known, value) if join else known + value
+    samples = [(name, dict(labels), value) for (name, labels), value in values.items()]
+    total[one.name] = Foreign(one.name, one.kind, one.text, samples)
+
+
+def of_registry() -> list[Foreign]:
+    """What django-prometheus and the client library count in this process."""
+    from prometheus_client import REGISTRY
+
+    return [
+        Foreign(
+            metric.name,
+            metric.type,
+            metric.documentation,
+            [(one.name, dict(one.labels), one.value) for one in metric.samples if not one.name.endswith("_created")],
         )
-        yield counter(
-            "tokenhub_request_errors", "Requests that ended in an error.", ["endpoint", "code"], self.errors.copy()
-        )
-        yield counter(
-            "tokenhub_attempt_errors", "Failed calls of a provider.", ["model", "provider", "error_class"],
-            self.attempts_failed.copy(),
-        )  # fmt: skip
-        yield counter(
-            "tokenhub_cost_usd", "Settled cost in dollars.", ["model", "provider"],
-            {key: nano / 1e9 for key, nano in self.cost_nano.copy().items()},
-        )  # fmt: skip
-        yield counter("tokenhub_tokens", "Tokens by kind.", ["model", "provider", "kind"], self.tokens.copy())
-        yield histogram("tokenhub_request_latency_ms", "Whole requests, in milliseconds.", self.latency.copy())
-        yield histogram(
-            "tokenhub_time_to_first_chunk_ms", "Streams' first bytes, in milliseconds.", self.first_chunk.copy()
-        )
-        yield counter(
-            "tokenhub_provider_skips", "Targets passed over by the router.", ["reason"],
-            {(reason,): count for reason, count in self.provider_skips.copy().items()},
-        )  # fmt: skip
-        states = GaugeMetricFamily(
-            "tokenhub_provider_health_state", "2: healthy, 1: degraded, 0: down.", labels=["provider"]
-        )
-        for provider, state in self.provider_states().items():
-            states.add_metric([provider], state)
-        yield states
-        yield counter("tokenhub_rate_limited", "Requests refused by a rate limit.", [], {(): self.rate_limited})
-        yield counter("tokenhub_client_disconnects", "Clients that left early.", [], {(): self.disconnects})
-        yield counter("tokenhub_shadows_dropped", "Copies that found no room.", [], {(): self.shadows_dropped})
-        yield counter(
-            "tokenhub_unlogged_refusals", "Refused keys beyond those the log takes.", [], {(): self.unlogged_refusals}
-        )
-        yield counter("tokenhub_journal_lines", "Lines appended to the journal.", [], {(): self.journal_lines})
-        yield single("tokenhub_journal_failing", "1 while the disk takes no journal lines.", self.journal_failing)
-        yield single("tokenhub_requests_in_flight", "Requests being answered now.", self.in_flight)
-        yield single("tokenhub_snapshot_version", "Version of the configuration in use.", self.snapshot_version)
+        for metric in REGISTRY.collect()
+    ]
 
 
-def render(metrics: Metrics) -> bytes:
-    """Prometheus' text: these, and what django-prometheus counts for the control plane."""
-    from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+# -- Prometheus' text --------------------------------------------------------------------------------------------------
+def render(page: Page) -> bytes:
+    """In the text format 0.0.4. A metric without a series has its name and meaning there, too."""
+    lines: list[str] = []
+    for spec in SPECS.values():
+        rows = page.series.get(spec.name, [])
+        if not rows and spec.name == "tokenhub_temporal_up":
+            continue
+        lines += (f"# HELP {spec.name} {spec.text}", f"# TYPE {spec.name} {spec.kind}")
+        for key, value in rows:
+            labels = ",".join(f'{name}="{_escaped(one)}"' for name, one in zip(spec.labels, key, strict=True))
+            if isinstance(value, list):
+                lines += _histogram_lines(spec.name, labels, value)
+            else:
+                lines.append(
+                    f"{spec.name}{{{labels}}} {_shown(value, spec)}" if labels else f"{spec.name} {_shown(value, spec)}"
+                )
+    for one in page.foreign:
+        name = f"{one.name}_total" if one.kind == "counter" else one.name
+        kind = "untyped" if one.kind in {"unknown", "info"} else one.kind
+        lines += (f"# HELP {name} {_escaped_text(one.text)}", f"# TYPE {name} {kind}")
+        for sample, pairs, number in one.samples:
+            labels = ",".join(f'{label}="{_escaped(text)}"' for label, text in pairs.items())
+            lines.append(f"{sample}{{{labels}}} {number!r}" if labels else f"{sample} {number!r}")
+    return ("\n".join(lines) + "\n").encode()
 
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(metrics)
-    return generate_latest(registry) + generate_latest(REGISTRY)
+
+def _histogram_lines(name: str, labels: str, value: list[int | float]) -> Iterable[str]:
+    comma, running = "," if labels else "", 0.0
+    for limit, count in zip([*map(str, LATENCY_BUCKETS_MS), "+Inf"], value, strict=False):
+        running += count
+        yield f'{name}_bucket{{{labels}{comma}le="{limit}"}} {running!r}'
+    yield f"{name}_count{{{labels}}} {running!r}"
+    yield f"{name}_sum{{{labels}}} {float(value[-1])!r}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _escaped_text(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")

@@ -15,7 +15,8 @@ from django.db.utils import DatabaseError
 from keys.auth import AuthError, authenticate
 from routing.runtime import Runtime, runtime
 from telemetry.logs import EventLogger
-from telemetry.metrics import render
+from telemetry.metrics import Series, render
+from tokenhub.gauges import GAUGES
 from vault.keyring import KEYRING
 
 log = EventLogger(__name__)
@@ -91,10 +92,15 @@ async def metrics(scope: Any, receive: Any, send: Any) -> None:
     if not _may_read_metrics(held, dict(scope["headers"])):
         await _respond(send, 401, b"Send TOKENHUB_METRICS_TOKEN or a client key as a bearer token.\n", b"text/plain")
         return
-    held.metrics.journal_lines = held.journal.lines
-    held.metrics.journal_failing = int(held.journal.is_failing)
-    body = await asyncio.to_thread(render, held.metrics)
+    kept = await GAUGES.read()
+    body = await asyncio.to_thread(_rendered, held, kept)
     await _respond(send, 200, body, b"text/plain; version=0.0.4; charset=utf-8")
+
+
+def _rendered(held: Runtime, gauges: dict[str, Series]) -> bytes:
+    page = held.all_metrics.total()
+    page.series |= gauges
+    return render(page)
 
 
 def _may_read_metrics(held: Runtime, headers: dict[bytes, bytes]) -> bool:

@@ -15,6 +15,7 @@ from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
 from telemetry.logs import EventLogger
+from telemetry.metrics_shared import begin_run
 from vault.control import ControlServer
 
 log = EventLogger(__name__)
@@ -83,8 +84,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no type inf
             self.cfg.set(name, value)
 
     def load(self) -> Any:
+        from routing.runtime import metrics_folder
         from tokenhub.asgi import application
 
+        begin_run(metrics_folder())
         connections.close_all()  # a connection must not be shared with the workers
         return application
 
