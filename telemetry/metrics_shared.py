@@ -22,7 +22,8 @@ from typing import Final
 import msgspec
 
 from telemetry.logs import EventLogger
-from telemetry.metrics import Page, alone, merged
+from telemetry.metrics import Page, alone
+from telemetry.metrics_page import merged
 
 log = EventLogger(__name__)
 WRITE_SECONDS: Final = 1.0
