@@ -50,7 +50,8 @@ from telemetry.ingest import Ingester
 from telemetry.journal import Journal
 from telemetry.logs import EventLogger
 from telemetry.loop_lag import LoopLag
-from telemetry.metrics import Metrics, Page, alone, of_registry
+from telemetry.metrics import Metrics, Page, alone
+from telemetry.metrics_page import of_registry
 from telemetry.metrics_shared import Shared, its_run
 from vault.keyring import KEYRING
 from vault.services import lock_when_idle, open_from_environment

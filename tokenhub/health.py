@@ -15,7 +15,8 @@ from django.db.utils import DatabaseError
 from keys.auth import AuthError, authenticate
 from routing.runtime import Runtime, runtime
 from telemetry.logs import EventLogger
-from telemetry.metrics import Series, render
+from telemetry.metrics import Series
+from telemetry.metrics_page import render
 from tokenhub.gauges import GAUGES
 from vault.keyring import KEYRING
 
