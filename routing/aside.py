@@ -134,6 +134,7 @@ def beside(call: Call, target: Target, envelope: Envelope, **changes: Any) -> Ca
         plain=None,
         purse=None,
         lowered_to=None,
+        trace=None,
         attempts=[],
         candidates=[],
         _parsed=None,

@@ -3,23 +3,31 @@ comes out as AttemptFailed, classified; the engine decides what follows."""
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from time import monotonic, time
+from time import monotonic, time, time_ns
+from typing import Any, Final
+
+import msgspec
 
 from providers.client import Exchange, FailureKind, Headers, Transport, UpstreamFailure
 from providers.formats.base import Dialect
 from providers.formats.dialect import Answer, Relay, WireError
-from providers.formats.errors import UnreadableAnswer
+from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.registry import relay, translate_answer
 from providers.outcomes import ErrorClass, classify_failure, classify_status, retry_after_seconds
 from routing.call import Call
 from routing.heard import HeardStream
 from routing.shaped_stream import ShapedStream
 from routing.snapshot import Endpoint, Target
+from telemetry.tracing import CANCELLED, Leg, Trace
+from vault.errors import VaultLocked
 
 MAX_ANSWER_BYTES = 67_108_864
 MAX_ERROR_BYTES = 1_048_576
+_OTHER_OPERATIONS: Final = {"anthropic-count-tokens": "count_tokens"}
 _JSON = (b"content-type", b"application/json")
 
 
@@ -62,9 +70,12 @@ class Delivery:
     at_home: bool = False
     """By the model that the conversation was at."""
     lowered_to: int | None = None
+    leg: Leg | None = None
 
     def close(self) -> None:
         """Nobody wants it any more."""
+        if self.leg is not None:
+            self.leg.end(CANCELLED)
         if self.exchange is not None:
             self.exchange.close()
 
@@ -78,10 +89,25 @@ class Timeouts:
     hedge_after: float = 0.0
 
 
-async def attempt(
+def attempt(
     call: Call, target: Target, dialect: Dialect, endpoint: Endpoint, door: Transport, timeouts: Timeouts
-) -> Delivery:
+) -> Coroutine[Any, Any, Delivery]:
     """Raises AttemptFailed, InvalidRequest when the request cannot be said in the target's dialect, VaultLocked."""
+    if call.trace is not None:
+        return _traced(call.trace, call, target, dialect, endpoint, door, timeouts)
+    return _attempt(call, target, dialect, endpoint, door, timeouts)
+
+
+async def _attempt(
+    call: Call,
+    target: Target,
+    dialect: Dialect,
+    endpoint: Endpoint,
+    door: Transport,
+    timeouts: Timeouts,
+    context: Sequence[tuple[bytes, bytes]] = (),
+) -> Delivery:
+    """`context`: headers that name the trace."""
     rendered = call.rendered(target, dialect)
     same = dialect is call.dialect
     secret = ""
@@ -90,7 +116,7 @@ async def attempt(
         secret = target.provider.credential.reveal()
         name, value = target.provider.defaults.credential_header(secret)
         headers.append((name.encode("ascii"), value.encode("latin-1", "replace")))
-    _add(headers, target.provider.headers, call.headers if same else [], list(rendered.headers))
+    _add(headers, target.provider.headers, call.headers if same else [], [*context, *rendered.headers])
     url = endpoint.urls[dialect.name]
     if same and call.query:
         url = url.with_query(call.query)
@@ -144,6 +170,79 @@ async def attempt(
         if exchange is not None:
             exchange.close()
     return delivery
+
+
+async def _traced(
+    trace: Trace,
+    call: Call,
+    target: Target,
+    dialect: Dialect,
+    endpoint: Endpoint,
+    door: Transport,
+    timeouts: Timeouts,
+) -> Delivery:
+    """The same, noted as a leg of the trace."""
+    url = endpoint.urls[dialect.name]
+    operation = "embeddings" if dialect.family == "embeddings" else _OTHER_OPERATIONS.get(dialect.name, "chat")
+    told = {
+        "provider.type": target.provider.type,
+        "server.address": url.host,
+        "server.port": url.port,
+        "gen_ai.request.stream": call.envelope.stream,
+        "tokenhub.model": target.model_id,
+        "tokenhub.provider": target.provider.id,
+        "tokenhub.dialect": dialect.name,
+    }
+    leg = trace.began(operation, target.upstream_model, told)
+    try:
+        delivery = await _attempt(call, target, dialect, endpoint, door, timeouts, leg.headers)
+    except AttemptFailed as failure:
+        if failure.status:
+            told["http.response.status_code"] = failure.status
+        leg.end(failure.error.value)
+        raise
+    except asyncio.CancelledError:
+        leg.end(CANCELLED)
+        raise
+    except (InvalidRequest, VaultLocked):
+        trace.never_made(leg)
+        raise
+    leg.has_answered = True
+    delivery.leg = leg
+    if delivery.answer is not None:
+        named = named_model(delivery.answer.body)
+        leg.end()
+    else:
+        named = named_model(delivery.first.partition(b"data:")[2].partition(b"\n")[0])
+        told["gen_ai.response.time_to_first_chunk"] = (time_ns() - leg.started) / 1e9
+    if named:
+        told["gen_ai.response.model"] = named
+    return delivery
+
+
+class _Inner(msgspec.Struct):
+    model: str = ""
+
+
+class _Named(msgspec.Struct):
+    """Where the dialects name the model: at the top, or in a stream's first event one level below."""
+
+    model: str = ""
+    message: _Inner | None = None
+    response: _Inner | None = None
+
+
+_read_named = msgspec.json.Decoder(_Named).decode
+
+
+def named_model(body: bytes) -> str:
+    """The model that an answer, or the first event of a stream, says it is of. Empty where it says nothing."""
+    try:
+        found = _read_named(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
+    inner = found.message or found.response
+    return (found.model or (inner.model if inner is not None else ""))[:200]
 
 
 def _shows_usage(call: Call) -> bool:

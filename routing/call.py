@@ -25,6 +25,7 @@ from routing.purse import Purse
 from routing.shaping import Shape
 from routing.snapshot import Alias, Snapshot, Target
 from telemetry.journal import Attempt, Candidate
+from telemetry.tracing import Trace
 
 # never forwarded: ours, the client's identity, and what belongs to one hop
 _KEPT_BACK = frozenset(
@@ -101,6 +102,8 @@ class Call:
     """Why a target could not be paid."""
     unsayable: InvalidRequest | None = None
     """Why the request could not be said to a target in its dialect."""
+    trace: Trace | None = None
+    """Where requests are traced."""
     attempts: list[Attempt] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     """What the router looked at, the best first; filled when it ranks."""

@@ -40,6 +40,7 @@ from routing.shaping import Shape
 from routing.snapshot import Target
 from routing.visit import ClientLeft, ResponseHeaders, Visit, client_error, estimate
 from telemetry.logs import EventLogger
+from telemetry.tracing import trace_of
 
 log = EventLogger(__name__)
 CLIENT_LEFT_STATUS = 499
@@ -77,6 +78,8 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
                 await _not_ready(send, self.dialect, type(problem).__name__)
                 return
         visit = Visit(scope, receive, send, held, self.path, self.dialect)
+        if held.tracer is not None:
+            visit.trace = trace_of(scope["headers"])
         held.metrics.in_flight += 1
         try:
             await self._guarded(visit)
@@ -395,6 +398,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         plain=plain,
         purse=visit.purse,
         shape=visit.shape,
+        trace=visit.trace,
         attempts=visit.attempts,
         candidates=visit.candidates,
     )

@@ -58,6 +58,7 @@ from vault.services import lock_when_idle, open_from_environment
 
 if TYPE_CHECKING:
     from keys.shared_limits import SharedLimits
+    from telemetry.tracing_export import Tracer
 
 log = EventLogger(__name__)
 POLL_SECONDS = 0.5
@@ -108,6 +109,7 @@ class Runtime:
         self._recalls_read_to = timezone.now()
         self._spent_read_at = 0.0
         self._transports: list[Transport] = []
+        self.tracer: Tracer | None = None
         self._rounds = Rounds(self.shared_health.origin, seconds=settings.TOKENHUB_PROBE_SECONDS)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -155,6 +157,8 @@ class Runtime:
                 await self.shared_limits.start()
             self.all_metrics = Shared(its_run(metrics_folder()), self._page)
             self.all_metrics.start()
+            if settings.TOKENHUB_OTEL_ENABLED:
+                self.tracer = await asyncio.to_thread(_tracer)
             self._lag.start()
             self._poller.start()
             self._ingester.start()
@@ -178,6 +182,8 @@ class Runtime:
             await transport.close()
         self.journal.close()
         self._lag.stop()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.stop)
         await asyncio.to_thread(self.all_metrics.stop)
         await asyncio.to_thread(self._ingester.stop)
         await asyncio.to_thread(self._end_health)
@@ -286,12 +292,14 @@ class Runtime:
 
     def _page(self, with_foreign: bool) -> Page:
         """What this process has counted. From any thread."""
-        journal = {
+        others = {
             "tokenhub_journal_lines_total": self.journal.lines,
             "tokenhub_journal_failing": int(self.journal.is_failing),
             "tokenhub_event_loop_lag_seconds": self._lag.seconds(),
+            "tokenhub_spans_exported_total": self.tracer.exported if self.tracer is not None else 0,
+            "tokenhub_spans_dropped_total": self.tracer.dropped if self.tracer is not None else 0,
         }
-        return Page(time(), self.metrics.series() | alone(journal), of_registry() if with_foreign else [])
+        return Page(time(), self.metrics.series() | alone(others), of_registry() if with_foreign else [])
 
     def _make_asides(self) -> Asides:
         def dropped() -> None:
@@ -343,6 +351,22 @@ def _settle() -> None:
 
 def journal_folder() -> Path:
     return Path(settings.TOKENHUB_DATA_DIR) / "journal"
+
+
+def _tracer() -> Tracer | None:
+    from telemetry.tracing_export import Tracer  # nobody else pays for it
+
+    tracer = Tracer(
+        endpoint=settings.TOKENHUB_OTEL_ENDPOINT,
+        service=settings.TOKENHUB_OTEL_SERVICE_NAME,
+        version=settings.VERSION,
+    )
+    try:
+        tracer.start()
+    except ImportError as problem:
+        log.error("tracing_unavailable", reason=str(problem))
+        return None
+    return tracer
 
 
 def metrics_folder() -> Path:

@@ -183,8 +183,6 @@ class Metrics:
         self.disconnects = 0
         self.shadows_dropped = 0
         self.snapshot_version = 0
-        self.spans_exported = 0
-        self.spans_dropped = 0
         self.temporal_up: int | None = None
         """None: it is not used."""
 
@@ -215,8 +213,6 @@ class Metrics:
             "tokenhub_unlogged_refusals_total": self.unlogged_refusals,
             "tokenhub_requests_in_flight": self.in_flight,
             "tokenhub_snapshot_version": self.snapshot_version,
-            "tokenhub_spans_exported_total": self.spans_exported,
-            "tokenhub_spans_dropped_total": self.spans_dropped,
             "tokenhub_workers": 1,
         }  # fmt: skip
         if self.temporal_up is not None:

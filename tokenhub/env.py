@@ -209,6 +209,18 @@ def redis_url(raw: str) -> str:
     return raw
 
 
+def collector(raw: str) -> str:
+    """The address that takes traces: of HOST:PORT, or of an http(s) address with or without the path."""
+    parts = urlsplit(raw if "://" in raw else f"http://{raw}")
+    try:
+        is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole or parts.query or parts.fragment:
+        raise ValueError(f"{raw!r} is neither HOST:PORT nor http://HOST:PORT")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1/traces')}/v1/traces"
+
+
 def listen_argument(arguments: Sequence[str]) -> str | None:
     """What `serve` and `quickstart` are told by --listen: other settings follow from it."""
     if arguments[1:2] not in (["serve"], ["quickstart"]):

@@ -17,6 +17,7 @@ from tokenhub.env import (
     Environment,
     address,
     boolean,
+    collector,
     dollars,
     listen_argument,
     networks,
@@ -176,6 +177,19 @@ TOKENHUB_VAULT_AUTOLOCK_MINUTES = ENV.read(
 TOKENHUB_WEBHOOK_NETWORKS = ENV.read(
     "TOKENHUB_WEBHOOK_NETWORKS", NO_WORDS, networks, "private networks that webhooks may be sent to", shown=""
 )
+
+# -- traces ------------------------------------------------------------------------------------------------------
+TOKENHUB_OTEL_ENABLED = ENV.read(
+    "TOKENHUB_OTEL_ENABLED", False, boolean, "whether requests are traced by OpenTelemetry", shown="false"
+)
+TOKENHUB_OTEL_ENDPOINT = ENV.read(
+    "TOKENHUB_OTEL_ENDPOINT",
+    "http://localhost:4318/v1/traces",
+    collector,
+    "collector that takes OTLP over HTTP",
+    shown="localhost:4318",
+)
+TOKENHUB_OTEL_SERVICE_NAME = ENV.read("TOKENHUB_OTEL_SERVICE_NAME", "tokenhub", str, "service.name of the spans")
 
 # -- logs --------------------------------------------------------------------------------------------------------
 TOKENHUB_LOG_LEVEL = ENV.read(
@@ -394,5 +408,9 @@ LOGGING = {
     "formatters": {"plain": {"()": "telemetry.logs.Formatter", "shape": TOKENHUB_LOG_FORMAT}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["stderr"], "level": TOKENHUB_LOG_LEVEL.upper()},
-    "loggers": {"httpx": {"level": "WARNING"}, "httpcore": {"level": "WARNING"}},
+    "loggers": {
+        "httpx": {"level": "WARNING"},
+        "httpcore": {"level": "WARNING"},
+        "opentelemetry": {"level": "CRITICAL"},
+    },
 }
