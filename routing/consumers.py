@@ -39,7 +39,7 @@ from routing.shaped_stream import ShapedStream, without_last_event
 from routing.shaping import Shape
 from routing.snapshot import Target
 from routing.visit import ClientLeft, ResponseHeaders, Visit, client_error, estimate
-from telemetry.logs import EventLogger
+from telemetry.logs import REQUEST_ID, EventLogger
 from telemetry.tracing import trace_of
 
 log = EventLogger(__name__)
@@ -78,6 +78,7 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
                 await _not_ready(send, self.dialect, type(problem).__name__)
                 return
         visit = Visit(scope, receive, send, held, self.path, self.dialect)
+        REQUEST_ID.set(visit.request_id)
         if held.tracer is not None:
             visit.trace = trace_of(scope["headers"])
         held.metrics.in_flight += 1
@@ -90,7 +91,7 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
         except ClientLeft:
             visit.account(CLIENT_LEFT_STATUS)
         except Exception:
-            log.exception("request_failed", request_id=visit.request_id, endpoint=self.path)
+            log.exception("request_failed", endpoint=self.path)
             await visit.fail(ApiError("internal_error", "TokenHub failed to answer this request. The log says why."))
         finally:
             held.metrics.in_flight -= 1

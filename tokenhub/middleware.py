@@ -13,7 +13,7 @@ from django.utils.deprecation import MiddlewareMixin
 
 from routing.identity import client_request_id, new_request_id
 from telemetry import audit
-from telemetry.logs import EventLogger
+from telemetry.logs import REQUEST_ID, EventLogger
 from tokenhub.admin_token import address_of
 
 log = EventLogger(__name__)
@@ -35,6 +35,7 @@ class RequestIds(MiddlewareMixin):
         theirs = client_request_id(str(request.META.get("HTTP_X_REQUEST_ID", "")).encode("latin-1", "replace"))
         request.request_id = own  # type: ignore[attr-defined]
         request.shown_request_id = theirs or own  # type: ignore[attr-defined]
+        REQUEST_ID.set(own)
         source = "api" if request.path.startswith(API) else "admin"
         audit.enter(audit.Origin(source, address=address_of(request), request_id=own, request=request))
 
@@ -64,6 +65,5 @@ class RequestIds(MiddlewareMixin):
                 status=response.status_code,
                 actor=str(getattr(request, "user", None) or "-"),
                 address=address_of(request),
-                request=request.request_id,  # type: ignore[attr-defined]
             )
         return response

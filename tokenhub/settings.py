@@ -405,7 +405,19 @@ SPECTACULAR_SETTINGS = {
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"plain": {"()": "telemetry.logs.Formatter", "shape": TOKENHUB_LOG_FORMAT}},
+    "formatters": {
+        "plain": {
+            "()": "telemetry.logs.Formatter",
+            "shape": TOKENHUB_LOG_FORMAT,
+            "secrets": [
+                SECRET_KEY,
+                TOKENHUB_ADMIN_TOKEN,
+                TOKENHUB_METRICS_TOKEN,
+                TOKENHUB_VAULT_PASSWORD,
+                DATABASES["default"].get("PASSWORD", ""),
+            ],
+        }
+    },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["stderr"], "level": TOKENHUB_LOG_LEVEL.upper()},
     "loggers": {
