@@ -62,7 +62,7 @@ class Tracer:
     def __init__(self, *, endpoint: str, service: str, version: str) -> None:
         self._endpoint = endpoint
         self._resource = {"service.name": service, "service.version": version}
-        self._waiting: deque[Finished] = deque()
+        self.waiting: deque[Finished] = deque()
         self._no_room = self._lost = self.exported = 0
         self._stop = threading.Event()
         self._work = threading.Event()
@@ -97,19 +97,19 @@ class Tracer:
         if not trace.is_recorded:
             return
         trace.end(leg_error)
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self.waiting) >= MAX_WAITING:
             self._no_room += 1 + len(trace.legs)
             return
-        self._waiting.append(Finished(trace, name, time_ns(), failed, told))
-        if len(self._waiting) >= BATCH:
+        self.waiting.append(Finished(trace, name, time_ns(), failed, told))
+        if len(self.waiting) >= BATCH:
             self._work.set()
 
     def _run(self) -> None:
         while True:
             self._work.wait(FLUSH_SECONDS)
             self._work.clear()
-            while self._waiting:
-                self._export([self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))])
+            while self.waiting:
+                self._export([self.waiting.popleft() for _ in range(min(BATCH, len(self.waiting)))])
             if self._stop.is_set():
                 return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from tests.support.upstream import Upstream
 pytestmark = pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
 
 
-def test_requests_are_answered_and_logged_once_and_a_new_key_reaches_both_workers(tmp_path: Path) -> None:
+def test_requests_are_logged_once_a_new_key_reaches_both_workers_and_metrics_outlive_the_database(
+    tmp_path: Path,
+) -> None:
     with postgres.Postgres() as database, Upstream() as upstream:
         env = {"TOKENHUB_DATABASE_URL": database.url}
         run_manage("migrate", "--verbosity", "0", folder=tmp_path, env=env)
@@ -43,6 +46,11 @@ def test_requests_are_answered_and_logged_once_and_a_new_key_reaches_both_worker
 
                 Gateway.wait_until(lambda: ids <= {row[0] for row in rows()})
                 found = [row for row in rows() if row[0] in ids]
+            assert "tokenhub_database_up 1.0" in gateway.get("/metrics").text
+            database.stop()
+            text = gateway.get("/metrics").text
+            assert "tokenhub_database_up 0.0" in text
+            assert re.search(r'tokenhub_requests_total\{mode="",model="m",provider="p",status="200"\} 60', text)
     assert len(found) == len(ids) == 40
     assert {f"{row[1]:f}" for row in found} == {"9.876000001"}
     assert upstream.requests[0].headers["authorization"] == "Bearer sk-1"

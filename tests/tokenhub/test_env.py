@@ -11,6 +11,7 @@ from tokenhub import settings
 from tokenhub.env import (
     Environment,
     boolean,
+    collector,
     listen_argument,
     networks,
     public_url,
@@ -137,3 +138,22 @@ def test_a_wrong_database_is_fatal_and_a_wrong_number_is_not() -> None:
     env.read("TOKENHUB_DATABASE_URL", 1, whole(1), "")
     env.read("TOKENHUB_WORKERS", 1, whole(1), "")
     assert [name for name, _ in env.fatal] == ["TOKENHUB_DATABASE_URL"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("localhost:4318", "http://localhost:4318/v1/traces"),
+        ("https://otel.example.com", "https://otel.example.com/v1/traces"),
+        ("http://h:1/base/", "http://h:1/base/v1/traces"),
+        ("http://h:1/v1/traces", "http://h:1/v1/traces"),
+    ],
+)
+def test_a_collectors_address_gets_its_path(raw: str, expected: str) -> None:
+    assert collector(raw) == expected
+
+
+@pytest.mark.parametrize("raw", ["", "ftp://h:1", "http://", "h:99999", "http://h?a=1"])
+def test_what_is_no_collectors_address_is_refused(raw: str) -> None:
+    with pytest.raises(ValueError, match="is neither HOST:PORT nor"):
+        collector(raw)
