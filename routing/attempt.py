@@ -7,10 +7,8 @@ import asyncio
 import re
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from time import monotonic, time, time_ns
-from typing import Any, Final
-
-import msgspec
+from time import monotonic, time
+from typing import Any
 
 from providers.client import Exchange, FailureKind, Headers, Transport, UpstreamFailure
 from providers.formats.base import Dialect
@@ -22,12 +20,12 @@ from routing.call import Call
 from routing.heard import HeardStream
 from routing.shaped_stream import ShapedStream
 from routing.snapshot import Endpoint, Target
+from routing.traced import answered, begun
 from telemetry.tracing import CANCELLED, Leg, Trace
 from vault.errors import VaultLocked
 
 MAX_ANSWER_BYTES = 67_108_864
 MAX_ERROR_BYTES = 1_048_576
-_OTHER_OPERATIONS: Final = {"anthropic-count-tokens": "count_tokens"}
 _JSON = (b"content-type", b"application/json")
 
 
@@ -182,23 +180,12 @@ async def _traced(
     timeouts: Timeouts,
 ) -> Delivery:
     """The same, noted as a leg of the trace."""
-    url = endpoint.urls[dialect.name]
-    operation = "embeddings" if dialect.family == "embeddings" else _OTHER_OPERATIONS.get(dialect.name, "chat")
-    told = {
-        "provider.type": target.provider.type,
-        "server.address": url.host,
-        "server.port": url.port,
-        "gen_ai.request.stream": call.envelope.stream,
-        "tokenhub.model": target.model_id,
-        "tokenhub.provider": target.provider.id,
-        "tokenhub.dialect": dialect.name,
-    }
-    leg = trace.began(operation, target.upstream_model, told)
+    leg = begun(trace, target, dialect, endpoint.urls[dialect.name], stream=call.envelope.stream)
     try:
         delivery = await _attempt(call, target, dialect, endpoint, door, timeouts, leg.headers)
     except AttemptFailed as failure:
         if failure.status:
-            told["http.response.status_code"] = failure.status
+            leg.told["http.response.status_code"] = failure.status
         leg.end(failure.error.value)
         raise
     except asyncio.CancelledError:
@@ -207,42 +194,9 @@ async def _traced(
     except (InvalidRequest, VaultLocked):
         trace.never_made(leg)
         raise
-    leg.has_answered = True
     delivery.leg = leg
-    if delivery.answer is not None:
-        named = named_model(delivery.answer.body)
-        leg.end()
-    else:
-        named = named_model(delivery.first.partition(b"data:")[2].partition(b"\n")[0])
-        told["gen_ai.response.time_to_first_chunk"] = (time_ns() - leg.started) / 1e9
-    if named:
-        told["gen_ai.response.model"] = named
+    answered(leg, delivery.answer.body if delivery.answer is not None else None, delivery.first)
     return delivery
-
-
-class _Inner(msgspec.Struct):
-    model: str = ""
-
-
-class _Named(msgspec.Struct):
-    """Where the dialects name the model: at the top, or in a stream's first event one level below."""
-
-    model: str = ""
-    message: _Inner | None = None
-    response: _Inner | None = None
-
-
-_read_named = msgspec.json.Decoder(_Named).decode
-
-
-def named_model(body: bytes) -> str:
-    """The model that an answer, or the first event of a stream, says it is of. Empty where it says nothing."""
-    try:
-        found = _read_named(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return ""
-    inner = found.message or found.response
-    return (found.model or (inner.model if inner is not None else ""))[:200]
 
 
 def _shows_usage(call: Call) -> bool:

@@ -20,8 +20,8 @@ from routing.identity import client_request_id, new_request_id
 from routing.patience import Patience
 from routing.pricing import cost_nano
 from routing.snapshot import Target
+from routing.traced import ended, usage_told
 from telemetry.journal import Attempt, Candidate, Entry
-from telemetry.tracing import CANCELLED
 
 if TYPE_CHECKING:
     from keys.shared_limits import Ticket
@@ -434,60 +434,11 @@ class Visit:
             counts.input_tokens += usage.input_tokens
             counts.output_tokens += usage.output_tokens
         if self.trace is not None:
-            self._end_trace(status, model, provider, cost, error)
+            ended(self, self.trace, status=status, model=model, provider=provider, cost_nano=cost, error=error)
         return cost
-
-    def _end_trace(self, status: int, model: str, provider: str, cost: int | None, error: ApiError | None) -> None:
-        """Names and figures only, nothing of what was said."""
-        trace, tracer = self.trace, self.runtime.tracer
-        assert trace is not None  # noqa: S101
-        assert tracer is not None  # noqa: S101  it began the trace
-        told: dict[str, Any] = {
-            "http.request.method": self.scope["method"],
-            "http.route": self.endpoint,
-            "url.path": self.endpoint,
-            "url.scheme": self.scope.get("scheme", "http"),
-            "http.response.status_code": 200 if self.started else status,
-            "tokenhub.request_id": self.request_id,
-            "tokenhub.dialect": self.dialect.name,
-            "tokenhub.stream": self.stream,
-            "tokenhub.attempts": len(self.attempts),
-        }
-        named = {
-            "tokenhub.requested_model": self.requested_model, "tokenhub.alias": self.alias, "tokenhub.mode": self.mode,
-            "tokenhub.model": model, "tokenhub.provider": provider, "tokenhub.reason": self.reason,
-            "tokenhub.project": self.key.project if self.key is not None else "",
-            "error.type": error.code if error is not None else "",
-        }  # fmt: skip
-        told |= {name: value for name, value in named.items() if value}
-        if cost is not None:
-            told["tokenhub.cost_usd"] = cost / 1e9
-        if self.first_chunk_ms is not None:
-            told["tokenhub.time_to_first_chunk_ms"] = self.first_chunk_ms
-        if self.client_left:
-            told["tokenhub.client_disconnected"] = True
-        tracer.finish(
-            trace,
-            f"{self.scope['method']} {self.endpoint}",
-            failed=status >= 500,
-            leg_error=CANCELLED if self.client_left else error.error_class or error.code if error is not None else "",
-            told=told,
-        )
 
 
 _NOTHING = Usage()
-
-
-def usage_told(usage: Usage) -> dict[str, int]:
-    """By the semantic conventions for generative AI."""
-    told = {
-        "gen_ai.usage.input_tokens": usage.input_tokens,
-        "gen_ai.usage.output_tokens": usage.output_tokens,
-        "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens,
-        "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
-        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
-    }
-    return {name: count for name, count in told.items() if count}
 
 
 def _standing_headers(standings: Standings) -> ResponseHeaders:
