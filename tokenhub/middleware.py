@@ -45,6 +45,7 @@ class RequestIds(MiddlewareMixin):
         response["X-TokenHub-Request-ID"] = request.request_id  # type: ignore[attr-defined]
         response["X-Request-ID"] = request.shown_request_id  # type: ignore[attr-defined]
         audit.enter(None)
+        REQUEST_ID.set("")
         return response
 
     def _as_api(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:

@@ -80,7 +80,7 @@ def test_nothing_that_goes_wrong_puts_a_secret_into_the_log(gateway: Gateway, up
     gateway.get("/metrics", Authorization=f"Bearer {METRICS_TOKEN}")
     with as_admin(gateway, WRONG_TOKEN) as wrong, as_admin(gateway) as right:
         wrong.get("/providers")
-        right.post("/vault/unlock", json={"password": WRONG_PASSWORD})
+        right.post("/vault/unlock", json={"admin_password": WRONG_PASSWORD})
         right.put("/providers/p2", json={"type": "nonsense", "credential": CREDENTIAL})
         right.post("/apikeys", content=b'{"name": ')
         right.get("/none-such?token=" + WRONG_TOKEN)

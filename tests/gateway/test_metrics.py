@@ -146,7 +146,7 @@ def test_a_locked_vault_is_told(gateway: Gateway) -> None:
     assert (found["tokenhub_vault_initialized"], found["tokenhub_vault_unlocked"]) == (1, 1)
     assert admin(gateway, "vault/lock").status_code == 200
     gateway.wait_until(lambda: samples(gateway)["tokenhub_vault_unlocked"] == 0)
-    assert admin(gateway, "vault/unlock", password=VAULT_PASSWORD).status_code == 200
+    assert admin(gateway, "vault/unlock", admin_password=VAULT_PASSWORD).status_code == 200
     gateway.wait_until(lambda: samples(gateway)["tokenhub_vault_unlocked"] == 1)
 
 
