@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from time import time
@@ -64,7 +65,7 @@ def test_of_many_budgets_the_fullest_are_shown() -> None:
 def test_only_the_current_period_counts() -> None:
     one = Budget.objects.create(subject="installation", amount_usd=Decimal("2.5"), every="day")
     now = timezone.now()
-    day = timezone.timedelta(days=1)
+    day = timedelta(days=1)
     BudgetPeriod.objects.create(budget=one, every="day", starts_at=now - 2 * day, ends_at=now - day, settled_nano=7)
     assert found_for(one) == (2_500_000_000, 0, 0)
     BudgetPeriod.objects.create(
