@@ -415,6 +415,7 @@ LOGGING = {
                 TOKENHUB_METRICS_TOKEN,
                 TOKENHUB_VAULT_PASSWORD,
                 DATABASES["default"].get("PASSWORD", ""),
+                urlsplit(TOKENHUB_REDIS_URL).password or "",
             ],
         }
     },
