@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -9,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from keys import services
-from keys.models import ClientKey, Every, Project, Subject
+from keys.models import Budget, ClientKey, Every, Project, Subject
 from keys.serializers import (
     BudgetSerializer,
     ClientKeySerializer,
@@ -17,7 +18,7 @@ from keys.serializers import (
     ProjectSerializer,
     RotateKeySerializer,
 )
-from tokenhub.apikit import Done, Records, View, body_of, done, rights
+from tokenhub.apikit import Done, Records, View, body_of, done, expect, rights, tag_of, tagged
 
 WARNING = "Keep this key now: it is stored as a digest only, and cannot be shown again."
 
@@ -33,7 +34,18 @@ class ClientKeys(Records[ClientKey]):
     def create(self, request: Request) -> Response:
         serializer = ClientKeySerializer(data=request.data, context=self.get_serializer_context())
         serializer.is_valid(raise_exception=True)
-        return _shown(serializer.issue())
+        return self.issued(serializer.issue())
+
+    def issued(self, issued: services.IssuedKey) -> Response:
+        record = issued.record
+        told = {
+            "ok": True,
+            "key": issued.plaintext,
+            "id": str(record.pk),
+            "prefix": record.key_prefix,
+            "warning": WARNING,
+        }
+        return Response(told, headers={"ETag": tag_of(self.shown(str(record.pk)))})
 
     def remove(self, record: ClientKey) -> None:
         services.delete(key=record)
@@ -70,20 +82,8 @@ class RotateClientKey(ClientKeys):
         found = self._locked(id)
         if found is None:
             raise Http404
-        return _shown(services.reissue(key=found, grace=asked.validated_data.get("grace_period")))
-
-
-def _shown(issued: services.IssuedKey) -> Response:
-    record = issued.record
-    return Response(
-        {
-            "ok": True,
-            "key": issued.plaintext,
-            "id": str(record.pk),
-            "prefix": record.key_prefix,
-            "warning": WARNING,
-        }
-    )
+        self.expect(request, found)
+        return self.issued(services.reissue(key=found, grace=asked.validated_data.get("grace_period")))
 
 
 class InstallationBudget(View):
@@ -93,15 +93,17 @@ class InstallationBudget(View):
 
     @extend_schema(responses=BudgetSerializer)
     def get(self, request: Request) -> Response:
-        known = services.standings_of(Subject.INSTALLATION, [""]).get("")
-        if known is None:
+        shown = _budget()
+        if shown is None:
             raise Http404
-        return Response(BudgetSerializer(known).data)
+        return tagged(shown)
 
     @extend_schema(request=BudgetSerializer, responses=BudgetSerializer)
+    @transaction.atomic
     def put(self, request: Request) -> Response:
         serializer = BudgetSerializer(data=body_of(request))
         serializer.is_valid(raise_exception=True)
+        expect(request, _budget(lock=True))
         given = serializer.validated_data["budget"]
         services.set_budget(
             subject=Subject.INSTALLATION,
@@ -111,6 +113,15 @@ class InstallationBudget(View):
         return self.get(request)
 
     @extend_schema(responses=Done)
+    @transaction.atomic
     def delete(self, request: Request) -> Response:
+        expect(request, _budget(lock=True))
         services.set_budget(subject=Subject.INSTALLATION, amount_usd=None)
         return done()
+
+
+def _budget(*, lock: bool = False) -> dict[str, Any] | None:
+    if lock:
+        Budget.objects.select_for_update().filter(subject=Subject.INSTALLATION).first()
+    known = services.standings_of(Subject.INSTALLATION, [""]).get("")
+    return None if known is None else dict(BudgetSerializer(known).data)

@@ -19,10 +19,11 @@ from routing import runtime as plane
 from routing.errors import ApiError
 from routing.health import Health
 from routing.health_store import Clocks, HealthStore, health_report
-from routing.models import Alias, Feedback, Model, Price, RoutingProfile
+from routing.models import Alias, Feedback, Model, Price, RoutingDefaults, RoutingProfile
 from routing.replay import replay, shown
 from routing.serializers import (
     AliasSerializer,
+    DefaultsSerializer,
     EvaluationSerializer,
     HealthSerializer,
     ModelSerializer,
@@ -40,7 +41,7 @@ from routing.serializers import (
 from routing.snapshot import Target
 from routing.snapshot_build import build_snapshot
 from tokenhub import apikit as kit
-from tokenhub.apikit import COUNTED, Paging, Records, View, body_of, invalid, page_of, rights
+from tokenhub.apikit import COUNTED, Paging, Records, View, body_of, expect, invalid, page_of, rights, tagged
 from vault.keyring import KEYRING
 
 
@@ -110,6 +111,7 @@ class Aliases(Records[Alias]):
         if body.get("name", id) != id:
             raise invalid("name", "it differs from the one in the path.")
         found = self._locked(id)
+        self.expect(request, found)
         serializer = self.get_serializer(found, data={"enabled": True, "sticky_by": "request", **body, "name": id})
         serializer.is_valid(raise_exception=True)
         serializer.save()
@@ -117,6 +119,27 @@ class Aliases(Records[Alias]):
 
     def remove(self, record: Alias) -> None:
         services.delete_alias(alias=record)
+
+
+class RoutingConfig(View):
+    rights = {"GET": ("routing.view_routingdefaults",), "PUT": ("routing.change_routingdefaults",)}
+
+    @extend_schema(responses=DefaultsSerializer)
+    def get(self, request: Request) -> Response:
+        """What holds where neither a request nor its key says more."""
+        return tagged(DefaultsSerializer(RoutingDefaults.current()).data)
+
+    @extend_schema(request=DefaultsSerializer, responses=DefaultsSerializer)
+    @transaction.atomic
+    def put(self, request: Request) -> Response:
+        """Sets the fields that are given; null goes back to the environment's."""
+        RoutingDefaults.objects.get_or_create(pk=1)
+        found = RoutingDefaults.objects.select_for_update().get(pk=1)
+        expect(request, DefaultsSerializer(found).data)
+        serializer = DefaultsSerializer(found, data=body_of(request))
+        serializer.is_valid(raise_exception=True)
+        serializer.save()
+        return self.get(request)
 
 
 class Profiles(Records[RoutingProfile]):
@@ -160,7 +183,6 @@ class Simulate(View):
                 simulation.Question(**serializer.validated_data),
                 build_snapshot(),
                 live_health(),
-                default_policy=plane.default_policy(),
                 vault_open=KEYRING.is_open,
                 now=monotonic(),
             )

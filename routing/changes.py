@@ -12,12 +12,12 @@ from django.db.models.signals import post_delete, post_save
 
 from keys.models import Budget, ClientKey, Project
 from providers.models import Provider
-from routing.models import Alias, AliasVariant, ConfigVersion, Model, Price, RoutingProfile
+from routing.models import Alias, AliasVariant, ConfigVersion, Model, Price, RoutingDefaults, RoutingProfile
 from vault.models import Secret
 
 CHANGED = threading.Event()
 WATCHED: tuple[type[models.Model], ...] = (
-    Provider, Model, Price, Alias, AliasVariant, RoutingProfile, ClientKey, Budget, Project, Secret,
+    Provider, Model, Price, Alias, AliasVariant, RoutingProfile, RoutingDefaults, ClientKey, Budget, Project, Secret,
 )  # fmt: skip
 # what the data plane does not read: saving only these is no change
 _UNSEEN = frozenset({"last_used_at", "updated_at"})

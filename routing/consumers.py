@@ -174,7 +174,7 @@ class Chat(Endpoint):
         return call
 
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
-        policy = from_headers(visit.runtime.default_policy, visit.headers, visit.runtime.snapshot.profiles)
+        policy = from_headers(visit.runtime.snapshot.default_policy, visit.headers, visit.runtime.snapshot.profiles)
         body, policy = self.obey(visit, body, policy)
         return self.envelope(visit, body), policy
 

@@ -88,7 +88,7 @@ class TokenHubChat(Chat):
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
         parsed = read_body(_decode, body)
         profiles = visit.runtime.snapshot.profiles
-        policy = from_headers(visit.runtime.default_policy, visit.headers, profiles)
+        policy = from_headers(visit.runtime.snapshot.default_policy, visit.headers, profiles)
         if parsed.policy:
             if parsed.policy.mode is not None:
                 policy = with_mode(policy, parsed.policy.mode, param="policy.mode", profiles=profiles)

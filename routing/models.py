@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -196,6 +197,42 @@ class RoutingProfile(models.Model):
         total = sum(value or 0.0 for value in (self.cost, self.latency, self.failure, self.capability))
         if not 0.999 <= total <= 1.001:
             raise ValidationError(f"The four weights must add up to 1; they add up to {total:g}.")
+
+
+class RoutingDefaults(models.Model):
+    """One row: what holds where neither a request nor its key says more. Empty: as the environment says."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    default_mode = models.CharField(max_length=60, blank=True)
+    default_max_budget_usd = models.DecimalField(
+        max_digits=14, decimal_places=9, null=True, blank=True,
+        validators=[MinValueValidator(0), MaxValueValidator(100)],
+    )  # fmt: skip
+    default_max_latency_ms = models.PositiveIntegerField(null=True, blank=True, validators=[MaxValueValidator(300_000)])
+    updated_at = models.DateTimeField(auto_now=True, editable=False)
+
+    class Meta:
+        verbose_name_plural = "routing defaults"
+        constraints = [models.CheckConstraint(condition=Q(id=1), name="routingdefaults_single_row")]
+
+    def __str__(self) -> str:
+        return "routing defaults"
+
+    @classmethod
+    def current(cls) -> RoutingDefaults:
+        """The row, or one that sets nothing."""
+        return cls.objects.filter(pk=1).first() or cls(pk=1)
+
+    def effective(self) -> dict[str, tuple[Any, bool]]:
+        """Each with whether it is set here."""
+        own = {name: getattr(self, name) for name in DEFAULT_FIELDS}
+        return {
+            name: (getattr(settings, f"TOKENHUB_{name.upper()}"), False) if value in (None, "") else (value, True)
+            for name, value in own.items()
+        }
+
+
+DEFAULT_FIELDS: Final = ("default_mode", "default_max_budget_usd", "default_max_latency_ms")
 
 
 class HealthRecord(models.Model):

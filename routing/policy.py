@@ -6,13 +6,15 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from keys.auth import KeyRecord
 from routing.errors import ApiError
 from routing.pricing import NANO
 from routing.scoring import PROFILES
-from routing.snapshot import Alias, Snapshot, Target
+
+if TYPE_CHECKING:  # a snapshot holds the policy that is the default
+    from routing.snapshot import Alias, Snapshot, Target
 
 MAX_BUDGET_USD = 100.0
 MAX_LATENCY_MS = 300_000

@@ -39,8 +39,6 @@ from routing.health_store import HealthStore
 from routing.judging import Judge
 from routing.learning import Learner
 from routing.learning_store import LearningStore
-from routing.policy import Policy
-from routing.pricing import NANO
 from routing.probes import Prober, Rounds
 from routing.shadow import Shadows
 from routing.snapshot import Snapshot
@@ -86,7 +84,6 @@ class Runtime:
         self._lag = LoopLag()
         self.journal = Journal(journal_folder())
         self.outbox = Outbox(before=self.journal.flush)
-        self.default_policy = default_policy()
         self.output_repairs: int = settings.TOKENHUB_OUTPUT_REPAIRS
         self.addresses = Addresses(
             ADDRESS_MEMORY, rate=settings.TOKENHUB_RATE_LIMIT_RPS, burst=settings.TOKENHUB_RATE_LIMIT_BURST
@@ -322,15 +319,6 @@ class Runtime:
             return True
         self.metrics.unlogged_refusals += 1
         return False
-
-
-def default_policy() -> Policy:
-    """What holds where neither the request nor its key says more."""
-    return Policy(
-        mode=settings.TOKENHUB_DEFAULT_MODE,
-        max_budget_nano=int(settings.TOKENHUB_DEFAULT_MAX_BUDGET_USD * NANO) or None,
-        max_latency_ms=settings.TOKENHUB_DEFAULT_MAX_LATENCY_MS or None,
-    )
 
 
 def _open_vault() -> None:

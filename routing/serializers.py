@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from django.db import transaction
@@ -9,9 +10,20 @@ from rest_framework import serializers
 from providers.models import Provider
 from routing import services
 from routing.breaker import State
-from routing.models import PRICE_FIELDS, Ability, Alias, AliasVariant, Feedback, Model, Price, RoutingProfile
+from routing.models import (
+    DEFAULT_FIELDS,
+    PRICE_FIELDS,
+    Ability,
+    Alias,
+    AliasVariant,
+    Feedback,
+    Model,
+    Price,
+    RoutingDefaults,
+    RoutingProfile,
+)
 from telemetry.serializers import CandidateSerializer
-from tokenhub.apikit import Dollars, Record, Strict, Words
+from tokenhub.apikit import Dollars, Record, Strict, Words, dollars
 
 STATES = [state.name.lower() for state in State]
 
@@ -138,6 +150,38 @@ class ProfileSerializer(Record[RoutingProfile]):
     def update(self, instance: RoutingProfile, validated_data: Mapping[str, Any]) -> RoutingProfile:
         self.assign(instance, validated_data)
         services.save_profile(profile=instance)
+        return instance
+
+
+class DefaultsSerializer(Record[RoutingDefaults]):
+    """What holds now; null sets a field back to the environment's."""
+
+    default_mode = serializers.CharField(max_length=60, required=False, allow_null=True)
+    default_max_budget_usd = Dollars(
+        required=False, allow_null=True, min_value=0, max_value=100, help_text="Of one routed request. 0: none."
+    )
+    default_max_latency_ms = serializers.IntegerField(
+        required=False, allow_null=True, min_value=0, max_value=300_000, help_text="Predicted. 0: none."
+    )
+    overridden = serializers.ListField(
+        child=serializers.CharField(), read_only=True, help_text="The fields that are set here, not by the environment."
+    )
+
+    class Meta:
+        model = RoutingDefaults
+        fields = (*DEFAULT_FIELDS, "overridden")
+
+    def to_representation(self, instance: RoutingDefaults) -> dict[str, Any]:
+        found = instance.effective()
+        shown = {name: dollars(value) if isinstance(value, Decimal) else value for name, (value, _) in found.items()}
+        return {**shown, "overridden": [name for name, (_, is_own) in found.items() if is_own]}
+
+    def update(self, instance: RoutingDefaults, validated_data: Mapping[str, Any]) -> RoutingDefaults:
+        values = dict(validated_data)
+        if "default_mode" in values:
+            values["default_mode"] = values["default_mode"] or ""
+        self.assign(instance, values)
+        services.save_defaults(defaults=instance)
         return instance
 
 

@@ -9,7 +9,8 @@ from django.db import transaction
 
 from providers.models import CredentialStore, Provider, ProviderType
 from providers.sandbox import SANDBOX_MODELS
-from routing.models import PRICE_FIELDS, Alias, Model, Price, PriceSource, RoutingProfile
+from routing.models import PRICE_FIELDS, Alias, Model, Price, PriceSource, RoutingDefaults, RoutingProfile
+from routing.scoring import PROFILES
 
 SANDBOX_PROVIDER_ID = "sandbox"
 
@@ -66,8 +67,23 @@ def save_profile(*, profile: RoutingProfile) -> None:
     profile.save()
 
 
+@transaction.atomic
 def delete_profile(*, profile: RoutingProfile) -> None:
+    """Not that of the default mode, unless a built-in one takes its place. Raises ValidationError."""
+    if profile.name not in PROFILES and RoutingDefaults.objects.filter(default_mode=profile.name).exists():
+        raise ValidationError(f"{profile.name!r} is the default mode. Set another one first: PUT /routing-config.")
     profile.delete()
+
+
+@transaction.atomic
+def save_defaults(*, defaults: RoutingDefaults) -> None:
+    """Raises ValidationError."""
+    defaults.full_clean()
+    modes = [*PROFILES, *RoutingProfile.objects.values_list("name", flat=True)]
+    if defaults.default_mode and defaults.default_mode not in modes:
+        message = f"There is no mode {defaults.default_mode!r}. Modes: {', '.join(dict.fromkeys(modes))}."
+        raise ValidationError({"default_mode": message})
+    defaults.save()
 
 
 @transaction.atomic

@@ -41,12 +41,11 @@ def simulate(
     snapshot: Snapshot,
     health: Health,
     *,
-    default_policy: Policy,
     vault_open: bool,
     now: float,
 ) -> dict[str, Any]:
     """`{"decision", "eligible", "excluded"}`; the decision is None when nobody could answer. Raises ApiError."""
-    policy = default_policy
+    policy = snapshot.default_policy
     if question.mode is not None:
         policy = with_mode(policy, question.mode, param="mode", profiles=snapshot.profiles)
     policy = with_limits(

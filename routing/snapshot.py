@@ -12,6 +12,7 @@ from providers.formats.base import Dialect
 from providers.formats.reasoning import is_openai_reasoner
 from providers.formats.registry import DIALECTS
 from providers.types import TYPES, TypeDefaults
+from routing.policy import Policy
 from routing.pricing import Prices
 from routing.scoring import PROFILES, Profile
 from vault.keyring import SealedCredential
@@ -89,7 +90,8 @@ class Alias:
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
     """`targets` by model id: whatever may be named, beside `aliases`. `routable`: what the router may pick by itself.
-    `profiles`: the weights of each mode. `budgets`: the installation's own."""
+    `profiles`: the weights of each mode. `default_policy`: what holds where neither the request nor its key says more.
+    `budgets`: the installation's own."""
 
     version: int = -1
     targets: Mapping[str, Target] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class Snapshot:
     keys: Mapping[str, KeyRecord] = field(default_factory=dict)
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
+    default_policy: Policy = Policy("normal")
     provider_count: int = 0
     budgets: tuple[BudgetRecord, ...] = ()
     stale_at: float = inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from math import inf
@@ -20,9 +20,10 @@ from providers.client import Url
 from providers.formats.registry import DIALECTS
 from providers.models import CredentialStore, Provider, ProviderType
 from providers.types import TYPES, api_root
-from routing.models import PRICE_FIELDS, ConfigVersion, Model, Price, RoutingProfile
+from routing.models import PRICE_FIELDS, ConfigVersion, Model, Price, RoutingDefaults, RoutingProfile
 from routing.models import Alias as AliasRow
-from routing.pricing import Prices
+from routing.policy import Policy
+from routing.pricing import NANO, Prices
 from routing.scoring import PROFILES, Profile
 from routing.snapshot import Alias, Endpoint, ProviderRecord, Snapshot, Target, Variant
 from telemetry.logs import EventLogger
@@ -62,6 +63,7 @@ def build_snapshot() -> Snapshot:
     }
     budgets = _budgets()
     projects = {row.pk: limits_of("project", row.pk, f"The project {row.pk!r}", row) for row in Project.objects.all()}
+    profiles = {**PROFILES, **{row.name: _profile(row) for row in RoutingProfile.objects.all()}}
     return Snapshot(
         version=version,
         stale_at=min(coming, default=inf),
@@ -69,7 +71,8 @@ def build_snapshot() -> Snapshot:
         routable=_routable(providers, list(targets.values())),
         keys=_keys(budgets, projects),
         aliases=_aliases(targets),
-        profiles={**PROFILES, **{row.name: _profile(row) for row in RoutingProfile.objects.all()}},
+        profiles=profiles,
+        default_policy=default_policy(profiles),
         provider_count=len(providers),
         budgets=budgets.get((Subject.INSTALLATION, ""), ()),
     )
@@ -86,6 +89,15 @@ def _aliases(targets: Mapping[str, Target]) -> dict[str, Alias]:
         if variants and row.name not in targets:
             found[row.name] = Alias(row.name, row.sticky_by, variants, shadows)
     return found
+
+
+def default_policy(profiles: Collection[str]) -> Policy:
+    """The environment's, but for what the database sets. A mode whose profile was deleted is none."""
+    mode, dollars, latency_ms = (value for value, _ in RoutingDefaults.current().effective().values())
+    if mode not in profiles:
+        log.error("default_mode_unknown", mode=mode)
+        mode = settings.TOKENHUB_DEFAULT_MODE
+    return Policy(mode=mode, max_budget_nano=int(dollars * NANO) or None, max_latency_ms=latency_ms or None)
 
 
 def _profile(row: RoutingProfile) -> Profile:

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from django.db import transaction
 from django.db.models import Q, QuerySet, TextField, Value
 from django.db.models.functions import Cast, StrIndex
 from django.http import Http404, StreamingHttpResponse
@@ -27,7 +28,7 @@ from telemetry.serializers import (
     WebhookSecretSerializer,
     WebhookSerializer,
 )
-from tokenhub.apikit import COUNTED, PAGING, Done, Records, View, done, invalid, page_of, rights
+from tokenhub.apikit import COUNTED, PAGING, Done, Records, View, done, invalid, page_of, rights, tag_of
 
 
 class PageSerializer(serializers.Serializer[Any]):
@@ -216,14 +217,22 @@ class Webhooks(Records[Webhook]):
     def create(self, request: Request) -> Response:
         serializer = self.get_serializer(data=request.data)
         serializer.is_valid(raise_exception=True)
-        return _secret(serializer.save())
+        return self.secret(serializer.save())
 
     @extend_schema(request=None, responses=WebhookSecretSerializer)
+    @transaction.atomic
     def rotate(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
         """A new secret; the old one signs nothing any more."""
-        found = self.find(id)
+        found = self._locked(id)
+        if found is None:
+            raise Http404
+        self.expect(request, found)
         webhooks.rotate(webhook=found)
-        return _secret(found)
+        return self.secret(found)
+
+    def secret(self, webhook: Webhook) -> Response:
+        told = {"ok": True, "id": webhook.pk, "secret": webhooks.secret_of(webhook)}
+        return Response(told, headers={"ETag": tag_of(self.shown(str(webhook.pk)))})
 
     @extend_schema(request=None, responses=Done)
     def test(self, request: Request, id: str) -> Response:  # noqa: A002
@@ -237,7 +246,3 @@ class Webhooks(Records[Webhook]):
         sent: Any = self.find(id).deliveries.all()
         page: Any = self.paginate_queryset(sent)
         return self.get_paginated_response(DeliverySerializer(page, many=True).data)
-
-
-def _secret(webhook: Webhook) -> Response:
-    return Response({"ok": True, "id": webhook.pk, "secret": webhooks.secret_of(webhook)})

@@ -32,6 +32,7 @@ from routing.api import (
     Prices,
     Profiles,
     Rewards,
+    RoutingConfig,
     Simulate,
     Targets,
 )
@@ -219,6 +220,7 @@ urlpatterns: list[URLPattern] = [
     path("webhooks/<str:id>/test", Webhooks.as_view({"post": "test"})),
     path("webhooks/<str:id>/deliveries", Webhooks.as_view({"get": "deliveries"})),
     path("budget", InstallationBudget.as_view()),
+    path("routing-config", RoutingConfig.as_view()),
     path("routing/simulate", Simulate.as_view()),
     path("routing/evaluate", Evaluate.as_view()),
     path("rewards", Rewards.as_view()),

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from hashlib import sha256
 from typing import IO, Any, Final, TypeVar
 
 from django.conf import settings
@@ -22,6 +23,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.utils.encoders import JSONEncoder
 from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
@@ -39,6 +41,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "not_found": (404, "not_found_error"),
     "method_not_allowed": (405, _INVALID),
     "conflict": (409, _INVALID),
+    "precondition_failed": (412, _INVALID),
     "request_too_large": (413, _INVALID),
     "rate_limit_exceeded": (429, "rate_limit_error"),
     "internal_error": (500, _SERVER),
@@ -187,6 +190,37 @@ def done() -> Response:
 Done = inline_serializer("Done", {"ok": serializers.BooleanField()})
 
 
+# -- whether somebody else changed it meanwhile ----------------------------------------------------------------------
+# what changes by itself: a tag tells whether a person or a script changed something
+_UNTAGGED: Final = frozenset({"last_used_at", "spent_usd", "leased_usd", "overrun_usd", "budget_resets_at"})
+
+
+def tag_of(shown: Mapping[str, Any]) -> str:
+    """The `ETag` of a record, from the way it is shown."""
+    told = {name: value for name, value in shown.items() if name not in _UNTAGGED}
+    return f'"{sha256(json.dumps(told, cls=JSONEncoder, sort_keys=True).encode()).hexdigest()[:32]}"'
+
+
+def tagged(shown: Mapping[str, Any]) -> Response:
+    """The answer that is a record."""
+    return Response(shown, headers={"ETag": tag_of(shown)})
+
+
+def expect(request: Request, shown: Mapping[str, Any] | None) -> None:
+    """Whether the request's `If-Match` allows a change of the record; None: there is none. To be called when its row is
+    locked. Raises ApiError."""
+    wanted = str(request.META.get("HTTP_IF_MATCH", "")).strip()
+    if not wanted or (wanted == "*" and shown is not None):
+        return
+    known = {one.strip().removeprefix("W/") for one in wanted.split(",")}  # proxies that compress weaken tags
+    if shown is None or tag_of(shown) not in known:
+        raise ApiError(
+            "precondition_failed",
+            "It is not what If-Match says: somebody changed it." if shown else "If-Match needs a record: there is none.",
+            hint="Read it again, look at what changed, and send its new ETag.",
+        )
+
+
 def whole(request: Request, name: str, *, default: int, minimum: int, maximum: int) -> int:
     """A number of the query. Raises ApiError."""
     raw = request.query_params.get(name)
@@ -245,13 +279,15 @@ class Records(View, GenericViewSet[M]):
         return self.get_paginated_response(self.get_serializer(page, many=True).data)
 
     def retrieve(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
-        return Response(self.get_serializer(self.find(id)).data)
+        return tagged(self.shown(id))
 
     @transaction.atomic
     def upsert(self, request: Request) -> Response:
         """Creates it, or changes the fields that are given."""
         key = body_of(request).get(self.key_field)
-        return self._save(self._locked(key) if isinstance(key, str) else None, request)
+        found = self._locked(key) if isinstance(key, str) else None
+        self.expect(request, found)
+        return self._save(found, request)
 
     @transaction.atomic
     def partial_update(self, request: Request, id: str) -> Response:  # noqa: A002
@@ -260,12 +296,17 @@ class Records(View, GenericViewSet[M]):
             raise Http404
         if body_of(request).get(self.key_field, str(found.pk)) != str(found.pk):
             raise invalid(self.key_field, "it cannot be changed.")
+        self.expect(request, found)
         return self._save(found, request)
 
     @extend_schema(responses=Done)
     @transaction.atomic
     def destroy(self, request: Request, id: str) -> Response:  # noqa: A002
-        self.remove(self.find(id))
+        found = self._locked(id)
+        if found is None:
+            raise Http404
+        self.expect(request, found)
+        self.remove(found)
         return done()
 
     def find(self, key: str) -> M:
@@ -274,6 +315,20 @@ class Records(View, GenericViewSet[M]):
         if found is None:
             raise Http404
         return found
+
+    def key_of(self, record: M) -> str:
+        """As it stands in the URL."""
+        return str(record.pk)
+
+    def shown(self, key: str) -> Mapping[str, Any]:
+        """As the API shows it. Raises Http404."""
+        shown: Mapping[str, Any] = self.get_serializer(self.find(key)).data
+        return shown
+
+    def expect(self, request: Request, found: M | None) -> None:
+        """Of a row that is locked. Raises ApiError."""
+        if "HTTP_IF_MATCH" in request.META:
+            expect(request, None if found is None else self.shown(self.key_of(found)))
 
     def _locked(self, key: str) -> M | None:
         return self._row(self.get_queryset().model._default_manager.select_for_update(), key)  # noqa: SLF001
@@ -288,7 +343,7 @@ class Records(View, GenericViewSet[M]):
         serializer = self.get_serializer(record, data=request.data, partial=record is not None)
         serializer.is_valid(raise_exception=True)
         saved: Any = serializer.save()
-        return Response(self.get_serializer(self.find(str(saved.pk))).data)
+        return tagged(self.shown(self.key_of(saved)))
 
 
 # -- long lists ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from django.contrib.auth.signals import user_logged_in, user_logged_out, user_lo
 
 from keys.models import Budget, ClientKey, Project
 from providers.models import Provider
-from routing.models import Alias, AliasVariant, Model, Price, RoutingProfile
+from routing.models import Alias, AliasVariant, Model, Price, RoutingDefaults, RoutingProfile
 from telemetry import audit
 from telemetry.models import Webhook
 from vault.models import Secret
@@ -23,6 +23,7 @@ def connect() -> None:
     audit.watch(Alias, "alias")
     audit.watch(AliasVariant, "alias_variant")
     audit.watch(RoutingProfile, "profile")
+    audit.watch(RoutingDefaults, "routing_config")
     audit.watch(ClientKey, "apikey", masked=("digest", "old_digest"))
     audit.watch(Project, "project")
     audit.watch(Budget, "budget")

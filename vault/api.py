@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from django.db import transaction
 from django.http import Http404
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from tokenhub.apikit import Done, Records, View, body_of, done, invalid
+from tokenhub.apikit import Done, Records, View, body_of, done, invalid, tagged
 from vault import services
 from vault.errors import WeakPassword
 from vault.models import Secret
@@ -83,17 +86,28 @@ class Secrets(Records[Secret]):
     serializer_class = SecretSerializer
     queryset = Secret.objects.all()
 
+    def key_of(self, record: Secret) -> str:
+        return record.name
+
+    def _row(self, rows: Any, key: str) -> Secret | None:
+        found: Secret | None = None if "\0" in key else rows.filter(name=key).first()
+        return found
+
     @extend_schema(request=SecretValueSerializer)
+    @transaction.atomic
     def put(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
         if len(id) > MAX_NAME or not id.isascii() or not id.isprintable():
             raise invalid("name", f"at most {MAX_NAME} printable characters.")
         serializer = SecretValueSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
-        stored = services.put_secret(name=id, value=serializer.validated_data["value"])
-        return Response(self.get_serializer(stored).data)
+        self.expect(request, self._locked(id))
+        services.put_secret(name=id, value=serializer.validated_data["value"])
+        return tagged(self.shown(id))
 
     @extend_schema(responses=Done)
+    @transaction.atomic
     def destroy(self, request: Request, id: str) -> Response:  # noqa: A002
+        self.expect(request, self._locked(id))
         if not services.delete_secret(name=id):
             raise Http404
         return done()

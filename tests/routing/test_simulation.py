@@ -24,7 +24,7 @@ BOTH = snapshot(SMALL, LARGE)
 
 def ask(*, at: Snapshot = BOTH, health: Health | None = None, **fields: Any) -> dict[str, Any]:
     return simulate(
-        Question(**fields), at, health or Health(), default_policy=Policy("normal"), vault_open=True, now=NOW
+        Question(**fields), at, health or Health(), vault_open=True, now=NOW
     )
 
 

@@ -11,7 +11,6 @@ from django.core.management.base import BaseCommand, CommandError
 
 from routing.errors import ApiError
 from routing.health import Health
-from routing.runtime import default_policy
 from routing.simulation import Question, simulate
 from routing.snapshot_build import build_snapshot
 from vault.keyring import KEYRING
@@ -49,7 +48,6 @@ class Command(BaseCommand):
                 question,
                 build_snapshot(),
                 Health(),
-                default_policy=default_policy(),
                 vault_open=True if KEYRING.is_untouched else KEYRING.is_open,
                 now=monotonic(),
             )
