@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from decimal import Decimal
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from django.db import models, transaction
 from django.utils import timezone
@@ -12,23 +10,9 @@ from rest_framework import serializers
 
 from keys import services
 from keys.models import LIMIT_FIELDS, ClientKey, Every, Project, Subject
-from tokenhub.apikit import Dollars, Record, Strict, Words, WordsOrText
+from tokenhub.apikit import Dollars, DurationField, Record, Strict, Words, WordsOrText
 
 M = TypeVar("M", bound=models.Model)
-
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LONGEST: Final = 100 * 366 * 86_400
-
-
-class DurationField(serializers.CharField):
-    """`2s`, `30m`, `720h` or `7d`; null: without end."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        found = re.fullmatch(r"(\d{1,12})([smhd])", str(data), re.ASCII)
-        seconds = int(found[1]) * _UNITS[found[2]] if found else 0
-        if not 0 < seconds <= _LONGEST:
-            raise serializers.ValidationError("Write a duration such as 30m, 720h or 90d.")
-        return timedelta(seconds=seconds)
 
 
 class OfStanding(serializers.Field):  # type: ignore[type-arg]  # a mixin, generic for the type checker only

@@ -10,12 +10,13 @@ from django.db import transaction
 from django.db.models import Q, QuerySet, TextField, Value
 from django.db.models.functions import Cast, StrIndex
 from django.http import Http404, StreamingHttpResponse
+from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from telemetry import export, webhooks
+from telemetry import export, stats, webhooks
 from telemetry.journal import Attempt, Candidate
 from telemetry.models import AuditEntry, RequestLog, Webhook
 from telemetry.serializers import (
@@ -25,8 +26,10 @@ from telemetry.serializers import (
     FiltersSerializer,
     LogDetailSerializer,
     LogRowSerializer,
+    StatsSerializer,
     WebhookSecretSerializer,
     WebhookSerializer,
+    WindowSerializer,
 )
 from tokenhub.apikit import COUNTED, PAGING, Done, Records, View, done, invalid, page_of, rights, tag_of
 
@@ -138,6 +141,18 @@ def _attempt(one: Attempt) -> dict[str, Any]:
         "latency_ms": one.latency_ms,
         "message": one.message or None,
     }
+
+
+# -- totals ----------------------------------------------------------------------------------------------------------
+class Stats(View):
+    rights = rights(RequestLog)
+
+    @extend_schema(parameters=[WindowSerializer], responses=StatsSerializer)
+    def get(self, request: Request) -> Response:
+        """Requests, errors, tokens, cost and latency of the time up to now, by model and provider."""
+        asked = _checked({name: str(value) for name, value in request.query_params.items()}, WindowSerializer)
+        window = asked.pop("window")
+        return Response(stats.totals(now=timezone.now(), window=window, filters=asked))
 
 
 # -- audit -----------------------------------------------------------------------------------------------------------

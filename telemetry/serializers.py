@@ -3,15 +3,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from telemetry import webhooks
+from telemetry import stats, webhooks
 from telemetry.models import AuditEntry, RequestLog, Webhook, WebhookDelivery
-from tokenhub.apikit import Dollars, Record, Strict, Words
+from tokenhub.apikit import Dollars, DurationField, Record, Strict, Words
 
 ROW = (
     "request_id", "client_request_id", "created_at", "api_key_id", "api_key_name", "project", "endpoint", "dialect",
@@ -124,6 +125,66 @@ def _filter(name: str) -> serializers.Field[Any, Any, Any, Any]:
         case "PositiveIntegerField" | "PositiveSmallIntegerField" | "PositiveBigIntegerField":
             return serializers.IntegerField(required=False, min_value=0, max_value=1 << 53)
     return serializers.CharField(required=False, allow_blank=True, max_length=200)
+
+
+# -- totals ----------------------------------------------------------------------------------------------------------
+class WindowSerializer(Strict):
+    window = DurationField(default=timedelta(days=1), help_text="Up to now: 15m, 24h, 7d; at most 31d.")
+    model_id = serializers.CharField(required=False, max_length=200)
+    provider_id = serializers.CharField(required=False, max_length=200)
+    project = serializers.CharField(required=False, max_length=200)
+    api_key_id = serializers.CharField(required=False, max_length=40)
+
+    def validate_window(self, window: timedelta) -> timedelta:
+        if window > timedelta(days=31):
+            raise serializers.ValidationError("At most 31d.")
+        return window
+
+
+class TokensSerializer(serializers.Serializer[Any]):
+    input = serializers.IntegerField()
+    cached_input = serializers.IntegerField()
+    cache_write = serializers.IntegerField()
+    output = serializers.IntegerField()
+    reasoning = serializers.IntegerField()
+    total = serializers.IntegerField()
+
+
+class LatencySerializer(serializers.Serializer[Any]):
+    avg = serializers.FloatField(allow_null=True)
+    max = serializers.IntegerField(allow_null=True)
+
+
+class LatencyPercentilesSerializer(LatencySerializer):
+    p50 = serializers.IntegerField(allow_null=True)
+    p95 = serializers.IntegerField(allow_null=True)
+    p99 = serializers.IntegerField(allow_null=True)
+
+
+class ProviderTotalsSerializer(serializers.Serializer[Any]):
+    provider_id = serializers.CharField()
+    requests = serializers.IntegerField()
+    errors = serializers.IntegerField(help_text="Those that were answered with a status of 400 or more.")
+    error_rate = serializers.FloatField()
+    cost_usd = serializers.FloatField()
+    tokens = TokensSerializer()
+    latency_ms = LatencySerializer()
+
+
+class ModelTotalsSerializer(ProviderTotalsSerializer):
+    model_id = serializers.CharField()
+
+
+class StatsSerializer(ProviderTotalsSerializer):
+    provider_id = None  # type: ignore[assignment]  # DRF's way to leave a field out
+    to = serializers.DateTimeField()
+    complete = serializers.BooleanField(help_text=f"Whether all was looked at; the newest {stats.ROWS} requests are.")
+    latency_ms = LatencyPercentilesSerializer()
+    by_model = ModelTotalsSerializer(many=True)
+    by_provider = ProviderTotalsSerializer(many=True)
+
+    def get_fields(self) -> dict[str, Any]:
+        return {"from": serializers.DateTimeField(), **super().get_fields()}
 
 
 # -- audit -----------------------------------------------------------------------------------------------------------

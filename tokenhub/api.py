@@ -38,7 +38,7 @@ from routing.api import (
 )
 from routing.models import Model
 from routing.simulation import shown
-from telemetry.api import Audit, AuditExport, Log, Logs, Webhooks
+from telemetry.api import Audit, AuditExport, Log, Logs, Stats, Webhooks
 from telemetry.models import RequestLog
 from telemetry.tsdb.api import MetricNames, Prune, Query, Retention
 from tokenhub import admin_token
@@ -226,6 +226,7 @@ urlpatterns: list[URLPattern] = [
     path("rewards", Rewards.as_view()),
     path("engine/models", Targets.as_view()),
     path("health", HealthReport.as_view()),
+    path("stats", Stats.as_view()),
     path("audit", Audit.as_view()),
     path("audit/export", AuditExport.as_view()),
     path("logs", Logs.as_view()),

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from decimal import Decimal
 from hashlib import sha256
 from typing import IO, Any, Final, TypeVar
@@ -403,6 +405,21 @@ class Dollars(serializers.DecimalField):
 
 def dollars(amount: Decimal) -> float | int:
     return int(amount) if amount == amount.to_integral_value() else float(amount)
+
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST: Final = 100 * 366 * 86_400
+
+
+class DurationField(serializers.CharField):
+    """`2s`, `30m`, `720h` or `7d`; null: without end."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        found = re.fullmatch(r"(\d{1,12})([smhd])", str(data), re.ASCII)
+        seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+        if not 0 < seconds <= _LONGEST:
+            raise serializers.ValidationError("Write a duration such as 30m, 720h or 90d.")
+        return timedelta(seconds=seconds)
 
 
 class Words(serializers.ListField):
