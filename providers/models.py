@@ -13,6 +13,7 @@ from providers.client import Url
 from providers.types import DIALECTS, TYPES
 
 SECRET_PREFIX = "provider/"  # noqa: S105  part of a name
+RESERVED_ENDINGS = ("/discover", "/test", "/import-models")
 ID_PATTERN = r"^[A-Za-z0-9._:/@+-]{1,200}$"
 validate_id = RegexValidator(ID_PATTERN, "Use letters, digits and . _ : / @ + - only, at most 200 of them.")
 
@@ -70,6 +71,8 @@ class Provider(models.Model):
 
     def clean(self) -> None:
         errors: dict[str, str] = {}
+        if self.id.endswith(RESERVED_ENDINGS):
+            errors["id"] = f"It cannot end in {', '.join(RESERVED_ENDINGS)}: the admin API has paths of that kind."
         defaults = TYPES.get(self.type)
         if defaults is None:
             return  # the field's own error says so

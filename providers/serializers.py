@@ -6,11 +6,43 @@ from typing import Any
 from rest_framework import serializers
 
 from providers import services
+from providers.discovery import Look, Problem
 from providers.models import CredentialStore, Provider
 from providers.types import DIALECTS
 from tokenhub.apikit import Record, Words
 from vault import services as vault
 from vault.errors import VaultLocked
+
+
+class LookSerializer(serializers.Serializer[Any]):
+    address = serializers.CharField()
+    ok = serializers.BooleanField()
+    problem = serializers.ChoiceField(choices=[one.value for one in Problem], allow_null=True)
+    message = serializers.CharField(help_text="What failed, in a sentence.")
+    hint = serializers.CharField(help_text="The next step.")
+    status = serializers.IntegerField(allow_null=True, help_text="Of the answer, if there was one.")
+    latency_ms = serializers.IntegerField()
+    models = serializers.IntegerField(help_text="How many it lists.")
+
+
+class ReportSerializer(LookSerializer):
+    """The first address that fails, or the first; and each of them."""
+
+    provider_id = serializers.CharField()
+    addresses = LookSerializer(many=True)
+
+
+def shown_look(look: Look) -> dict[str, Any]:
+    return {
+        "address": look.address,
+        "ok": look.problem is None,
+        "problem": look.problem,
+        "message": look.message,
+        "hint": look.hint,
+        "status": look.status,
+        "latency_ms": look.latency_ms,
+        "models": len(look.models),
+    }
 
 
 class ProviderSerializer(Record[Provider]):

@@ -13,8 +13,11 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from providers import discovery
+from providers.api import Providers
+from providers.discovery import Problem
 from providers.models import Provider
-from routing import catalogue, services, simulation
+from routing import catalogue, importing, services, simulation
 from routing import runtime as plane
 from routing.errors import ApiError
 from routing.health import Health
@@ -24,8 +27,12 @@ from routing.replay import replay, shown
 from routing.serializers import (
     AliasSerializer,
     DefaultsSerializer,
+    DiscoveredSerializer,
+    DiscoverySerializer,
     EvaluationSerializer,
     HealthSerializer,
+    ImportedSerializer,
+    ImportSerializer,
     ModelSerializer,
     OfferSerializer,
     PeriodSerializer,
@@ -35,6 +42,7 @@ from routing.serializers import (
     RewardPageSerializer,
     RewardSerializer,
     SimulationSerializer,
+    TakenSerializer,
     TakeSerializer,
     TargetSerializer,
 )
@@ -92,6 +100,51 @@ def _from_catalogue(ask: Callable[[], list[catalogue.Offer]]) -> list[catalogue.
         return ask()
     except catalogue.CatalogueUnusable as problem:
         raise kit.ApiError("overloaded", problem.message) from None
+
+
+class Discover(Providers):
+    """Which models a provider has."""
+
+    rights = {
+        "GET": ("providers.view_provider", "routing.view_model"),
+        "POST": ("providers.view_provider", "routing.add_model"),
+    }
+
+    @extend_schema(operation_id="providers_discover", responses=DiscoverySerializer)
+    def discover(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
+        """The provider's own list, with prices of the catalogue, and which of them are models here."""
+        provider = self.find(id)
+        shown = DiscoveredSerializer(offers_of(provider), many=True).data
+        return Response({"provider_id": provider.pk, "models": shown})
+
+    @extend_schema(operation_id="providers_import_models", request=ImportSerializer, responses=ImportedSerializer)
+    def take(self, request: Request, id: str) -> Response:  # noqa: A002
+        """Makes models of the list's: those that are named, or all. What is here already stays as it is."""
+        provider = self.find(id)
+        serializer = ImportSerializer(data=body_of(request))
+        serializer.is_valid(raise_exception=True)
+        asked = serializer.validated_data
+        offers = offers_of(provider)
+        if strange := importing.unknown(offers, asked.get("models", ())):
+            raise invalid("models", f"{strange!r} is not in the provider's list.")
+        taken = importing.take(provider=provider, offers=offers, only=asked.get("models"), enabled=asked["enabled"])
+        created = sum(one.state == "created" for one in taken)
+        return Response({"ok": True, "created": created, "models": TakenSerializer(taken, many=True).data})
+
+
+def offers_of(provider: Provider) -> list[importing.Offered]:
+    """Raises ApiError when it gives no list."""
+    look = discovery.best(discovery.look(provider))
+    match look.problem:
+        case None:
+            return importing.offered(provider, look.models)
+        case Problem.VAULT_LOCKED:
+            code = "vault_locked"
+        case Problem.NO_CREDENTIAL | Problem.DAMAGED:
+            code = "conflict"
+        case _:
+            code = "upstream_error"
+    raise kit.ApiError(code, look.message, hint=look.hint)
 
 
 class Aliases(Records[Alias]):

@@ -58,7 +58,7 @@ def offers() -> list[Offer]:
     for one in models:
         kind = TYPES[one.provider.type]
         questions.append([one.upstream_model or one.id, one.provider.base_url or kind.base_url])
-    answers = _ask(questions)
+    answers = look_up(questions)
     tiers: dict[str, Tiers] = {}
     dated = set()
     for price in Price.objects.all():
@@ -77,9 +77,7 @@ def _offer(model: Model, answer: dict[str, Any] | None, tiers: Tiers, *, has_own
     if answer is None:
         return Offer(model, "unknown")
     prices = {name: Decimal(text) for name, text in answer["prices"].items()}
-    offered: Tiers = {
-        int(above): {name: Decimal(text) for name, text in one.items()} for above, one in answer["tiers"].items()
-    }
+    offered = tiers_of(answer)
     now = {name: getattr(model, name) for name in PRICE_FIELDS}
     changes = _diff(now, prices, "")
     for above in sorted({*tiers, *offered}):
@@ -88,6 +86,10 @@ def _offer(model: Model, answer: dict[str, Any] | None, tiers: Tiers, *, has_own
     is_own = has_own or (has_price and model.price_source == PriceSource.OPERATOR)
     state = "same" if not changes else "kept" if is_own else "changed" if has_price else "new"
     return Offer(model, state, answer["catalogue_id"], changes, prices, offered, tuple(answer["other"]))
+
+
+def tiers_of(answer: dict[str, Any]) -> Tiers:
+    return {int(above): {name: Decimal(text) for name, text in one.items()} for above, one in answer["tiers"].items()}
 
 
 def _diff(now: dict[str, Any], then: dict[str, Decimal], prefix: str) -> dict[str, list[str | None]]:
@@ -122,14 +124,19 @@ def _take(offer: Offer) -> None:
         model.save()
         for old in Price.objects.filter(model=model, source=PriceSource.CATALOGUE):
             old.delete()
-        now = timezone.now()
-        for above, prices in offer.tiers.items():
-            price = Price(model=model, starts_at=now, above_input_tokens=above, source=PriceSource.CATALOGUE, **prices)
-            price.full_clean()
-            price.save()
+        save_tiers(model, offer.tiers)
 
 
-def _ask(questions: list[list[str]]) -> list[dict[str, Any] | None]:
+def save_tiers(model: Model, tiers: Tiers) -> None:
+    now = timezone.now()
+    for above, prices in tiers.items():
+        price = Price(model=model, starts_at=now, above_input_tokens=above, source=PriceSource.CATALOGUE, **prices)
+        price.full_clean()
+        price.save()
+
+
+def look_up(questions: list[list[str]]) -> list[dict[str, Any] | None]:
+    """Of [what the provider calls the model, the provider's address]; None: not known. Raises CatalogueUnusable."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "routing.catalogue_reader"],

@@ -48,6 +48,7 @@ def look_up(snapshot: Any, model: str, base_url: str) -> dict[str, Any] | None:
         return None
     base.setdefault("output_per_1k", Decimal(0))  # embeddings answer no token
     return {
+        "context_window": info.context_window,
         "catalogue_id": f"{provider.id}/{info.id}",
         "prices": {name: _text(price) for name, price in base.items()},
         "tiers": {above: {name: _text(price) for name, price in one.items()} for above, one in tiers.items()},

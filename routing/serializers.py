@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 from django.db import transaction
 from rest_framework import serializers
 
+from providers.model_list import Kind
 from providers.models import Provider
 from routing import services
 from routing.breaker import State
+from routing.importing import Offered
 from routing.models import (
     DEFAULT_FIELDS,
     PRICE_FIELDS,
@@ -93,6 +95,61 @@ class OfferSerializer(serializers.Serializer[Any]):
 
 class TakeSerializer(Strict):
     models = Words(required=False, help_text="Ids; left out: every model whose prices are new or changed.")
+
+
+class DiscoveredSerializer(serializers.Serializer[Any]):
+    """A model in a provider's list. Null: not known."""
+
+    id = serializers.CharField(help_text="Its name here, or the one that it would get.")
+    upstream_model = serializers.CharField(help_text="What the provider calls it.")
+    kind = serializers.ChoiceField(choices=[one.value for one in Kind], help_text="other: speech, images and the like.")
+    imported = serializers.BooleanField(help_text="Whether it is a model here already.")
+    max_context_tokens = serializers.IntegerField(allow_null=True)
+    max_output_tokens = serializers.IntegerField(allow_null=True)
+    abilities = serializers.ListField(child=serializers.CharField())
+    input_per_1k = serializers.FloatField(allow_null=True)
+    output_per_1k = serializers.FloatField(allow_null=True)
+    cached_input_per_1k = serializers.FloatField(allow_null=True)
+    cache_write_per_1k = serializers.FloatField(allow_null=True)
+    reasoning_per_1k = serializers.FloatField(allow_null=True)
+
+    def to_representation(self, offer: Offered) -> dict[str, Any]:
+        prices = {name: None if name not in offer.prices else dollars(offer.prices[name]) for name in PRICE_FIELDS}
+        return {
+            "id": offer.id,
+            "upstream_model": offer.listed.id,
+            "kind": offer.listed.kind,
+            "imported": offer.imported,
+            "max_context_tokens": offer.max_context_tokens,
+            "max_output_tokens": offer.listed.max_output_tokens,
+            "abilities": list(offer.listed.abilities),
+            **prices,
+        }
+
+
+class DiscoverySerializer(serializers.Serializer[Any]):
+    provider_id = serializers.CharField()
+    models = DiscoveredSerializer(many=True)
+
+
+class ImportSerializer(Strict):
+    models = Words(
+        required=False, help_text="Names in the provider's list; left out: all that can be routed, no speech or images."
+    )
+    enabled = serializers.BooleanField(default=True, help_text="Of the models that are made.")
+
+
+class TakenSerializer(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    upstream_model = serializers.CharField()
+    state = serializers.ChoiceField(choices=["created", "exists", "skipped"])
+    reason = serializers.CharField(help_text="Why it was skipped.")
+
+
+class ImportedSerializer(serializers.Serializer[Any]):
+    ok = serializers.BooleanField()
+    created = serializers.IntegerField()
+    models = TakenSerializer(many=True)
 
 
 class VariantSerializer(Record[AliasVariant]):

@@ -21,11 +21,12 @@ from rest_framework.response import Response
 
 from keys.api import ClientKeys, InstallationBudget, Projects, RotateClientKey
 from keys.models import ClientKey
-from providers.api import Providers
+from providers.api import Providers, TestProvider
 from providers.models import Provider, ProviderType
 from routing.api import (
     Aliases,
     Catalogue,
+    Discover,
     Evaluate,
     HealthReport,
     Models,
@@ -199,6 +200,9 @@ urlpatterns: list[URLPattern] = [
     path("vault/secrets", Secrets.as_view({"get": "list"})),
     path("vault/secrets/<path:id>", Secrets.as_view({"put": "put", "delete": "destroy"})),
     path("providers", Providers.as_view(_LIST)),
+    path("providers/<path:id>/discover", Discover.as_view({"get": "discover"})),
+    path("providers/<path:id>/test", TestProvider.as_view({"post": "test"})),
+    path("providers/<path:id>/import-models", Discover.as_view({"post": "take"})),
     path("providers/<path:id>", Providers.as_view(_ONE)),
     path("models", Models.as_view(_LIST)),
     path("models/<path:id>", Models.as_view(_ONE)),

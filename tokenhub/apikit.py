@@ -47,6 +47,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "request_too_large": (413, _INVALID),
     "rate_limit_exceeded": (429, "rate_limit_error"),
     "internal_error": (500, _SERVER),
+    "upstream_error": (502, _SERVER),
     "vault_locked": (503, _SERVER),
     "overloaded": (503, _SERVER),
 }

@@ -1,0 +1,124 @@
+"""A provider's list of models beside what is here already, with the catalogue's prices; and taking models over from it.
+Providers know nothing of models' rows: that is why this is here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from providers.model_list import Kind, Listed
+from providers.models import Provider, ProviderType
+from providers.sandbox import SANDBOX_MODELS
+from providers.types import TYPES
+from routing import catalogue, services
+from routing.models import PRICE_FIELDS, Alias, Model, PriceSource
+from telemetry import audit
+from telemetry.logs import EventLogger
+
+log = EventLogger(__name__)
+DEFAULT_CONTEXT_TOKENS: Final = 128_000
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """One model of the list. `id`: the name that it has here, or would get. `prices`: by field, in dollars per 1,000
+    tokens; empty: not known."""
+
+    id: str
+    listed: Listed
+    imported: bool
+    prices: dict[str, Decimal]
+    max_context_tokens: int | None
+    answer: dict[str, Any] | None = None
+    """The catalogue's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """`state`: created, exists or skipped; `reason`: why it was skipped."""
+
+    id: str
+    upstream_model: str
+    state: str
+    reason: str = ""
+
+
+def offered(provider: Provider, listed: Sequence[Listed]) -> list[Offered]:
+    """Without prices if the catalogue cannot be read. Raises DatabaseError."""
+    answers = _answers(provider, listed)
+    own = {one.upstream_model or one.id: one.id for one in Model.objects.filter(provider=provider).order_by("-id")}
+    taken = {*Model.objects.values_list("id", flat=True), *Alias.objects.values_list("name", flat=True)}
+    found = []
+    for one, answer in zip(listed, answers, strict=True):
+        prices = {name: Decimal(text) for name, text in answer["prices"].items()} if answer else {}
+        context = one.max_context_tokens or (answer or {}).get("context_window")
+        name = own.get(one.id) or (f"{provider.pk}/{one.id}" if one.id in taken else one.id)
+        found.append(Offered(name, one, one.id in own, prices, context, answer))
+    return found
+
+
+def _answers(provider: Provider, listed: Sequence[Listed]) -> list[dict[str, Any] | None]:
+    if provider.type == ProviderType.SANDBOX:
+        prices = {
+            one.id: {"input_per_1k": str(one.input_per_1k), "output_per_1k": str(one.output_per_1k)}
+            for one in SANDBOX_MODELS
+        }
+        return [{"prices": prices[one.id], "tiers": {}, "other": [], "catalogue_id": "sandbox"} for one in listed]
+    base = provider.base_url or TYPES[provider.type].base_url
+    try:
+        return catalogue.look_up([[one.id, base] for one in listed])
+    except catalogue.CatalogueUnusable as problem:
+        log.warning("catalogue_unusable", reason=problem.message)
+        return [None] * len(listed)
+
+
+def unknown(offers: Sequence[Offered], only: Collection[str]) -> str:
+    """The first name that is not in the list; empty: all are."""
+    known = {one.listed.id for one in offers} | {one.id for one in offers}
+    return next((one for one in only if one not in known), "")
+
+
+@transaction.atomic
+def take(
+    *, provider: Provider, offers: Sequence[Offered], only: Collection[str] | None = None, enabled: bool = True
+) -> list[Taken]:
+    """Creates the models that are named, or all that TokenHub can route; those that are here stay as they are. Raises
+    DatabaseError."""
+    return [
+        _take(provider, one, enabled=enabled)
+        for one in offers
+        if (one.listed.kind is not Kind.OTHER if only is None else one.id in only or one.listed.id in only)
+    ]
+
+
+def _take(provider: Provider, offer: Offered, *, enabled: bool) -> Taken:
+    listed = offer.listed
+    if offer.imported:
+        return Taken(offer.id, listed.id, "exists")
+    model = Model(
+        id=offer.id,
+        provider=provider,
+        upstream_model="" if offer.id == listed.id else listed.id,
+        enabled=enabled,
+        max_context_tokens=offer.max_context_tokens or DEFAULT_CONTEXT_TOKENS,
+        max_output_tokens=listed.max_output_tokens,
+        abilities=list(listed.abilities),
+        price_source=PriceSource.CATALOGUE if offer.prices else PriceSource.OPERATOR,
+        **{name: offer.prices.get(name) for name in PRICE_FIELDS},
+    )
+    for known in SANDBOX_MODELS if provider.type == ProviderType.SANDBOX else ():
+        if known.id == listed.id:
+            model.weight, model.price_source = known.weight, PriceSource.OPERATOR
+    try:
+        with audit.doing("model.import"), transaction.atomic():
+            services.save(model=model)
+            if offer.answer:
+                catalogue.save_tiers(model, catalogue.tiers_of(offer.answer))
+    except ValidationError as problem:
+        return Taken(offer.id, listed.id, "skipped", " ".join(problem.messages))
+    return Taken(offer.id, listed.id, "created")
