@@ -182,6 +182,21 @@ class ClientKeySerializer(WithBudget[ClientKey]):
         return instance
 
 
+class KeySettingsSerializer(ClientKeySerializer):
+    """In the exported configuration. A key that is made of it has a secret that nobody knows, until it is rotated."""
+
+    id = serializers.UUIDField()
+
+    class Meta(ClientKeySerializer.Meta):
+        read_only_fields = ("key_prefix", "created_at", "last_used_at")  # type: ignore[assignment]
+
+    def create(self, validated_data: Mapping[str, Any]) -> ClientKey:
+        own, budget = self.parted(validated_data)
+        key = services.reissue(key=ClientKey(**own)).record
+        self.save_budget(key, budget)
+        return key
+
+
 class IssuedSerializer(Strict):
     """The only answer that holds the key."""
 

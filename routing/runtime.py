@@ -65,6 +65,10 @@ ASIDES_AT_ONCE = 16
 SPENT_SECONDS = 5.0
 
 
+AT_START: list[Callable[[threading.Event], None]] = []
+"""What the layers above do beside serving, each in a thread of its own, until the event is set."""
+
+
 class Runtime:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
@@ -160,6 +164,8 @@ class Runtime:
             self._poller.start()
             self._ingester.start()
             self._webhooks.start()
+            for task in AT_START:
+                threading.Thread(target=task, args=(self._stop,), name=task.__name__, daemon=True).start()
             _settle()
             self.ready = True
 

@@ -21,6 +21,7 @@ from routing.models import (
     Feedback,
     Model,
     Price,
+    PriceSource,
     RoutingDefaults,
     RoutingProfile,
 )
@@ -59,6 +60,18 @@ class ModelSerializer(Record[Model]):
         return instance
 
 
+class ModelSettingsSerializer(ModelSerializer):
+    """In the exported configuration."""
+
+    class Meta(ModelSerializer.Meta):
+        read_only_fields: ClassVar = ()
+
+    def update(self, instance: Model, validated_data: Mapping[str, Any]) -> Model:
+        self.assign(instance, validated_data)
+        services.save(model=instance, price_source=validated_data.get("price_source"))
+        return instance
+
+
 class PriceSerializer(Record[Price]):
     """What a model costs from `starts_at` on, or for requests with more than `above_input_tokens`."""
 
@@ -82,6 +95,21 @@ class PriceSerializer(Record[Price]):
     def update(self, instance: Price, validated_data: Mapping[str, Any]) -> Price:
         self.assign(instance, validated_data)
         services.save_price(price=instance)
+        return instance
+
+
+class PriceSettingsSerializer(PriceSerializer):
+    """In the exported configuration, where it is known by model, moment and tier."""
+
+    class Meta(PriceSerializer.Meta):
+        fields = tuple(one for one in PriceSerializer.Meta.fields if one != "id")  # type: ignore[assignment]
+        read_only_fields: ClassVar = ()
+
+    id = None  # type: ignore[assignment]  # DRF's way to leave a field out
+
+    def update(self, instance: Price, validated_data: Mapping[str, Any]) -> Price:
+        self.assign(instance, validated_data)
+        services.save_price(price=instance, source=validated_data.get("source", PriceSource.OPERATOR))
         return instance
 
 

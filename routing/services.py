@@ -16,12 +16,14 @@ SANDBOX_PROVIDER_ID = "sandbox"
 
 
 @transaction.atomic
-def save(*, model: Model) -> None:
-    """Prices that differ from the stored ones are the operator's from now on. Raises ValidationError."""
+def save(*, model: Model, price_source: str | None = None) -> None:
+    """Prices that differ from the stored ones are the operator's from now on, unless they are said to be another's.
+    Raises ValidationError."""
     model.full_clean()
     stored = Model.objects.filter(pk=model.pk).first()
     if stored is not None and any(getattr(stored, one) != getattr(model, one) for one in PRICE_FIELDS):
         model.price_source = PriceSource.OPERATOR
+    model.price_source = price_source or model.price_source
     model.save()
 
 
@@ -30,9 +32,9 @@ def delete(*, model: Model) -> None:
 
 
 @transaction.atomic
-def save_price(*, price: Price) -> None:
+def save_price(*, price: Price, source: str = PriceSource.OPERATOR) -> None:
     """Whoever changes a price of the catalogue makes it his own. Raises ValidationError."""
-    price.source = PriceSource.OPERATOR
+    price.source = source
     price.full_clean()
     price.save()
 

@@ -234,6 +234,12 @@ class WebhookSerializer(Record[Webhook]):
         return instance
 
 
+class WebhookSettingsSerializer(WebhookSerializer):
+    """In the exported configuration."""
+
+    id = serializers.UUIDField()
+
+
 class WebhookSecretSerializer(serializers.Serializer[Any]):
     ok = serializers.BooleanField()
     id = serializers.UUIDField()

@@ -45,6 +45,7 @@ from telemetry.tsdb.api import MetricNames, Prune, Query, Retention
 from tokenhub import admin_token
 from tokenhub.apiauth import check
 from tokenhub.apikit import Allowed, ApiError, OnlyJSON, Strict, View
+from tokenhub.configuration_api import Export, Import
 from vault import services as vault
 from vault.api import Lock, Rotate, Secrets, Unlock
 
@@ -239,6 +240,8 @@ urlpatterns: list[URLPattern] = [
     path("tsdb/metrics", MetricNames.as_view()),
     path("tsdb/prune", Prune.as_view()),
     path("tsdb/retention", Retention.as_view()),
+    path("config/export", Export.as_view()),
+    path("config/import", Import.as_view()),
     path("schema", Schema.as_view(), name="admin-api-schema"),
     path("docs", Docs.as_view(url_name="admin-api-schema")),
     re_path("", Nowhere.as_view()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
@@ -35,6 +36,8 @@ def answer(problem: Exception, context: dict[str, Any]) -> JsonResponse:
         "hint": error.hint or None,
         "request_id": shown,
     }
+    if isinstance(error, ApiError) and error.errors:
+        body["errors"] = error.errors
     headers = {"X-TokenHub-Error-Code": error.code}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, -int(-error.retry_after_seconds // 1)))
@@ -54,8 +57,7 @@ def _error(problem: Exception) -> ApiError | RoutingError | None:
         case exceptions.ValidationError():
             return _first(problem.detail)
         case DjangoValidationError():
-            named = problem.message_dict if hasattr(problem, "error_dict") else {"": problem.messages}
-            return _first({"" if name == "__all__" else name: texts for name, texts in named.items()})
+            return _first(_tree(problem))
         case exceptions.ParseError():
             return ApiError("invalid_json", "The body cannot be read.")
         case exceptions.NotAuthenticated():
@@ -106,13 +108,23 @@ def _of_vault(problem: VaultError) -> ApiError:
 
 
 def _first(detail: Any) -> ApiError:
-    """Of a tree of messages, with the path to it as clients write it: `variants[0].weight`."""
-    found = _leaf(detail, "")
-    name, text = found or ("", "The request is invalid.")
+    """Of a tree of messages."""
+    name, text = next(_leaves(detail, ""), ("", "The request is invalid."))
     return ApiError("invalid_request", f"{name}: {text}" if name else text, param=name or None)
 
 
-def _leaf(detail: Any, path: str) -> tuple[str, str] | None:
+def leaves(problem: exceptions.ValidationError | DjangoValidationError) -> list[tuple[str, str]]:
+    """Every message, with the path to it as clients write it: `variants[0].weight`."""
+    detail = problem.detail if isinstance(problem, exceptions.ValidationError) else _tree(problem)
+    return list(_leaves(detail, "")) or [("", "It is invalid.")]
+
+
+def _tree(problem: DjangoValidationError) -> dict[str, Any]:
+    named = problem.message_dict if hasattr(problem, "error_dict") else {"": problem.messages}
+    return {"" if name == "__all__" else name: texts for name, texts in named.items()}
+
+
+def _leaves(detail: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(detail, dict):
         for name, inner in detail.items():
             if isinstance(name, int):
@@ -121,13 +133,10 @@ def _leaf(detail: Any, path: str) -> tuple[str, str] | None:
                 here = path
             else:
                 here = f"{path}.{name}" if path else str(name)
-            if found := _leaf(inner, here):
-                return found
-        return None
-    if isinstance(detail, list):
+            yield from _leaves(inner, here)
+    elif isinstance(detail, list):
         for place, inner in enumerate(detail):
             nested = isinstance(inner, (dict, list))
-            if found := _leaf(inner, f"{path}[{place}]" if nested else path):
-                return found
-        return None
-    return path, str(detail)
+            yield from _leaves(inner, f"{path}[{place}]" if nested else path)
+    else:
+        yield path, str(detail)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from hashlib import sha256
@@ -54,7 +54,8 @@ CODES: Final[dict[str, tuple[int, str]]] = {
 
 
 class ApiError(Exception):
-    """An answer of the admin API. `message` names the cause in a plain sentence, `hint` the next step."""
+    """An answer of the admin API. `message` names the cause in a plain sentence, `hint` the next step, `errors`
+    whatever else is wrong, by its path."""
 
     def __init__(
         self,
@@ -64,8 +65,10 @@ class ApiError(Exception):
         param: str | None = None,
         hint: str = "",
         retry_after_seconds: float | None = None,
+        errors: Sequence[Mapping[str, str]] = (),
     ) -> None:
         super().__init__(message)
+        self.errors = errors
         self.code = code
         self.message = message
         self.param = param

@@ -1,6 +1,8 @@
+from threading import Event
 from uuid import UUID
 
 from django.apps import AppConfig
+from django.conf import settings
 
 
 class TokenHubConfig(AppConfig):
@@ -10,6 +12,7 @@ class TokenHubConfig(AppConfig):
         from keys import bank
         from keys.models import ClientKey
         from providers.models import SECRET_PREFIX
+        from routing import runtime
         from telemetry import ingest
         from telemetry.last_use import LastUse
         from telemetry.tsdb.upkeep import Upkeep
@@ -22,6 +25,15 @@ class TokenHubConfig(AppConfig):
         secrets = LastUse(lambda entry: entry.provider, lambda key: Secret.objects.filter(name=SECRET_PREFIX + key))
         ingest.WATCHERS += [keys.note, secrets.note]
         ingest.SWEEPS += [bank.sweep, Upkeep()]
+        runtime.AT_START.append(attend_credentials_file)
+
+
+def attend_credentials_file(stop: Event) -> None:
+    """Its code is loaded where there is such a file."""
+    if settings.TOKENHUB_CREDENTIALS_FILE.exists():
+        from tokenhub import credentials_file
+
+        credentials_file.attend(stop)
 
 
 def uuid_or_nothing(text: str) -> str:

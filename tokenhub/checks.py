@@ -1,4 +1,4 @@
-"""`manage.py check` explains each setting that the environment gives wrongly."""
+"""`manage.py check` explains each setting that the environment gives wrongly, and a credentials file that is unusable."""
 
 from __future__ import annotations
 
@@ -16,3 +16,16 @@ def environment_is_understood(**_: Any) -> list[CheckMessage]:
         (Error if (name, problem) in fatal else CheckWarning)(f"{name}: {problem}.", id="tokenhub.W001")
         for name, problem in settings.ENV.problems
     ]
+
+
+@register()
+def credentials_file_is_usable(**_: Any) -> list[CheckMessage]:
+    from tokenhub import credentials_file
+
+    try:
+        credentials_file.read(settings.TOKENHUB_CREDENTIALS_FILE)
+    except FileNotFoundError:
+        pass
+    except credentials_file.Unusable as problem:
+        return [CheckWarning(problem.message, id="tokenhub.W002")]
+    return []

@@ -163,6 +163,10 @@ TOKENHUB_ADMIN_TOKEN = ENV.read(
     "TOKENHUB_ADMIN_TOKEN", "", _visible, "bearer token of the admin API", shown="generated"
 )
 
+def _home(raw: str) -> Path:
+    return Path(os.path.expanduser(raw))  # noqa: PTH111  Path's own fails for a user without a home
+
+
 # -- vault -------------------------------------------------------------------------------------------------------
 TOKENHUB_VAULT_PASSWORD = ENV.read("TOKENHUB_VAULT_PASSWORD", "", str, "opens the vault at start")
 TOKENHUB_VAULT_AUTOLOCK_MINUTES = ENV.read(
@@ -171,6 +175,14 @@ TOKENHUB_VAULT_AUTOLOCK_MINUTES = ENV.read(
     whole(maximum=525_600),
     "without a credential's use until the vault locks; 0: never",
     shown="30; 0 with a vault password",
+)
+
+TOKENHUB_CREDENTIALS_FILE = ENV.read(
+    "TOKENHUB_CREDENTIALS_FILE",
+    _home("~/.tokenhub/credentials"),
+    _home,
+    "providers, credentials and models that are made at the start",
+    shown="~/.tokenhub/credentials",
 )
 
 # -- webhooks ----------------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[st
         "TOKENHUB_LOG_FORMAT": "json",
         "TOKENHUB_VAULT_PASSWORD": VAULT_PASSWORD,
         "TOKENHUB_RATE_LIMIT_RPS": "0",
+        "TOKENHUB_CREDENTIALS_FILE": str(folder / "credentials"),  # never the one of whoever runs the tests
         "TOKENHUB_PROBE_SECONDS": "0",  # a probe would take replies meant for a request
         "PYTHONUNBUFFERED": "1",
     }
