@@ -137,6 +137,8 @@ def save_tiers(model: Model, tiers: Tiers) -> None:
 
 def look_up(questions: list[list[str]]) -> list[dict[str, Any] | None]:
     """Of [what the provider calls the model, the provider's address]; None: not known. Raises CatalogueUnusable."""
+    if not questions:
+        return []
     try:
         done = subprocess.run(
             [sys.executable, "-m", "routing.catalogue_reader"],

@@ -44,7 +44,7 @@ from telemetry.models import RequestLog
 from telemetry.tsdb.api import MetricNames, Prune, Query, Retention
 from tokenhub import admin_token
 from tokenhub.apiauth import check
-from tokenhub.apikit import Allowed, ApiError, OnlyJSON, Strict, View
+from tokenhub.apikit import ADMINS_ALONE, Allowed, ApiError, OnlyJSON, Strict, View
 from tokenhub.configuration_api import Export, Import
 from vault import services as vault
 from vault.api import Lock, Rotate, Secrets, Unlock
@@ -127,7 +127,7 @@ class NewTokenSerializer(serializers.Serializer[Any]):
 
 
 class RotateToken(View):
-    superuser_only = True
+    rights = ADMINS_ALONE
 
     @extend_schema(request=None, responses=NewTokenSerializer)
     def post(self, request: Request) -> Response:

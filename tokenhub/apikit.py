@@ -149,6 +149,10 @@ def rights(model: type[models.Model]) -> Rights:
     return {"GET": (view,), "POST": (add, change), "PUT": (add, change), "PATCH": (change,), "DELETE": (delete,)}
 
 
+ADMINS_ALONE: Final[Rights] = dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE"), ("tokenhub.administer",))
+"""Superusers and the group Admin."""
+
+
 class Allowed(BasePermission):
     message = "You may not do this."
 
@@ -156,9 +160,6 @@ class Allowed(BasePermission):
         user: Any = request.user
         if not (user and user.is_authenticated and user.is_active and user.is_staff):
             self.message = "Only staff may use the admin API."
-            return False
-        if getattr(view, "superuser_only", False) and not user.is_superuser:
-            self.message = "Only a superuser may do this."
             return False
         wanted: Rights = getattr(view, "rights", {})
         for permission in wanted.get("GET" if request.method == "HEAD" else str(request.method), ()):
@@ -174,7 +175,6 @@ class View(APIView):
     """`rights`: permissions by method; none: every staff user may."""
 
     rights: Rights = {}
-    superuser_only = False
     permission_classes = (Allowed,)
     parser_classes = (JSONParser,)
     renderer_classes = (JSONRenderer,)

@@ -7,7 +7,7 @@ from typing import Any
 from tokenhub.apikit import CODES
 
 _TEXT = {"type": "string"}
-_MAYBE = {"type": "string", "nullable": True}
+_MAYBE = {"type": ["string", "null"]}
 _FIELDS = {
     "message": _TEXT,
     "type": _TEXT,

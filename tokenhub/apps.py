@@ -3,6 +3,7 @@ from uuid import UUID
 
 from django.apps import AppConfig
 from django.conf import settings
+from django.db.models.signals import post_migrate
 
 
 class TokenHubConfig(AppConfig):
@@ -16,10 +17,11 @@ class TokenHubConfig(AppConfig):
         from telemetry import ingest
         from telemetry.last_use import LastUse
         from telemetry.tsdb.upkeep import Upkeep
-        from tokenhub import audited, checks  # noqa: F401  registers them
+        from tokenhub import audited, checks, roles  # noqa: F401  registers them
         from vault.models import Secret
 
         audited.connect()
+        post_migrate.connect(roles.install, sender=self, dispatch_uid="roles")
         ingest.SINKS.append(bank.book)
         keys = LastUse(lambda entry: uuid_or_nothing(entry.key_id), lambda key: ClientKey.objects.filter(pk=key))
         secrets = LastUse(lambda entry: entry.provider, lambda key: Secret.objects.filter(name=SECRET_PREFIX + key))

@@ -12,5 +12,8 @@ class LoginLink(models.Model):
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True)
 
+    class Meta:
+        permissions = [("administer", "Can administer TokenHub: the vault and the admin token")]
+
     def __str__(self) -> str:
         return f"login link until {self.expires_at:%H:%M}"

@@ -398,6 +398,7 @@ SPECTACULAR_SETTINGS = {
         "DeliveryStateEnum": "telemetry.models.DeliveryState",
         "HealthStateEnum": "routing.serializers.STATES",
     },
+    "OAS_VERSION": "3.1.1",
     "TITLE": "TokenHub admin API",
     "DESCRIPTION": "Providers, models, client keys, the vault, and what happened.",
     "VERSION": VERSION,

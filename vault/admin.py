@@ -46,7 +46,7 @@ class VaultAdmin(ReadOnlyAdmin):
     """One page in place of a list: state, and what can be done in it."""
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        if not request.user.is_superuser:
+        if not request.user.has_perm("tokenhub.administer"):
             raise PermissionDenied
         state = services.status()
         entry: type[forms.Form] = UnlockForm if state.initialized else InitializeForm

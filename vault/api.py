@@ -10,7 +10,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from tokenhub.apikit import Done, Records, View, body_of, done, invalid, tagged
+from tokenhub.apikit import ADMINS_ALONE, Done, Records, View, body_of, done, invalid, tagged
 from vault import services
 from vault.errors import WeakPassword
 from vault.models import Secret
@@ -39,7 +39,7 @@ def _state() -> Response:
 
 
 class Unlock(View):
-    superuser_only = True
+    rights = ADMINS_ALONE
 
     @extend_schema(request=UnlockSerializer, responses=StateSerializer)
     def post(self, request: Request) -> Response:
@@ -54,7 +54,7 @@ class Unlock(View):
 
 
 class Lock(View):
-    superuser_only = True
+    rights = ADMINS_ALONE
 
     @extend_schema(request=NothingSerializer, responses=StateSerializer)
     def post(self, request: Request) -> Response:
@@ -65,7 +65,7 @@ class Lock(View):
 
 
 class Rotate(View):
-    superuser_only = True
+    rights = ADMINS_ALONE
 
     @extend_schema(request=RotateSerializer, responses=StateSerializer)
     def post(self, request: Request) -> Response:
@@ -82,7 +82,7 @@ class Rotate(View):
 class Secrets(Records[Secret]):
     """Names and fingerprints; a value never comes out."""
 
-    superuser_only = True
+    rights = ADMINS_ALONE
     serializer_class = SecretSerializer
     queryset = Secret.objects.all()
 

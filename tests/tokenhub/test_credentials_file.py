@@ -15,7 +15,7 @@ from providers import services as providers
 from providers.models import Provider
 from routing.models import Model
 from tests.admin.conftest import keyring, open_vault, quick_passwords  # noqa: F401  fixtures
-from tests.support.gateway import Gateway, run_manage
+from tests.support.gateway import Gateway
 from tests.support.upstream import Upstream
 from tokenhub import checks, credentials_file
 from tokenhub.credentials_file import Unusable
@@ -122,22 +122,18 @@ def test_a_server_reads_it_at_its_start_and_when_the_vault_opens(tmp_path: Path)
             "models": [{"id": "m", "provider_id": "p"}],
         }
         file(tmp_path, document)
-        gateway = Gateway(tmp_path, env={"TOKENHUB_VAULT_PASSWORD": ""}, workers=2)
-        run_manage("vault", "init", "--password-file", str(_password(tmp_path)), folder=tmp_path, env=gateway.env)
-        with gateway:
+        with Gateway(tmp_path, env={"TOKENHUB_VAULT_PASSWORD": ""}, workers=2) as gateway:
             assert gateway.chat("m").status_code == 404
-            run_manage("vault", "unlock", "--password-file", str(_password(tmp_path)), folder=tmp_path, env=gateway.env)
+            token = (tmp_path / "admin-token").read_text().strip()
+            opened = gateway.post(
+                "/admin/v1/vault/unlock", {"admin_password": "of eight"}, headers={"Authorization": f"Bearer {token}"}
+            )
+            assert opened.status_code == 200
             gateway.wait_until(lambda: gateway.chat("m").status_code == 200, seconds=20)
             assert upstream.requests[-1].headers["authorization"] == f"Bearer {SECRET}"
             assert SECRET not in gateway.log()
             (entry,) = gateway.query("SELECT * FROM telemetry_auditentry WHERE action = 'model.upsert'")
             assert (entry["actor"], entry["source"]) == ("credentials-file", "server")
-
-
-def _password(folder: Path) -> Path:
-    path = folder / "password"
-    path.write_text("a password of eight")
-    return path
 
 
 def test_check_tells_of_a_file_that_cannot_be_used(tmp_path: Path, settings: Settings) -> None:
