@@ -9,7 +9,7 @@ from providers import services
 from providers.discovery import Look, Problem
 from providers.models import CredentialStore, Provider
 from providers.types import DIALECTS
-from tokenhub.apikit import Record, Words
+from tokenhub.apikit import NameField, Record, Words
 from vault import services as vault
 from vault.errors import VaultLocked
 
@@ -48,7 +48,7 @@ def shown_look(look: Look) -> dict[str, Any]:
 class ProviderSerializer(Record[Provider]):
     """`api_key` goes into the vault and never comes back."""
 
-    id = serializers.CharField(max_length=200)
+    id = NameField()
     endpoints = Words(required=False, child=serializers.CharField(max_length=500), help_text="Further base addresses.")
     dialects = Words(required=False, child=serializers.ChoiceField(choices=list(DIALECTS)))
     api_key = serializers.CharField(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from django.db import transaction
 from rest_framework import serializers
@@ -26,15 +26,18 @@ from routing.models import (
     RoutingProfile,
 )
 from telemetry.serializers import CandidateSerializer
-from tokenhub.apikit import Dollars, Record, Strict, Words, dollars
+from tokenhub.apikit import Dollars, NameField, Record, Strict, Words, dollars
 
+MAX_TOKENS: Final = 2_147_483_647
 STATES = [state.name.lower() for state in State]
 
 
 class ModelSerializer(Record[Model]):
     """Prices are dollars per 1,000 tokens; null: no price is known, 0: free."""
 
-    id = serializers.CharField(max_length=200)
+    id = NameField()
+    max_context_tokens = serializers.IntegerField(required=False, min_value=1, max_value=MAX_TOKENS)
+    max_output_tokens = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=MAX_TOKENS)
     provider_id = serializers.PrimaryKeyRelatedField(source="provider", queryset=Provider.objects.all())
     abilities = Words(required=False, child=serializers.ChoiceField(choices=Ability.values))
     input_per_1k = Dollars(required=False, allow_null=True)
@@ -191,7 +194,7 @@ class VariantSerializer(Record[AliasVariant]):
 class AliasSerializer(Record[Alias]):
     """As a whole: what is left out has its default."""
 
-    name = serializers.CharField(max_length=200, required=False)
+    name = NameField(required=False)
     variants = VariantSerializer(many=True)
 
     class Meta:
@@ -223,7 +226,7 @@ class AliasSerializer(Record[Alias]):
 class ProfileSerializer(Record[RoutingProfile]):
     """The four add up to 1."""
 
-    name = serializers.CharField(max_length=60)
+    name = NameField(max_length=60)
 
     class Meta:
         model = RoutingProfile

@@ -101,6 +101,7 @@ class MomentField(serializers.DateTimeField):
 class FiltersSerializer(Strict):
     """Fields of a row, by equality; `from` and `to` of its moment; `tags`: a word among them."""
 
+    of_query = True
     tags = serializers.CharField(required=False, max_length=200)
 
     def get_fields(self) -> dict[str, Any]:
@@ -129,6 +130,7 @@ def _filter(name: str) -> serializers.Field[Any, Any, Any, Any]:
 
 # -- totals ----------------------------------------------------------------------------------------------------------
 class WindowSerializer(Strict):
+    of_query = True
     window = DurationField(default=timedelta(days=1), help_text="Up to now: 15m, 24h, 7d; at most 31d.")
     model_id = serializers.CharField(required=False, max_length=200)
     provider_id = serializers.CharField(required=False, max_length=200)
@@ -204,6 +206,7 @@ class AuditSerializer(Record[AuditEntry]):
 class AuditFiltersSerializer(Strict):
     """By equality; `resource` also by the part before the slash, such as `provider`."""
 
+    of_query = True
     actor = serializers.CharField(required=False, max_length=200)
     action = serializers.CharField(required=False, max_length=60)
     source_address = serializers.CharField(required=False, max_length=64)

@@ -11,7 +11,7 @@ from django.http import Http404, HttpResponseRedirect
 from django.middleware.csrf import get_token
 from django.urls import URLPattern, path, re_path
 from django.utils import timezone
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from rest_framework import serializers
@@ -44,7 +44,7 @@ from telemetry.models import RequestLog
 from telemetry.tsdb.api import MetricNames, Prune, Query, Retention
 from tokenhub import admin_token
 from tokenhub.apiauth import check
-from tokenhub.apikit import ADMINS_ALONE, Allowed, ApiError, OnlyJSON, Strict, View
+from tokenhub.apikit import ADMINS_ALONE, DECIMAL, Allowed, ApiError, OnlyJSON, Strict, View
 from tokenhub.configuration_api import Export, Import
 from vault import services as vault
 from vault.api import Lock, Rotate, Secrets, Unlock
@@ -149,6 +149,20 @@ class AdminTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyp
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
         return {"type": "http", "scheme": "bearer"}
+
+
+class DollarsShape(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]
+    target_class = "tokenhub.apikit.Dollars"
+    match_subclasses = True
+
+    def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        field: Any = self.target
+        number = {"type": "number", "minimum": 0}
+        if field.max_value is not None:
+            number["maximum"] = float(field.max_value)
+        if direction == "response":
+            return number
+        return {"oneOf": [number, {"type": "string", "pattern": f"^{DECIMAL.pattern}$"}]}
 
 
 class StaffSessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

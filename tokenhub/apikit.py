@@ -379,13 +379,51 @@ def page_of(request: Request, found: QuerySet[Any], serializer: type[serializers
 
 # -- serializers ---------------------------------------------------------------------------------------------------
 class Strict(serializers.Serializer[Any]):
-    """Names the fields that it does not know."""
+    """Names the fields that it does not know, and takes no value of another type for one that it might mean: the text
+    "5" is no number."""
+
+    of_query = False
+    """Whether the values come from a query, where all are texts."""
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, Mapping) and (unknown := sorted(set(data) - set(self.fields))):
-            known = ", ".join(name for name, field in self.fields.items() if not field.read_only) or "none"
-            raise serializers.ValidationError({str(name): [f"not known here. Known: {known}."] for name in unknown})
+        if isinstance(data, Mapping):
+            if unknown := sorted(set(data) - set(self.fields)):
+                known = ", ".join(name for name, field in self.fields.items() if not field.read_only) or "none"
+                raise serializers.ValidationError({str(name): [f"not known here. Known: {known}."] for name in unknown})
+            if not self.of_query:
+                written = ((name, value) for name, value in data.items() if not self.fields[name].read_only)
+                found = {name: wrong for name, value in written if (wrong := _wrong_type(self.fields[name], value))}
+                if found:
+                    raise serializers.ValidationError(found)
         return super().to_internal_value(data)
+
+
+def _wrong_type(field: Any, value: Any) -> list[str] | dict[int, list[str]] | None:
+    """None: it has the field's type, or the field itself will say."""
+    if value is None:
+        return None
+    match field:
+        case WordsOrText() if isinstance(value, str):
+            return None
+        case serializers.ListField():
+            if not isinstance(value, list):
+                return ["A list is needed."]
+            inner = {place: wrong for place, one in enumerate(value) if (wrong := _wrong_type(field.child, one))}
+            return inner or None  # type: ignore[return-value]
+        case Dollars() if isinstance(value, str):
+            fits, wanted = DECIMAL.fullmatch(value) is not None, "An amount of dollars such as 0.25 is needed."
+        case serializers.BooleanField():
+            fits, wanted = isinstance(value, bool), "true or false is needed."
+        case serializers.IntegerField():
+            fits = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+            fits, wanted = fits and not isinstance(value, bool), "A whole number is needed."
+        case serializers.FloatField() | serializers.DecimalField():
+            fits, wanted = isinstance(value, (int, float)) and not isinstance(value, bool), "A number is needed."
+        case serializers.BaseSerializer() | serializers.JSONField() | serializers.DictField():
+            return None
+        case _:
+            fits, wanted = isinstance(value, str), "A text is needed."
+    return None if fits else [wanted]
 
 
 class Record(Strict, serializers.ModelSerializer[M]):
@@ -397,11 +435,14 @@ class Record(Strict, serializers.ModelSerializer[M]):
         return record
 
 
+DECIMAL: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
+
+
 class Dollars(serializers.DecimalField):
-    """A number in both directions. Null stays null: no price."""
+    """Shown as a number, taken as a number or as its text. Null stays null: no price."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"max_digits": 14, "decimal_places": 9, "coerce_to_string": False, **options})
+        super().__init__(**{"max_digits": 14, "decimal_places": 9, "min_value": Decimal(0), "coerce_to_string": False, **options})
 
     def to_representation(self, value: Any) -> Any:
         return None if value is None else dollars(value)
@@ -424,6 +465,13 @@ class DurationField(serializers.CharField):
         if not 0 < seconds <= _LONGEST:
             raise serializers.ValidationError("Write a duration such as 30m, 720h or 90d.")
         return timedelta(seconds=seconds)
+
+
+class NameField(serializers.RegexField):
+    """The id of a row, as URLs hold it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"regex": r"^[A-Za-z0-9._:/@+-]{1,200}$", "max_length": 200, **options})
 
 
 class Words(serializers.ListField):

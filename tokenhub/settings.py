@@ -411,7 +411,7 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "tokenhub.apischema.add_errors",
+        "tokenhub.apischema.finish",
     ],
 }
 
