@@ -6,10 +6,11 @@ from typing import Any, ClassVar, TypeVar
 
 from django.db import models, transaction
 from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from keys import services
-from keys.models import LIMIT_FIELDS, ClientKey, Every, Project, Subject
+from keys.models import LIMIT_FIELDS, ClientKey, Every, Project, Scope, Subject
 from tokenhub.apikit import Dollars, DurationField, Record, Strict, Words, WordsOrText
 
 M = TypeVar("M", bound=models.Model)
@@ -116,7 +117,7 @@ class BudgetSerializer(Strict):
     spent_usd = Dollars(max_digits=18, read_only=True)
     leased_usd = Dollars(max_digits=18, read_only=True)
     overrun_usd = Dollars(max_digits=18, read_only=True)
-    budget_resets_at = serializers.DateTimeField(read_only=True, source="resets_at")
+    budget_resets_at = serializers.DateTimeField(read_only=True, allow_null=True, source="resets_at")
 
 
 class ProjectSerializer(WithBudget[Project]):
@@ -139,9 +140,24 @@ class ProjectSerializer(WithBudget[Project]):
         return instance
 
 
+_SCOPE = '"(chat|plan|embeddings)"'
+
+
+@extend_schema_field(
+    {
+        "oneOf": [
+            {"type": "array", "items": {"type": "string", "enum": Scope.values}, "maxItems": 1000},
+            {"type": "string", "pattern": rf"^\[({_SCOPE}(,{_SCOPE})*)?\]$"},
+        ]
+    }
+)
+class Scopes(WordsOrText):
+    pass
+
+
 class ClientKeySerializer(WithBudget[ClientKey]):
     subject = Subject.KEY
-    scopes = WordsOrText(required=False, help_text="Of: chat, plan, embeddings. Empty: every scope.")
+    scopes = Scopes(required=False, help_text="Empty: every scope. Also as the JSON text of a list.")
     allowed_models = Words(required=False, help_text="Ids and aliases. Empty: every one.")
     tags = Words(required=False)
     expires_in = DurationField(write_only=True, required=False, allow_null=True)

@@ -73,7 +73,7 @@ HINTS: Final[dict[Problem, str]] = {
     Problem.REFUSED_ADDRESS: "No provider lives at such an address. Check the host name and who resolves it.",
     Problem.DNS: "Check the host's spelling in base_url, and that this machine can resolve names.",
     Problem.CONNECT: "Is the service running, on this port, and does no firewall stand between?",
-    Problem.TLS: "Check that the port speaks TLS (else write http://), and that its certificate is valid for this host.",
+    Problem.TLS: "Check that the port speaks TLS (else write http://), and that its certificate is valid for the host.",
     Problem.TIMEOUT: "Check port and firewall. A service that is loading a model may need minutes; try again then.",
     Problem.CLOSED: "Something listens there and hangs up. A port for TLS that is asked without it does so: try https://.",
     Problem.NOT_HTTP: "Something else than HTTP answers there. Check the port, and whether it is http:// or https://.",
@@ -155,7 +155,9 @@ def _add_credential(provider: Provider, headers: Headers) -> Look | None:
 async def _look_at_all(provider: Provider, headers: Headers, limit: float) -> list[Look]:
     door = build_transport(settings.TOKENHUB_UPSTREAM_TRANSPORT)
     try:
-        return list(await asyncio.gather(*(_look(provider.type, base, headers, door, limit) for base in provider.bases)))
+        return list(
+            await asyncio.gather(*(_look(provider.type, base, headers, door, limit) for base in provider.bases))
+        )
     finally:
         await door.close()
 

@@ -1,8 +1,9 @@
 """What a service's list of models says, in one form: services agree on `id`, and on little else. Pure.
 
 Read: OpenAI, Anthropic (`max_input_tokens`, `capabilities`), vLLM (`max_model_len`), OpenRouter (`context_length`,
-`architecture`, `supported_parameters`), Groq (`context_window`), Mistral (`max_context_length`, `capabilities`), Together
-(a bare list, `type`), LM Studio, Ollama (`models`, `name`). What a list leaves open is guessed from well-known names."""
+`architecture`, `supported_parameters`), Groq (`context_window`), Mistral (`max_context_length`, `capabilities`),
+Together (a bare list, `type`), LM Studio, Ollama (`models`, `name`). What a list leaves open is guessed from well-known
+names."""
 
 from __future__ import annotations
 
@@ -94,7 +95,8 @@ def _one(row: Any) -> Listed | None:
         id=name,
         kind=kind,
         max_context_tokens=_tokens(places, _CONTEXT),
-        max_output_tokens=_tokens(places, _OUTPUT) or _tokens([row] if "max_input_tokens" in row else [], ("max_tokens",)),
+        max_output_tokens=_tokens(places, _OUTPUT)
+        or _tokens([row] if "max_input_tokens" in row else [], ("max_tokens",)),
         abilities=("embeddings",) if kind is Kind.EMBEDDINGS else abilities,
     )
 

@@ -6,6 +6,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -49,7 +50,7 @@ from routing.serializers import (
 from routing.snapshot import Target
 from routing.snapshot_build import build_snapshot
 from tokenhub import apikit as kit
-from tokenhub.apikit import COUNTED, Paging, Records, View, body_of, expect, invalid, page_of, rights, tagged
+from tokenhub.apikit import Paging, Records, View, body_of, expect, invalid, page_of, paged, rights, tagged
 from vault.keyring import KEYRING
 
 
@@ -158,7 +159,7 @@ class Aliases(Records[Alias]):
         return Alias.objects.prefetch_related("variants")
 
     @transaction.atomic
-    def put(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
+    def replace(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
         """Creates or replaces it as a whole."""
         body = body_of(request)
         if body.get("name", id) != id:
@@ -204,7 +205,10 @@ class Profiles(Records[RoutingProfile]):
     key_field = "name"
 
     def remove(self, record: RoutingProfile) -> None:
-        services.delete_profile(profile=record)
+        try:
+            services.delete_profile(profile=record)
+        except ValidationError as problem:
+            raise kit.ApiError("conflict", problem.messages[0]) from None
 
 
 # -- what the router knows and would do ----------------------------------------------------------------------------
@@ -265,12 +269,7 @@ class Rewards(View):
 
     @extend_schema(
         operation_id="rewards_list",
-        parameters=[
-            OpenApiParameter("limit", int),
-            OpenApiParameter("offset", int, description=f"At most {COUNTED}; further back `cursor` leads."),
-            OpenApiParameter("cursor", str),
-            OpenApiParameter("model_id", str),
-        ],
+        parameters=paged(OpenApiParameter("model_id", str)),
         responses=RewardPageSerializer,
     )
     def get(self, request: Request) -> Response:

@@ -67,7 +67,7 @@ class ModelSettingsSerializer(ModelSerializer):
     """In the exported configuration."""
 
     class Meta(ModelSerializer.Meta):
-        read_only_fields: ClassVar = ()
+        read_only_fields = ()  # type: ignore[assignment]
 
     def update(self, instance: Model, validated_data: Mapping[str, Any]) -> Model:
         self.assign(instance, validated_data)
@@ -106,7 +106,7 @@ class PriceSettingsSerializer(PriceSerializer):
 
     class Meta(PriceSerializer.Meta):
         fields = tuple(one for one in PriceSerializer.Meta.fields if one != "id")  # type: ignore[assignment]
-        read_only_fields: ClassVar = ()
+        read_only_fields = ()  # type: ignore[assignment]
 
     id = None  # type: ignore[assignment]  # DRF's way to leave a field out
 
@@ -276,11 +276,11 @@ class DefaultsSerializer(Record[RoutingDefaults]):
 # -- what-if -------------------------------------------------------------------------------------------------------
 class QuestionSerializer(Strict):
     mode = serializers.CharField(required=False, allow_null=True, max_length=60)
-    token_count = serializers.IntegerField(required=False)
-    output_tokens = serializers.IntegerField(required=False)
-    max_budget_usd = serializers.FloatField(required=False, allow_null=True)
-    max_latency_ms = serializers.FloatField(required=False, allow_null=True)
-    min_weight = serializers.FloatField(required=False, allow_null=True)
+    token_count = serializers.IntegerField(required=False, min_value=0, max_value=MAX_TOKENS)
+    output_tokens = serializers.IntegerField(required=False, min_value=0, max_value=MAX_TOKENS)
+    max_budget_usd = serializers.FloatField(required=False, allow_null=True, min_value=0, max_value=100)
+    max_latency_ms = serializers.FloatField(required=False, allow_null=True, min_value=0, max_value=300_000)
+    min_weight = serializers.FloatField(required=False, allow_null=True, min_value=0, max_value=10)
     model_hint = serializers.CharField(required=False, allow_blank=True, max_length=200)
     abilities = Words(required=False, child=serializers.ChoiceField(choices=Ability.values))
     api_key_id = serializers.CharField(required=False, allow_null=True, max_length=60)

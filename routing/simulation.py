@@ -12,7 +12,7 @@ from providers.formats.registry import DIALECTS
 from routing.eligibility import EXPECTED_OUTPUT_TOKENS, Needs, expected_cost, unusable_because
 from routing.errors import ApiError
 from routing.health import Health
-from routing.policy import Choice, Policy, choose, with_limits, with_mode
+from routing.policy import Choice, choose, with_limits, with_mode
 from routing.pricing import NANO
 from routing.ranking import rank
 from routing.snapshot import Snapshot, Target

@@ -99,7 +99,7 @@ class Snapshot:
     keys: Mapping[str, KeyRecord] = field(default_factory=dict)
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
-    default_policy: Policy = Policy("normal")
+    default_policy: Policy = field(default_factory=lambda: Policy("normal"))
     provider_count: int = 0
     budgets: tuple[BudgetRecord, ...] = ()
     stale_at: float = inf

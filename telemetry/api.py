@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from telemetry import export, stats, webhooks
 from telemetry.journal import Attempt, Candidate
 from telemetry.models import AuditEntry, RequestLog, Webhook
 from telemetry.serializers import (
+    AuditExportSerializer,
     AuditFiltersSerializer,
     AuditSerializer,
     DeliverySerializer,
@@ -31,7 +33,7 @@ from telemetry.serializers import (
     WebhookSerializer,
     WindowSerializer,
 )
-from tokenhub.apikit import COUNTED, PAGING, Done, Records, View, done, invalid, page_of, rights, tag_of
+from tokenhub.apikit import COUNTED, PAGING, Done, Records, View, done, invalid, page_of, paged, rights, tag_of
 
 
 class PageSerializer(serializers.Serializer[Any]):
@@ -51,12 +53,7 @@ class Logs(View):
 
     @extend_schema(
         operation_id="logs_list",
-        parameters=[
-            FiltersSerializer,
-            OpenApiParameter("limit", int),
-            OpenApiParameter("offset", int, description=f"At most {COUNTED}; further back `cursor` leads."),
-            OpenApiParameter("cursor", str),
-        ],
+        parameters=[FiltersSerializer, *paged()],
         responses=LogPageSerializer,
     )
     def get(self, request: Request) -> Response:
@@ -151,7 +148,7 @@ class Stats(View):
     def get(self, request: Request) -> Response:
         """Requests, errors, tokens, cost and latency of the time up to now, by model and provider."""
         asked = _checked({name: str(value) for name, value in request.query_params.items()}, WindowSerializer)
-        window = asked.pop("window")
+        window = asked.pop("window", timedelta(days=1))
         return Response(stats.totals(now=timezone.now(), window=window, filters=asked))
 
 
@@ -165,12 +162,7 @@ class Audit(View):
 
     @extend_schema(
         operation_id="audit_list",
-        parameters=[
-            AuditFiltersSerializer,
-            OpenApiParameter("limit", int),
-            OpenApiParameter("offset", int, description=f"At most {COUNTED}; further back `cursor` leads."),
-            OpenApiParameter("cursor", str),
-        ],
+        parameters=[AuditFiltersSerializer, *paged()],
         responses=AuditPageSerializer,
     )
     def get(self, request: Request) -> Response:
@@ -185,7 +177,7 @@ class AuditExport(View):
     @extend_schema(
         operation_id="audit_export",
         parameters=[AuditFiltersSerializer, OpenApiParameter("as", enum=["csv", "json"], description="Default: csv.")],
-        responses={(200, "text/csv"): str, (200, "application/json"): AuditSerializer(many=True)},
+        responses={(200, "text/csv"): str, (200, "application/json"): AuditExportSerializer(many=True)},
     )
     def get(self, request: Request) -> StreamingHttpResponse:
         """All entries that fit, oldest first, as a file."""

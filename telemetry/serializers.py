@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
@@ -129,18 +128,20 @@ def _filter(name: str) -> serializers.Field[Any, Any, Any, Any]:
 
 
 # -- totals ----------------------------------------------------------------------------------------------------------
+@extend_schema_field({"type": "string", "pattern": "^[1-9][0-9]{0,5}[sm]$|^[1-9][0-9]{0,1}[hd]$", "default": "1d"})
+class WindowField(DurationField):
+    """At most 99 days, or so."""
+
+    pattern = r"([1-9][0-9]{0,5})([sm])|([1-9][0-9]{0,1})([hd])"
+
+
 class WindowSerializer(Strict):
     of_query = True
-    window = DurationField(default=timedelta(days=1), help_text="Up to now: 15m, 24h, 7d; at most 31d.")
+    window = WindowField(required=False, help_text="Up to now: 15m, 24h, 7d; at most 99d.")
     model_id = serializers.CharField(required=False, max_length=200)
     provider_id = serializers.CharField(required=False, max_length=200)
     project = serializers.CharField(required=False, max_length=200)
     api_key_id = serializers.CharField(required=False, max_length=40)
-
-    def validate_window(self, window: timedelta) -> timedelta:
-        if window > timedelta(days=31):
-            raise serializers.ValidationError("At most 31d.")
-        return window
 
 
 class TokensSerializer(serializers.Serializer[Any]):
@@ -166,7 +167,9 @@ class LatencyPercentilesSerializer(LatencySerializer):
 class ProviderTotalsSerializer(serializers.Serializer[Any]):
     provider_id = serializers.CharField()
     requests = serializers.IntegerField()
-    errors = serializers.IntegerField(help_text="Those that were answered with a status of 400 or more.")
+    errors = serializers.IntegerField(  # type: ignore[assignment]  # no field of the class: DRF takes it away
+        help_text="Those that were answered with a status of 400 or more."
+    )
     error_rate = serializers.FloatField()
     cost_usd = serializers.FloatField()
     tokens = TokensSerializer()
@@ -201,6 +204,12 @@ class AuditSerializer(Record[AuditEntry]):
     def get_changes(self, entry: AuditEntry) -> dict[str, list[Any]]:
         changes: dict[str, list[Any]] = json.loads(entry.changes)
         return changes
+
+
+class AuditExportSerializer(AuditSerializer):
+    """As a file, it holds what the hash covers."""
+
+    changes = serializers.CharField(help_text="JSON text: field to [before, after].")  # type: ignore[assignment]
 
 
 class AuditFiltersSerializer(Strict):

@@ -1,4 +1,4 @@
-"""Totals of the request log over a window that ends now: requests, errors, tokens, cost, latency, by model and provider.
+"""Totals of the request log over a window that ends now: requests, errors, tokens, cost, latency.
 Bounded whatever the log holds: the newest ROWS requests of the window at most, found by the index of their moment."""
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _SUMS: Final[dict[str, Any]] = {
 
 
 def totals(*, now: datetime, window: timedelta, filters: dict[str, str]) -> dict[str, Any]:
-    """`filters`: fields of a row, by equality. `complete` is false when the window holds more than was looked at; `from`
-    is then the moment of the oldest that was."""
+    """`filters`: fields of a row, by equality. `complete` is false when the window holds more than was looked at; then
+    `from` is the moment of the oldest that was."""
     since = now - window
     found = RequestLog.objects.filter(created_at__gte=since, created_at__lt=now, **filters)
     beyond = found.order_by("-created_at").values_list("created_at", flat=True)[ROWS : ROWS + 1]

@@ -12,6 +12,7 @@ from django.middleware.csrf import get_token
 from django.urls import URLPattern, path, re_path
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
+from drf_spectacular.renderers import OpenApiJsonRenderer
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from rest_framework import serializers
@@ -44,7 +45,7 @@ from telemetry.models import RequestLog
 from telemetry.tsdb.api import MetricNames, Prune, Query, Retention
 from tokenhub import admin_token
 from tokenhub.apiauth import check
-from tokenhub.apikit import ADMINS_ALONE, DECIMAL, Allowed, ApiError, OnlyJSON, Strict, View
+from tokenhub.apikit import ADMINS_ALONE, Allowed, ApiError, OnlyJSON, Strict, View
 from tokenhub.configuration_api import Export, Import
 from vault import services as vault
 from vault.api import Lock, Rotate, Secrets, Unlock
@@ -157,12 +158,13 @@ class DollarsShape(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-
 
     def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
         field: Any = self.target
-        number = {"type": "number", "minimum": 0}
-        if field.max_value is not None:
-            number["maximum"] = float(field.max_value)
         if direction == "response":
-            return number
-        return {"oneOf": [number, {"type": "string", "pattern": f"^{DECIMAL.pattern}$"}]}
+            return {"type": "number", "minimum": 0}
+        most = float(field.most)
+        number = {"type": "number", "anyOf": [{"const": 0}, {"minimum": 1e-9, "maximum": most}]}
+        if getattr(field.parent, "of_query", False):
+            return {"type": "number", "minimum": 0, "maximum": most}
+        return {"oneOf": [number, {"type": "string", "pattern": f"^{field.pattern}$"}]}
 
 
 class StaffSessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
@@ -175,6 +177,7 @@ class StaffSessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-unt
 
 class Schema(SpectacularAPIView):
     permission_classes = (Allowed,)
+    renderer_classes = [OpenApiJsonRenderer]
     content_negotiation_class = OnlyJSON
 
 
@@ -213,7 +216,7 @@ urlpatterns: list[URLPattern] = [
     path("vault/lock", Lock.as_view()),
     path("vault/rotate", Rotate.as_view()),
     path("vault/secrets", Secrets.as_view({"get": "list"})),
-    path("vault/secrets/<path:id>", Secrets.as_view({"put": "put", "delete": "destroy"})),
+    path("vault/secrets/<path:id>", Secrets.as_view({"put": "replace", "delete": "destroy"})),
     path("providers", Providers.as_view(_LIST)),
     path("providers/<path:id>/discover", Discover.as_view({"get": "discover"})),
     path("providers/<path:id>/test", TestProvider.as_view({"post": "test"})),
@@ -225,7 +228,7 @@ urlpatterns: list[URLPattern] = [
     path("prices/catalogue", Catalogue.as_view()),
     path("prices/<str:id>", Prices.as_view(_ONE)),
     path("aliases", Aliases.as_view({"get": "list"})),
-    path("aliases/<path:id>", Aliases.as_view({"get": "retrieve", "put": "put", "delete": "destroy"})),
+    path("aliases/<path:id>", Aliases.as_view({"get": "retrieve", "put": "replace", "delete": "destroy"})),
     path("profiles", Profiles.as_view(_LIST)),
     path("profiles/<path:id>", Profiles.as_view(_ONE)),
     path("apikeys", ClientKeys.as_view({"get": "list", "post": "create"})),

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from hashlib import sha256
 from typing import IO, Any, Final, TypeVar
 
@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import models, transaction
 from django.db.models import QuerySet
 from django.http import Http404
-from drf_spectacular.utils import extend_schema, extend_schema_field, inline_serializer
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field, inline_serializer
 from rest_framework import serializers
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.pagination import BasePagination
@@ -222,7 +222,9 @@ def expect(request: Request, shown: Mapping[str, Any] | None) -> None:
     if shown is None or tag_of(shown) not in known:
         raise ApiError(
             "precondition_failed",
-            "It is not what If-Match says: somebody changed it." if shown else "If-Match needs a record: there is none.",
+            "It is not what If-Match says: somebody changed it."
+            if shown
+            else "If-Match needs a record: there is none.",
             hint="Read it again, look at what changed, and send its new ETag.",
         )
 
@@ -235,6 +237,21 @@ def whole(request: Request, name: str, *, default: int, minimum: int, maximum: i
     if not raw.isascii() or not raw.isdigit() or len(raw) > 18 or not minimum <= int(raw) <= maximum:
         raise invalid(name, f"a whole number from {minimum} to {maximum} is needed.")
     return int(raw)
+
+
+def paged(*more: OpenApiParameter) -> list[Any]:
+    """The parameters of a long list, for its documentation."""
+    shape = {"type": "integer"}
+    return [
+        OpenApiParameter("limit", {**shape, "minimum": 1, "maximum": Paging.MAX_LIMIT, "default": Paging.LIMIT}),
+        OpenApiParameter(
+            "offset", {**shape, "minimum": 0, "maximum": COUNTED, "default": 0}, description="Further back: `cursor`."
+        ),
+        OpenApiParameter(
+            "cursor", {"type": "string", "pattern": "^[1-9][0-9]{0,16}$"}, description="In place of `offset`."
+        ),
+        *more,
+    ]
 
 
 class Paging(BasePagination):
@@ -392,7 +409,9 @@ class Strict(serializers.Serializer[Any]):
                 raise serializers.ValidationError({str(name): [f"not known here. Known: {known}."] for name in unknown})
             if not self.of_query:
                 written = ((name, value) for name, value in data.items() if not self.fields[name].read_only)
-                found = {name: wrong for name, value in written if (wrong := _wrong_type(self.fields[name], value))}
+                found: Any = {
+                    name: wrong for name, value in written if (wrong := _wrong_type(self.fields[name], value))
+                }
                 if found:
                     raise serializers.ValidationError(found)
         return super().to_internal_value(data)
@@ -411,7 +430,10 @@ def _wrong_type(field: Any, value: Any) -> list[str] | dict[int, list[str]] | No
             inner = {place: wrong for place, one in enumerate(value) if (wrong := _wrong_type(field.child, one))}
             return inner or None  # type: ignore[return-value]
         case Dollars() if isinstance(value, str):
-            fits, wanted = DECIMAL.fullmatch(value) is not None, "An amount of dollars such as 0.25 is needed."
+            fits, wanted = (
+                re.fullmatch(field.pattern, value, re.ASCII) is not None,
+                "An amount of dollars such as 0.25 is needed.",
+            )
         case serializers.BooleanField():
             fits, wanted = isinstance(value, bool), "true or false is needed."
         case serializers.IntegerField():
@@ -435,14 +457,30 @@ class Record(Strict, serializers.ModelSerializer[M]):
         return record
 
 
-DECIMAL: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
+_SMALLEST: Final = Decimal("1e-9")
 
 
 class Dollars(serializers.DecimalField):
-    """Shown as a number, taken as a number or as its text. Null stays null: no price."""
+    """Shown as a number, taken as a number or as its text; to a billionth, which is what is counted in. Null stays
+    null: no price."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"max_digits": 14, "decimal_places": 9, "min_value": Decimal(0), "coerce_to_string": False, **options})
+        given = {"max_digits": 14, "decimal_places": 9, "min_value": Decimal(0), "coerce_to_string": False, **options}
+        super().__init__(**given)
+        digits = given["max_digits"] - 9
+        self.most = min(self.max_value or Decimal(10**9), Decimal(10**digits) - 1)
+        self.pattern = rf"[0-9]{{1,{min(digits, 9)}}}(\.[0-9]{{1,9}})?"
+
+    def validate_precision(self, value: Decimal) -> Decimal:
+        try:
+            rounded = value.quantize(_SMALLEST)
+        except InvalidOperation:  # far too large
+            return super().validate_precision(value)
+        if value > 0 and value < _SMALLEST:
+            raise serializers.ValidationError("Smaller than a billionth of a dollar.")
+        if rounded > self.most:
+            raise serializers.ValidationError(f"At most {self.most:f}.")
+        return super().validate_precision(rounded)
 
     def to_representation(self, value: Any) -> Any:
         return None if value is None else dollars(value)
@@ -453,18 +491,19 @@ def dollars(amount: Decimal) -> float | int:
 
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LONGEST: Final = 100 * 366 * 86_400
 
 
+@extend_schema_field({"type": "string", "pattern": "^[1-9][0-9]{0,8}[sm]$|^[1-9][0-9]{0,4}[hd]$"})
 class DurationField(serializers.CharField):
     """`2s`, `30m`, `720h` or `7d`; null: without end."""
 
+    pattern = r"([1-9][0-9]{0,8})([sm])|([1-9][0-9]{0,4})([hd])"
+
     def to_internal_value(self, data: Any) -> Any:
-        found = re.fullmatch(r"(\d{1,12})([smhd])", str(data), re.ASCII)
-        seconds = int(found[1]) * _UNITS[found[2]] if found else 0
-        if not 0 < seconds <= _LONGEST:
+        found = re.fullmatch(self.pattern, str(data), re.ASCII)
+        if found is None:
             raise serializers.ValidationError("Write a duration such as 30m, 720h or 90d.")
-        return timedelta(seconds=seconds)
+        return timedelta(seconds=int(found[1] or found[3]) * _UNITS[found[2] or found[4]])
 
 
 class NameField(serializers.RegexField):
@@ -483,7 +522,6 @@ class Words(serializers.ListField):
         super().__init__(**{"max_length": 1000, **options})
 
 
-@extend_schema_field({"oneOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]})
 class WordsOrText(Words):
     """A list of words, or the JSON text of one."""
 

@@ -1,5 +1,5 @@
-"""What the OpenAPI document says of every endpoint alike: the shape of an error, the tag of a record, and the rules that
-hold for every body."""
+"""What the OpenAPI document says of every endpoint alike: the shape of an error, the tag of a record, and the
+rules that hold for every body."""
 
 from __future__ import annotations
 
@@ -54,6 +54,10 @@ _TAG: Final = {"ETag": {"description": "Of this record, for If-Match.", "schema"
 _DONE: Final = {"$ref": "#/components/schemas/Done"}
 # what answers a record, or changes one, beside `{id}` itself
 _RECORDS: Final = ("/routing-config", "/budget")
+_NAMED: Final = {
+    "/aliases/{id}": "^[A-Za-z0-9._:/@+-]{1,200}$",
+    "/vault/secrets/{id}": "^[ -~]{1,260}$",
+}
 _UPSERTS: Final = ("/providers", "/models", "/prices", "/profiles", "/projects", "/apikeys", "/webhooks")
 _NO_RECORD: Final = ("/discover", "/test", "/import-models", "/deliveries", "/logs/{id}")
 
@@ -72,6 +76,9 @@ def finish(result: dict[str, Any], generator: Any, request: Any, public: bool) -
     }
     for path, operations in result["paths"].items():
         for method, operation in operations.items():
+            for place, pattern in _NAMED.items():
+                if path.endswith(place):
+                    operation["parameters"][0]["schema"]["pattern"] = pattern
             responses = operation["responses"]
             if "201" in responses:  # an upsert does not tell which it was
                 responses["200"] = responses.pop("201")

@@ -1,4 +1,4 @@
-"""`manage.py check` explains each setting that the environment gives wrongly, and a credentials file that is unusable."""
+"""`manage.py check` explains settings that the environment gives wrongly, and a credentials file that is unusable."""
 
 from __future__ import annotations
 

@@ -197,12 +197,13 @@ def take(document: Any, *, dry_run: bool = False) -> list[Item]:
 def _check_outside(document: Any) -> None:
     if not isinstance(document, dict):
         raise Refused([Problem("", "The configuration must be a JSON object.")])
-    found = [Problem(str(name), f"Not known here. Known: {', '.join(FIELDS)}.") for name in document if name not in FIELDS]
+    found = [
+        Problem(str(name), f"Not known here. Known: {', '.join(FIELDS)}.") for name in document if name not in FIELDS
+    ]
     if document.get("version", VERSION) != VERSION:
         found.append(Problem("version", f"Only version {VERSION} can be read."))
-    for section in SECTIONS:
-        if not isinstance(document.get(section.name, []), list):
-            found.append(Problem(section.name, "A list is needed."))
+    lists = [one.name for one in SECTIONS]
+    found += [Problem(name, "A list is needed.") for name in lists if not isinstance(document.get(name, []), list)]
     if found:
         raise Refused(found)
 
@@ -278,7 +279,5 @@ def _take_budget(item: Any) -> tuple[str, str]:
     serializer = BudgetSerializer(data=item)
     serializer.is_valid(raise_exception=True)
     given = serializer.validated_data["budget"]
-    keys.set_budget(
-        subject=Subject.INSTALLATION, amount_usd=given["amount_usd"], every=given.get("every", Every.MONTH)
-    )
+    keys.set_budget(subject=Subject.INSTALLATION, amount_usd=given["amount_usd"], every=given.get("every", Every.MONTH))
     return "", "created" if before is None else "changed"

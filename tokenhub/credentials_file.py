@@ -1,4 +1,4 @@
-"""Providers, their credentials and models from a JSON file that is there before the server is: TOKENHUB_CREDENTIALS_FILE.
+"""Providers, credentials and models from a JSON file that is there before the server: TOKENHUB_CREDENTIALS_FILE.
 
     {"providers": [{"id": "acme", "type": "openai", "api_key": "...", "autoload_models": true}], "models": [...]}
 

@@ -1,5 +1,5 @@
-"""The groups that come with TokenHub, and what they may. Each `migrate` sets their rights anew, so that an upgrade's new
-rows have theirs: for other rights, make a group of your own.
+"""The groups that come with TokenHub, and what they may. Each `migrate` sets their rights anew, so that an
+upgrade's new rows have theirs: for other rights, make a group of your own.
 
 Every kind of row must be named here, as one that viewers see or as one that they do not: a test asks."""
 

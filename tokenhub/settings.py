@@ -163,8 +163,9 @@ TOKENHUB_ADMIN_TOKEN = ENV.read(
     "TOKENHUB_ADMIN_TOKEN", "", _visible, "bearer token of the admin API", shown="generated"
 )
 
+
 def _home(raw: str) -> Path:
-    return Path(os.path.expanduser(raw))  # noqa: PTH111  Path's own fails for a user without a home
+    return Path(os.path.expanduser(raw))
 
 
 # -- vault -------------------------------------------------------------------------------------------------------

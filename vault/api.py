@@ -95,7 +95,7 @@ class Secrets(Records[Secret]):
 
     @extend_schema(request=SecretValueSerializer)
     @transaction.atomic
-    def put(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
+    def replace(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
         if len(id) > MAX_NAME or not id.isascii() or not id.isprintable():
             raise invalid("name", f"at most {MAX_NAME} printable characters.")
         serializer = SecretValueSerializer(data=request.data)

@@ -6,10 +6,11 @@ from rest_framework import serializers
 
 from tokenhub.apikit import Record, Strict
 from vault.models import Secret
+from vault.services import MIN_PASSWORD_LENGTH
 
 
-def _password() -> serializers.CharField:
-    return serializers.CharField(write_only=True, trim_whitespace=False, max_length=1000)
+def _password(**options: Any) -> serializers.CharField:
+    return serializers.CharField(write_only=True, trim_whitespace=False, max_length=1000, **options)
 
 
 class UnlockSerializer(Strict):
@@ -18,7 +19,7 @@ class UnlockSerializer(Strict):
 
 class RotateSerializer(Strict):
     old_password = _password()
-    new_password = _password()
+    new_password = _password(min_length=MIN_PASSWORD_LENGTH)
 
 
 class NothingSerializer(Strict):
@@ -40,7 +41,7 @@ class SecretSerializer(Record[Secret]):
 
 
 class SecretValueSerializer(Strict):
-    value = serializers.CharField(write_only=True, trim_whitespace=False, max_length=20_000)
+    value = serializers.RegexField(r"^[!-~]([ -~]*[!-~])?$", write_only=True, trim_whitespace=False, max_length=20_000)
 
     def validate_value(self, value: str) -> str:
         if value != value.strip() or not value.isascii() or not value.isprintable():

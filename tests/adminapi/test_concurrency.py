@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from keys import services as keys
-from keys.models import ClientKey
+from keys.models import ClientKey, Project
 from routing.models import Alias, AliasVariant, Model, RoutingProfile
 from tests.adminapi.api import Api, ok, refused
 from vault import services as vault
@@ -21,7 +21,7 @@ def records(model: Model, open_vault: None) -> dict[str, dict[str, Any]]:
     alias = Alias.objects.create(name="team/main")
     AliasVariant.objects.create(alias=alias, model=model)
     RoutingProfile.objects.create(name="ours", cost=1, latency=0, failure=0, capability=0)
-    keys.save_project(project=keys.Project(name="shop"))
+    keys.save_project(project=Project(name="shop"))
     key = keys.issue(name="a key").record
     return {
         "models/org/model/one": {"weight": 9},

@@ -17,6 +17,7 @@ from providers import discovery
 from providers.discovery import HINTS, Problem
 from providers.model_list import Listed
 from providers.models import CredentialStore, Provider, ProviderType
+from providers.sandbox import SANDBOX_MODELS
 from routing import services as routing
 from routing.importing import offered
 from routing.models import Model, Price
@@ -135,7 +136,10 @@ def test_a_host_name_that_leads_to_a_metadata_address_is_refused(api: Api, monke
     assert report(api)["problem"] == "refused_address"
 
 
-def test_a_certificate_that_nobody_vouches_for_is_named(api: Api, certificate: ssl.SSLContext) -> None:
+def test_a_certificate_that_nobody_vouches_for_is_named(
+    api: Api,
+    certificate: ssl.SSLContext,  # noqa: F811
+) -> None:
     with Upstream(tls=certificate) as server:
         provider(server.url)
         shown = report(api)
@@ -241,7 +245,7 @@ def test_chosen_models_alone_are_made_and_a_taken_name_gets_the_providers(api: A
 def test_the_sandbox_has_its_models(api: Api) -> None:
     Provider.objects.create(id="org/p", type=ProviderType.SANDBOX, cred_store=CredentialStore.NONE)
     assert report(api)["ok"]
-    assert ok(api.post("providers/org/p/import-models"))["created"] == len(discovery.SANDBOX_MODELS)
+    assert ok(api.post("providers/org/p/import-models"))["created"] == len(SANDBOX_MODELS)
     assert Model.objects.get(pk="sandbox/local").input_per_1k == 0
 
 

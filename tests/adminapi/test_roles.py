@@ -24,8 +24,9 @@ def endpoints() -> Iterator[tuple[str, str]]:
     """Method and path of everything that is handled."""
     for one in urlpatterns:
         path = str(one.pattern).replace("<path:id>", "x").replace("<str:id>", "x")
-        actions = getattr(one.callback, "actions", None)
-        view: Any = getattr(one.callback, "cls", None) or one.callback.view_class
+        callback: Any = one.callback
+        actions = getattr(callback, "actions", None)
+        view: Any = getattr(callback, "cls", None) or callback.view_class
         methods = actions or [name for name in view.http_method_names if hasattr(view, name)]
         for method in methods:
             if method.upper() not in {"OPTIONS", "HEAD"} and path:

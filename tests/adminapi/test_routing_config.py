@@ -55,6 +55,6 @@ def test_a_mode_of_ones_own_can_be_the_default_and_stays_then(api: Api) -> None:
     ok(api.post("profiles", {"name": "ours", "cost": 1, "latency": 0, "failure": 0, "capability": 0}))
     ok(api.put("routing-config", {"default_mode": "ours"}))
     assert build_snapshot().default_policy.mode == "ours"
-    refused(api.delete("profiles/ours"), "invalid_request")
+    refused(api.delete("profiles/ours"), "conflict")
     RoutingProfile.objects.all().delete()  # whatever happens
     assert build_snapshot().default_policy.mode == "normal"

@@ -190,9 +190,11 @@ def test_every_code_is_documented_with_its_status() -> None:
 # -- its own documentation -------------------------------------------------------------------------------------------
 def test_the_schema_is_valid_and_holds_every_endpoint(api: Api, tmp_path: Path) -> None:
     call_command("spectacular", "--validate", "--fail-on-warn", "--format", "openapi-json", "--file", tmp_path / "it")
-    paths = json.loads((tmp_path / "it").read_text())["paths"]
+    document = json.loads((tmp_path / "it").read_text())
+    paths = document["paths"]
     routes = {str(one.pattern).replace("<path:id>", "{id}").replace("<str:id>", "{id}") for one in urlpatterns}
     assert {path.removeprefix("/admin/v1/") for path in paths} == routes - {"", "schema", "docs"}
+    assert document["openapi"].startswith("3.1.")
     assert {"get", "patch", "delete"} == set(paths["/admin/v1/models/{id}"])
     assert "default" in paths["/admin/v1/logs"]["get"]["responses"]
     served = api.get("schema?format=json")
@@ -214,3 +216,45 @@ def test_the_page_loads_nothing_from_elsewhere(api: Api, nobody: Api) -> None:
 
 def test_documentation_is_for_staff(nobody: Api) -> None:
     refused(nobody.get("schema"), "missing_api_key")
+
+
+@pytest.mark.parametrize("path", ["aliases", "vault/secrets"])
+def test_a_list_is_not_replaced(api: Api, path: str) -> None:
+    answer = api.put(path, {})
+    refused(answer, "method_not_allowed")
+    assert "PUT" not in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize("value", [0.1 + 0.2, "0.3"])
+def test_amounts_are_taken_to_a_billionth(api: Api, model: Model, value: object) -> None:
+    assert ok(api.patch("models/org/model/one", {"input_per_1k": value}))["input_per_1k"] == 0.3
+
+
+@pytest.mark.parametrize("value", [1e-12, -1, 1e9, "1e3", "0.0000000001", "NaN", True, "\u0663", 1e300])
+def test_an_amount_that_cannot_be_kept_is_refused(api: Api, model: Model, value: object) -> None:
+    refused(api.patch("models/org/model/one", {"input_per_1k": value}), "invalid_request", "input_per_1k")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "name"),
+    [
+        ("models/org/model/one", {"weight": "5"}, "weight"),
+        ("models/org/model/one", {"weight": True}, "weight"),
+        ("models/org/model/one", {"enabled": "true"}, "enabled"),
+        ("models/org/model/one", {"enabled": 1}, "enabled"),
+        ("models/org/model/one", {"upstream_model": 5}, "upstream_model"),
+        ("providers/org/box", {"endpoints": [5]}, "endpoints[0]"),
+    ],
+)
+def test_a_value_of_another_type_is_not_guessed_at(
+    api: Api, model: Model, path: str, body: dict[str, Any], name: str
+) -> None:
+    refused(api.patch(path, body), "invalid_request", name)
+
+
+def test_every_endpoint_is_explained_in_the_documentation() -> None:
+    text = (DOCS / "operations" / "admin-api.md").read_text()
+    for one in urlpatterns:
+        path = "/" + str(one.pattern).replace("<path:id>", "{id}").replace("<str:id>", "{id}")
+        named = {path} | {path.replace("{id}", name) for name in ("{name}", "{request_id}")}
+        assert path == "/" or any(f"{place}`" in text or f"{place}," in text for place in named), path

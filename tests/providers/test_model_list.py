@@ -93,9 +93,12 @@ def test_rows_without_a_usable_name_are_left_out_and_names_come_once() -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["id", "data", "type", "capabilities", "architecture", "context_length", "top_provider"]), inner
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["id", "data", "type", "capabilities", "architecture", "context_length", "top_provider"]),
+            inner,
+        )
     ),
     max_leaves=12,
 )

@@ -11,7 +11,6 @@ import pytest
 from providers.outcomes import ErrorClass
 from routing.errors import ApiError
 from routing.health import Health
-from routing.policy import Policy
 from routing.simulation import Question, simulate
 from routing.snapshot import Alias, Snapshot, Variant
 from tests.support.gateway import Gateway, run_manage
@@ -23,9 +22,7 @@ BOTH = snapshot(SMALL, LARGE)
 
 
 def ask(*, at: Snapshot = BOTH, health: Health | None = None, **fields: Any) -> dict[str, Any]:
-    return simulate(
-        Question(**fields), at, health or Health(), vault_open=True, now=NOW
-    )
+    return simulate(Question(**fields), at, health or Health(), vault_open=True, now=NOW)
 
 
 def test_a_mode_decides() -> None:

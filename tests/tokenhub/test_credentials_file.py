@@ -20,9 +20,10 @@ from tests.support.upstream import Upstream
 from tokenhub import checks, credentials_file
 from tokenhub.credentials_file import Unusable
 from vault import services as vault
+from vault.models import Secret
 
 SECRET = "sk-a-secret-that-nobody-may-see"
-DOCUMENT = {
+DOCUMENT: dict[str, list[dict[str, Any]]] = {
     "providers": [
         {"id": "open", "type": "vllm", "base_url": "http://10.0.0.5:8000", "cred_store": "none"},
         {"id": "acme", "type": "openai", "api_key": SECRET},
@@ -63,7 +64,7 @@ def test_what_is_missing_is_made_and_what_was_edited_stays(open_vault: None, tmp
     outcome = credentials_file.apply(document)
     assert outcome.created == ["provider open", "provider acme", "model m", "model n"]
     acme = Provider.objects.get(pk="acme")
-    fingerprint = vault.Secret.objects.get(name=acme.secret_name).fingerprint
+    fingerprint = Secret.objects.get(name=acme.secret_name).fingerprint
     Model.objects.filter(pk="n").update(weight=1)
     acme.enabled = False
     providers.save(provider=acme)
@@ -72,7 +73,7 @@ def test_what_is_missing_is_made_and_what_was_edited_stays(open_vault: None, tmp
     assert (again.created, len(again.kept), again.problems) == ([], 4, [])
     assert Model.objects.get(pk="n").weight == 1
     assert not Provider.objects.get(pk="acme").enabled
-    assert vault.Secret.objects.get(name=acme.secret_name).fingerprint == fingerprint
+    assert Secret.objects.get(name=acme.secret_name).fingerprint == fingerprint
 
 
 @pytest.mark.django_db

@@ -37,7 +37,9 @@ class Command(BaseCommand):
             raise CommandError(f"The database cannot be used: {problem}") from None
         except (OSError, UnicodeDecodeError) as problem:
             shown = getattr(problem, "strerror", None) or "it is no text in UTF-8"
-            raise CommandError(f"{getattr(problem, 'filename', None) or password_file} cannot be read: {shown}.") from None
+            raise CommandError(
+                f"{getattr(problem, 'filename', None) or password_file} cannot be read: {shown}."
+            ) from None
         for action, names in (("created", outcome.created), ("kept", outcome.kept), ("waits", outcome.waiting)):
             for name in names:
                 self.stdout.write(f"{action:8}  {name}")
