@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tokenhub.apiexamples import EXAMPLES
 from tokenhub.apikit import CODES
 
 _TEXT: Final = {"type": "string"}
@@ -79,6 +80,8 @@ def finish(result: dict[str, Any], generator: Any, request: Any, public: bool) -
             for place, pattern in _NAMED.items():
                 if path.endswith(place):
                     operation["parameters"][0]["schema"]["pattern"] = pattern
+            if (example := EXAMPLES.get((method, path.removeprefix("/admin/v1")))) is not None:
+                operation["requestBody"]["content"]["application/json"]["example"] = example
             responses = operation["responses"]
             if "201" in responses:  # an upsert does not tell which it was
                 responses["200"] = responses.pop("201")

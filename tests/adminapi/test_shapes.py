@@ -18,6 +18,7 @@ from routing.models import Model
 from tests.adminapi.api import Api, ok, refused
 from tests.test_docs import DOCS, table
 from tokenhub.api import urlpatterns
+from tokenhub.apiexamples import EXAMPLES
 from tokenhub.apikit import CODES
 
 pytestmark = pytest.mark.django_db
@@ -258,3 +259,12 @@ def test_every_endpoint_is_explained_in_the_documentation() -> None:
         path = "/" + str(one.pattern).replace("<path:id>", "{id}").replace("<str:id>", "{id}")
         named = {path} | {path.replace("{id}", name) for name in ("{name}", "{request_id}")}
         assert path == "/" or any(f"{place}`" in text or f"{place}," in text for place in named), path
+
+
+def test_every_example_of_the_document_is_taken(api: Api, open_vault: None) -> None:
+    document = api.get("schema").json()
+    for (method, path), body in EXAMPLES.items():
+        shown = document["paths"][f"/admin/v1{path}"][method]["requestBody"]["content"]["application/json"]
+        assert shown["example"] == body
+        name = "small" if "alias" in path else "org/small"  # an alias cannot have a model's name
+        ok(api.call(method.upper(), path.removeprefix("/").replace("{id}", name), body))
