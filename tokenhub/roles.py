@@ -12,6 +12,7 @@ _VERBS: Final = ("view", "add", "change", "delete")
 
 VIEWED: Final = (
     "telemetry.requestlog", "telemetry.auditentry", "telemetry.webhook", "telemetry.webhookdelivery",
+    "telemetry.sample", "telemetry.series", "telemetry.serieslevel",
     "keys.clientkey", "keys.project", "keys.budget", "keys.budgetperiod",
     "providers.provider",
     "routing.model", "routing.price", "routing.alias", "routing.aliasvariant", "routing.routingprofile",
@@ -20,13 +21,13 @@ VIEWED: Final = (
 WITHHELD: Final = (
     "vault.vaultstate", "vault.secret",
     "auth.user", "auth.group", "auth.permission", "admin.logentry", "contenttypes.contenttype", "sessions.session",
-    "telemetry.journalsegment", "telemetry.audithead", "keys.lease",
+    "telemetry.journalsegment", "telemetry.audithead", "telemetry.seriesunrolled", "keys.lease",
     "routing.healthrecord", "routing.healthnotice", "routing.probelease", "routing.banditdelta",
     "routing.configversion", "tokenhub.loginlink",
 )  # fmt: skip
 OPERATED: Final = (
     "providers.provider", "routing.model", "routing.price", "routing.alias", "routing.aliasvariant",
-    "routing.routingprofile", "routing.routingdefaults", "telemetry.webhook",
+    "routing.routingprofile", "routing.routingdefaults", "telemetry.webhook", "telemetry.serieslevel",
 )  # fmt: skip
 KEPT: Final = ("keys.clientkey", "keys.project", "keys.budget")
 ADMINISTER: Final = "tokenhub.administer"

@@ -128,8 +128,6 @@ class Retention(View):
         serializer = RetentionSerializer(data=body_of(request))
         serializer.is_valid(raise_exception=True)
         wanted: dict[str, int] = serializer.validated_data
-        if not wanted:
-            raise invalid("retention_days", "this field is required, or hour_days, or day_days.")
         try:
             upkeep.set_retention(days={_FIELDS[name]: days for name, days in wanted.items()})
         except upkeep.TooShort as problem:

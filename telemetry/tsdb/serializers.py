@@ -11,6 +11,7 @@ from tokenhub.apikit import Strict
 
 
 class QuestionSerializer(Strict):
+    of_query = True
     metric = serializers.ChoiceField(choices=list(METRICS))
     agg = serializers.ChoiceField(choices=AGGREGATES, required=False, help_text="Default: avg; of counts: sum.")
     group_by = serializers.CharField(required=False, max_length=200, help_text=f"Some of {', '.join(LABELS)}.")

@@ -131,7 +131,7 @@ def test_retention_is_set_and_told(api: Api) -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({}, "retention_days"), ({"retention_days": 0}, "retention_days"), ({"retention_days": "x"}, "retention_days"),
+        ({"retention_days": 0}, "retention_days"), ({"retention_days": "x"}, "retention_days"),
         ({"retention_days": 91}, "retention_days"), ({"hour_days": 6}, "hour_days"), ({"day_days": 10**9}, "day_days"),
         ({"retention_days": 50, "hour_days": 40}, "retention_days"), ({"days": 7}, "days"),
         ({"hour_days": None}, "hour_days"),
