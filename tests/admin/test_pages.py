@@ -218,8 +218,8 @@ def test_a_list_costs_the_same_few_queries_however_long_it_is(rows: Rows, admin_
 @pytest.mark.parametrize("rows", [one for one in WITH_A_LIST if one is not User], ids=name_of)
 def test_an_empty_list_says_what_to_do(rows: Rows, admin_client: Client) -> None:
     page_of: Any = admin.site._registry[rows]
-    AuditEntry.objects.all().delete()  # of the login
     Group.objects.all().delete()  # those that come with it
+    AuditEntry.objects.all().delete()  # of the login
     answer = text(admin_client.get(url_of(rows, "changelist")))
     assert page_of.empty_hint != ""
     assert page_of.empty_title in answer
