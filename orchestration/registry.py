@@ -1,0 +1,18 @@
+"""Every mode by its name. Pure."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from typing import Final
+
+from orchestration import modes
+from orchestration.steps import Mode
+
+
+def _found() -> dict[str, Mode]:
+    modules = [import_module(f"{modes.__name__}.{one.name}") for one in pkgutil.iter_modules(modes.__path__)]
+    return {module.MODE.name: module.MODE for module in modules}
+
+
+MODES: Final[dict[str, Mode]] = _found()
