@@ -97,7 +97,8 @@ class LegError(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class LegResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came of a leg. `body`: the provider's whole answer in OpenAI chat form. `is_cut`: money allowed no more of
-    the text. `request_id`: of its row in the request log. The cost is in nano-dollars, of everything asked for it."""
+    the text. `request_id`: of its row in the request log. `cost_nano`: in nano-dollars, of all that was asked for it;
+    None without prices."""
 
     name: str
     role: Role
@@ -106,7 +107,7 @@ class LegResult(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str = ""
     provider: str = ""
     request_id: str = ""
-    cost_nano: int = 0
+    cost_nano: int | None = None
     input_tokens: int = 0
     output_tokens: int = 0
     latency_ms: int = 0

@@ -40,7 +40,7 @@ def in_words(body: bytes, dialect: str, shape: Shape) -> bytes:
             fields["system"] = _joined(_any(fields.get("system", b"null")), words)
         case _:
             fields.pop("response_format", None)
-            fields["messages"] = _with_system(_list(fields["messages"]), words)
+            fields["messages"] = with_system(_list(fields["messages"]), words)
     return _encode(fields)
 
 
@@ -53,7 +53,7 @@ def _remove(fields: dict[str, Any], name: str, inner: str) -> None:
             del fields[name]
 
 
-def _with_system(messages: list[Raw], words: str) -> list[Any]:
+def with_system(messages: list[Raw], words: str) -> list[Any]:
     """In the first system message, for some models take no second one."""
     first = _any(messages[0])
     if isinstance(first, dict) and first.get("role") in {"system", "developer"}:

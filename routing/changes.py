@@ -38,5 +38,10 @@ def _on_change(update_fields: frozenset[str] | None = None, **_: Any) -> None:
 
 def connect() -> None:
     for model in WATCHED:
-        post_save.connect(_on_change, sender=model, dispatch_uid=f"config-save-{model.__name__}")
-        post_delete.connect(_on_change, sender=model, dispatch_uid=f"config-delete-{model.__name__}")
+        watch(model)
+
+
+def watch(model: type[models.Model]) -> None:
+    """Its rows are in the snapshot, too."""
+    post_save.connect(_on_change, sender=model, dispatch_uid=f"config-save-{model.__name__}")
+    post_delete.connect(_on_change, sender=model, dispatch_uid=f"config-delete-{model.__name__}")

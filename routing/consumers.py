@@ -49,7 +49,7 @@ MAX_NAMES_SHOWN = 40
 MAX_NAME_SHOWN = 80
 _NOT_IN_HEADERS = re.compile(r"[^\x21-\x2b\x2d-\x7e]")
 KEEP_ALIVE = b": keep-alive\n\n"
-_EVENT_STREAM: ResponseHeaders = [
+EVENT_STREAM: ResponseHeaders = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -135,6 +135,17 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
         if counts and (key.limits or visit.runtime.shared_limits is not None):
             visit.admit()
 
+    @staticmethod
+    def require_journal(visit: Visit) -> None:
+        """Raises ApiError."""
+        if visit.runtime.journal.is_full:
+            raise ApiError(
+                "accounting_unavailable",
+                "No request can be recorded at the moment: the disk takes no journal.",
+                hint="Try again later; the operator must make room.",
+                retry_after_seconds=5,
+            )
+
 
 class Chat(Endpoint):
     """A chat completion in one dialect, whole or streamed."""
@@ -156,13 +167,7 @@ class Chat(Endpoint):
     async def call(self, visit: Visit) -> Call:
         """What is asked for, by whom. Raises AuthError, ApiError, InvalidRequest, ClientLeft."""
         self.require_key(visit, counts=False)
-        if visit.runtime.journal.is_full:
-            raise ApiError(
-                "accounting_unavailable",
-                "No request can be recorded at the moment: the disk takes no journal.",
-                hint="Try again later; the operator must make room.",
-                retry_after_seconds=5,
-            )
+        self.require_journal(visit)
         body = await visit.body()
         visit.watch_client()
         envelope, policy = self.read(visit, body)
@@ -180,14 +185,8 @@ class Chat(Endpoint):
 
     def envelope(self, visit: Visit, body: bytes) -> Envelope:
         """With the form that its answer must have, where it must have one. Raises InvalidRequest."""
-        envelope, shape, dialect = self.dialect.read_envelope(body), visit.shape, self.dialect.name
-        if shape is None or not shape.kind:
-            return envelope
-        plain = self.dialect.read_envelope(in_words(body, dialect, shape))
-        if shape.kind != "json":
-            return plain
-        visit.plain = plain
-        return self.dialect.read_envelope(natively(body, dialect, shape))
+        envelope, visit.plain = formed(self.dialect, body, visit.shape)
+        return envelope
 
     def obey(self, visit: Visit, body: bytes, policy: Policy) -> tuple[bytes, Policy]:
         """What directives in its text ask for; they go no further. Raises ApiError."""
@@ -213,7 +212,7 @@ class Chat(Endpoint):
         settle(visit, call, delivery, usage, has_form=visit.is_valid)
         cost = visit.account(200, usage=usage, estimated=answer.usage is None, answer_follows=True)
         if answer.usage is not None:
-            _learn_size(visit, call, delivery, usage)
+            learn_size(visit, call, delivery, usage)
         headers = visit.base_headers() + delivery_headers(visit, delivery)
         headers.append((b"content-type", b"application/json"))
         if cost is not None:
@@ -230,21 +229,21 @@ class Chat(Endpoint):
             visit.first_chunk_ms = int((monotonic() - visit.started_at) * 1000)
             ended = False
             error: ApiError | None = None
-            headers = visit.base_headers() + delivery_headers(visit, delivery) + _EVENT_STREAM
+            headers = visit.base_headers() + delivery_headers(visit, delivery) + EVENT_STREAM
             if not stream.finished:
                 await visit.start(200, headers)
             try:
                 ended = await self._pass_on(visit, delivery)
             except TimeoutError:
-                error = _broken("upstream_timeout", f"The provider was silent for {idle:g} seconds.", "timeout")
+                error = broken("upstream_timeout", f"The provider was silent for {idle:g} seconds.", "timeout")
             except UpstreamFailure as failure:
-                error = _broken("upstream_error", failure.message, classify_failure(failure.kind).value)
+                error = broken("upstream_error", failure.message, classify_failure(failure.kind).value)
             except UnreadableAnswer as problem:
-                error = _broken("upstream_error", f"The provider's stream cannot be read: {problem}", "transient")
+                error = broken("upstream_error", f"The provider's stream cannot be read: {problem}", "transient")
             if error is None and stream.error is not None:
-                error = _broken("upstream_error", stream.error.message or "The provider broke off.", "transient")
+                error = broken("upstream_error", stream.error.message or "The provider broke off.", "transient")
             elif error is None and not stream.finished:
-                error = _broken("upstream_error", "The provider ended its stream in mid-answer.", "transient")
+                error = broken("upstream_error", "The provider ended its stream in mid-answer.", "transient")
             usage = stream.usage
             estimated = usage is None or error is not None
             if estimated:
@@ -256,10 +255,10 @@ class Chat(Endpoint):
                         error, delivery.first = mismatch(verdict), without_last_event(delivery.first)
                 settle(visit, call, delivery, usage, has_form=visit.is_valid)
             else:
-                _note_break(visit, call, delivery, error)
+                note_break(visit, call, delivery, error)
             visit.account(200 if error is None else error.status, usage=usage, estimated=estimated, error=error)
             if usage is not None and not estimated:
-                _learn_size(visit, call, delivery, usage)
+                learn_size(visit, call, delivery, usage)
             data = delivery.first
             if error is not None:
                 data += stream.fail(client_error(error, visit.client_id or visit.request_id))
@@ -267,7 +266,7 @@ class Chat(Endpoint):
                 await visit.start(200, headers)
             await visit.send(data, more=False)
             if error is None and not ended:
-                await _drain(exchange)
+                await drain(exchange)
         except asyncio.CancelledError:
             usage = estimate(stream.usage, input_tokens=call.needs.input_tokens, produced_bytes=stream.produced_bytes)
             visit.account(200 if visit.client_left else 503, usage=usage, estimated=True)
@@ -330,6 +329,18 @@ class Embeddings(Chat):
     path = "/v1/embeddings"
     dialect = DIALECTS["openai-embeddings"]
     scopes = ("embeddings", "chat")
+
+
+def formed(dialect: Dialect, body: bytes, shape: Shape | None) -> tuple[Envelope, Envelope | None]:
+    """The request with the form that its answer must have; and the same in words, for targets that cannot be made to
+    keep it, where others can. Raises InvalidRequest."""
+    envelope = dialect.read_envelope(body)
+    if shape is None or not shape.kind:
+        return envelope, None
+    plain = dialect.read_envelope(in_words(body, dialect.name, shape))
+    if shape.kind != "json":
+        return plain, None
+    return dialect.read_envelope(natively(body, dialect.name, shape)), plain
 
 
 def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
@@ -428,7 +439,7 @@ def delivery_headers(visit: Visit, delivery: Delivery) -> ResponseHeaders:
     return headers
 
 
-def _note_break(visit: Visit, call: Call, delivery: Delivery, error: ApiError | None) -> None:
+def note_break(visit: Visit, call: Call, delivery: Delivery, error: ApiError | None) -> None:
     """A stream that broke after its first bytes is a failure of its target, though nobody else can step in."""
     target = delivery.target
     if call.lesson is not None:
@@ -445,7 +456,7 @@ def _note_break(visit: Visit, call: Call, delivery: Delivery, error: ApiError | 
     )
 
 
-def _learn_size(visit: Visit, call: Call, delivery: Delivery, usage: Usage) -> None:
+def learn_size(visit: Visit, call: Call, delivery: Delivery, usage: Usage) -> None:
     target, guessed = delivery.target, call.needs.input_tokens
     visit.runtime.health.counted(target.provider.id, target.model_id, guessed=guessed, tokens=usage.input_tokens)
 
@@ -456,7 +467,7 @@ def _dropped(names: tuple[str, ...]) -> bytes:
     return b"dropped=" + ",".join(shown).encode("ascii")
 
 
-async def _drain(exchange: Any) -> None:
+async def drain(exchange: Any) -> None:
     """Lets the upstream say that it is done, so that its connection can be used again."""
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
@@ -466,7 +477,7 @@ async def _drain(exchange: Any) -> None:
         pass
 
 
-def _broken(code: str, message: str, error_class: str) -> ApiError:
+def broken(code: str, message: str, error_class: str) -> ApiError:
     return ApiError(code, message, error_class=error_class)
 
 

@@ -25,7 +25,7 @@ NOT_IN_PARAMETERS = frozenset({"model", "messages", "stream"})
 LIMIT_NAMES = ("policy.max_budget_usd", "policy.max_latency_ms", "policy.min_weight")
 
 
-class _Inner(msgspec.Struct):
+class Inner(msgspec.Struct):
     messages: Raw
     model_hint: str | None = None
     estimated_input_tokens: Annotated[int, Meta(ge=0)] | None = None
@@ -39,7 +39,7 @@ class _Capabilities(msgspec.Struct, forbid_unknown_fields=True):
     planning: bool = False
 
 
-class _Policy(msgspec.Struct, forbid_unknown_fields=True):
+class PolicyFields(msgspec.Struct, forbid_unknown_fields=True):
     """A misspelt ceiling must not be no ceiling."""
 
     mode: str | None = None
@@ -48,7 +48,7 @@ class _Policy(msgspec.Struct, forbid_unknown_fields=True):
     min_weight: float | None = None
 
 
-class _OutputFormat(msgspec.Struct, forbid_unknown_fields=True):
+class OutputFormat(msgspec.Struct, forbid_unknown_fields=True):
     type: Literal["json", "markdown", "text", "xml"] | None = None
     schema: dict[str, Any] | str | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -56,10 +56,10 @@ class _OutputFormat(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
-    request: _Inner
+    request: Inner
     capabilities: _Capabilities | UnsetType | None = UNSET
-    policy: _Policy | UnsetType | None = UNSET
-    output_format: _OutputFormat | UnsetType | None = UNSET
+    policy: PolicyFields | UnsetType | None = UNSET
+    output_format: OutputFormat | UnsetType | None = UNSET
 
 
 _decode = msgspec.json.Decoder(_Body).decode
@@ -88,21 +88,11 @@ class TokenHubChat(Chat):
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
         parsed = read_body(_decode, body)
         profiles = visit.runtime.snapshot.profiles
-        policy = from_headers(visit.runtime.snapshot.default_policy, visit.headers, profiles)
-        if parsed.policy:
-            if parsed.policy.mode is not None:
-                policy = with_mode(policy, parsed.policy.mode, param="policy.mode", profiles=profiles)
-            policy = with_limits(
-                policy,
-                max_budget_usd=parsed.policy.max_budget_usd,
-                max_latency_ms=parsed.policy.max_latency_ms,
-                min_weight=parsed.policy.min_weight,
-                names=LIMIT_NAMES,
-            )
+        policy = policy_of(visit, visit.runtime.snapshot.default_policy, parsed.policy)
         if parsed.capabilities and parsed.capabilities.planning and not (parsed.policy and parsed.policy.mode):
             policy = with_mode(policy, "planning", param="capabilities.planning", profiles=profiles)
-        body, policy = self.obey(visit, _chat_body(parsed), policy)
-        asked, directed = _shape_of(parsed), visit.shape
+        body, policy = self.obey(visit, chat_body(parsed.request, parsed.output_format), policy)
+        asked, directed = shape_of(parsed.request, parsed.output_format), visit.shape
         if asked is not None:
             visit.shape = replace(directed, strip_think=asked.strip_think) if directed is not None else asked
         return self.envelope(visit, body), policy
@@ -128,35 +118,52 @@ def _shown(one: Attempt) -> _AttemptShown:
     return _AttemptShown(one.model, one.provider, one.error_class or None, one.latency_ms)
 
 
-def _chat_body(parsed: _Body) -> bytes:
+def policy_of(visit: Visit, policy: Policy, fields: PolicyFields | UnsetType | None) -> Policy:
+    """With what headers and body say. Raises ApiError."""
+    profiles = visit.runtime.snapshot.profiles
+    policy = from_headers(policy, visit.headers, profiles)
+    if not fields:
+        return policy
+    if fields.mode is not None:
+        policy = with_mode(policy, fields.mode, param="policy.mode", profiles=profiles)
+    return with_limits(
+        policy,
+        max_budget_usd=fields.max_budget_usd,
+        max_latency_ms=fields.max_latency_ms,
+        min_weight=fields.min_weight,
+        names=LIMIT_NAMES,
+    )
+
+
+def chat_body(inner: Inner, output: OutputFormat | UnsetType | None) -> bytes:
     """The OpenAI chat completion that is asked for."""
-    inner = parsed.request
     further = {name: value for name, value in (inner.parameters or {}).items() if name not in NOT_IN_PARAMETERS}
     fields: dict[str, Any] = {"model": inner.model_hint or "", "messages": inner.messages, **further}
     if inner.stream:
         fields["stream"] = True
-    if parsed.output_format and parsed.output_format.max_tokens is not None:
+    if output and output.max_tokens is not None:
         fields.pop("max_completion_tokens", None)
-        fields["max_tokens"] = parsed.output_format.max_tokens
+        fields["max_tokens"] = output.max_tokens
     return _encode(fields)
 
 
-def _shape_of(parsed: _Body) -> Shape | None:
+def shape_of(inner: Inner, output: OutputFormat | UnsetType | None) -> Shape | None:
     """Raises InvalidRequest."""
-    output = parsed.output_format or _OutputFormat()
+    output = output or OutputFormat()
     schema, param = output.schema, "output_format.schema"
     if schema is None:
-        schema, param = parsed.request.output_schema, "request.output_schema"
+        schema, param = inner.output_schema, "request.output_schema"
     if schema is not None:
         if output.type not in {None, "json"}:
             raise InvalidRequest(f"A schema is for the type json, not {output.type}.", param)
-        return Shape("json", _schema(schema, param), output.strip_think, param)
+        return Shape("json", schema_text(schema, param), output.strip_think, param)
     if output.type is None and not output.strip_think:
         return None
     return Shape(output.type or "", b"", output.strip_think)
 
 
-def _schema(schema: dict[str, Any] | str, param: str) -> bytes:
+def schema_text(schema: dict[str, Any] | str, param: str) -> bytes:
+    """Raises InvalidRequest."""
     if isinstance(schema, dict):
         return _encode(schema)
     try:

@@ -102,5 +102,7 @@ class Snapshot:
     default_policy: Policy = field(default_factory=lambda: Policy("normal"))
     provider_count: int = 0
     budgets: tuple[BudgetRecord, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Of orchestration, in place of the built-in ones."""
     stale_at: float = inf
     """When a price of another date begins, in seconds since 1970."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from math import inf
@@ -31,6 +31,8 @@ from vault.keyring import SealedCredential
 from vault.services import sealed_credentials
 
 log = EventLogger(__name__)
+PROMPTS: list[Callable[[], Mapping[str, str]]] = []
+"""Who has prompts for the snapshot, by their names."""
 SANDBOX_URL = Url.parse("http://sandbox.invalid/")  # never resolved: the sandbox has no network
 
 
@@ -75,6 +77,7 @@ def build_snapshot() -> Snapshot:
         default_policy=default_policy(profiles),
         provider_count=len(providers),
         budgets=budgets.get((Subject.INSTALLATION, ""), ()),
+        prompts={name: text for source in PROMPTS for name, text in source().items()},
     )
 
 

@@ -76,10 +76,12 @@ class Visit:
         "is_noted",
         "is_valid",
         "key",
+        "leg",
         "lesson",
         "mode",
         "patience",
         "plain",
+        "plan",
         "purse",
         "reason",
         "request_id",
@@ -95,6 +97,7 @@ class Visit:
         "stream",
         "target",
         "ticket",
+        "tokens_elsewhere",
         "trace",
     )  # fmt: skip
 
@@ -117,7 +120,7 @@ class Visit:
         self.context = ""
         self.reward: Reward | None = None
         self.lesson: Lesson | None = None
-        self.requested_model = self.alias = self.mode = self.reason = ""
+        self.requested_model = self.alias = self.mode = self.reason = self.plan = self.leg = ""
         self.stream = self.started = self.client_left = self.at_home = self._accounted = False
         self.estimated_cost_nano: int | None = None
         self.first_chunk_ms: int | None = None
@@ -130,7 +133,7 @@ class Visit:
         self.is_noted = True
         """Whether its address's limit has nothing more to learn of it."""
         self._admitted: list[Limits] = []
-        self._tokens = self._used_tokens = 0
+        self._tokens = self._used_tokens = self.tokens_elsewhere = 0
         self.spent_nano = 0
         self.purse: Purse | None = None
         self._earlier: list[Usage] | None = None
@@ -364,7 +367,7 @@ class Visit:
         if self._earlier is not None:
             usage, estimated = added([*self._earlier, usage]), estimated or self._has_estimates
             cost = None if cost is None and not self.spent_nano else (cost or 0) + self.spent_nano
-        self._used_tokens = usage.input_tokens + usage.output_tokens
+        self._used_tokens = self.tokens_elsewhere + usage.input_tokens + usage.output_tokens
         model = provider = ""
         if target is not None:
             model, provider = target.model_id, target.provider.id
@@ -414,6 +417,8 @@ class Visit:
                 reward=self.reward.value if self.reward is not None else None,
                 reward_parts=self.reward.shown() if self.reward is not None else {},
                 at_home=self.at_home,
+                plan=self.plan,
+                leg=self.leg,
             )
         )
         metrics.requests[self.mode, model, provider, str(status)].n += 1

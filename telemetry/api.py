@@ -125,6 +125,8 @@ class Log(View):
                 "reward_parts": row.detail.get("reward_parts") or None,
                 "pressure": row.detail.get("pressure"),
                 "answer": row.detail.get("answer"),
+                "plan": row.detail.get("plan"),
+                "leg": row.detail.get("leg") or None,
             }
         )
 

@@ -27,6 +27,7 @@ BATCH_BYTES = 524_288
 POLL_SECONDS = 0.5
 NANO = 1_000_000_000
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 COLUMNS = (
@@ -59,6 +60,8 @@ def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
         aside = {"attempts": entry.attempt_list, "answer": entry.answer}
         aside |= {"shadow_of": entry.shadow_of} if entry.shadow_of else {"judge_of": entry.judge_of}
         detail = _encode(aside).decode()
+    if entry.plan:
+        detail = _encode({**_decode(detail), "plan": entry.plan, "leg": entry.leg}).decode()
     return (
         entry.id.replace("-", "") if is_sqlite else UUID(entry.id),
         entry.client_id,

@@ -69,7 +69,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     of, each with its value and weight; `pressure`: of budgets that are spent too fast, in points of reward per dollar.
     `shadow_of`: the request that this one is a copy of; `judge_of`: the one whose
     answer is judged by this one; `answer`: what was said to them. `charges`: on budgets, each to be booked once.
-    `at_home`: answered by the model that the conversation was at."""
+    `at_home`: answered by the model that the conversation was at.
+    `plan`: the orchestrated request that this one is a `leg` of, or is itself."""
 
     id: str
     at: int
@@ -112,6 +113,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     charges: list[Charge] = []
     answer: str = ""
     at_home: bool = False
+    plan: str = ""
+    leg: str = ""
 
 
 _encode = msgspec.json.Encoder().encode

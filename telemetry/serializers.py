@@ -68,6 +68,8 @@ class LogDetailSerializer(LogRowSerializer):
     shadow_of = serializers.CharField(allow_null=True, help_text="The request that this one is a copy of.")
     judge_of = serializers.CharField(allow_null=True, help_text="The request whose answer this one judged.")
     answer = serializers.CharField(allow_null=True, help_text="What was said to the copy, or by the judge.")
+    plan = serializers.CharField(allow_null=True, help_text="The run of /v1/plan that this request belongs to.")
+    leg = serializers.CharField(allow_null=True, help_text="Its part in that run; null for the run's own row.")
     pressure = serializers.FloatField(
         allow_null=True, help_text="Points of reward that a dollar counted, because a budget was ahead of its pace."
     )
@@ -83,7 +85,9 @@ class LogDetailSerializer(LogRowSerializer):
 
     class Meta:
         model = RequestLog
-        fields = (*ROW, "candidates", "shadow_of", "judge_of", "answer", "reward", "reward_parts", "pressure")
+        fields = (
+            *ROW, "candidates", "shadow_of", "judge_of", "answer", "plan", "leg", "reward", "reward_parts", "pressure",
+        )  # fmt: skip
 
 
 @extend_schema_field(OpenApiTypes.DATETIME)

@@ -18,6 +18,7 @@ _django = get_asgi_application()
 
 from channels.routing import ProtocolTypeRouter  # noqa: E402  apps first
 
+from orchestration.consumers import Plans  # noqa: E402
 from routing.consumers import ChatCompletions, Embeddings, Messages, Responses  # noqa: E402
 from routing.consumers_chat import TokenHubChat  # noqa: E402
 from routing.consumers_count import CountTokens  # noqa: E402
@@ -37,6 +38,7 @@ ROUTES: dict[str, Any] = {
     "/v1/responses": Responses.as_asgi(),
     "/v1/embeddings": Embeddings.as_asgi(),
     "/v1/chat": TokenHubChat.as_asgi(),
+    "/v1/plan": Plans.as_asgi(),
     "/v1/feedback": Feedback.as_asgi(),
     "/v1/models": _models,
     "/healthz": health.healthz,
