@@ -11,16 +11,19 @@ from time import time
 from typing import Any, Final
 
 import msgspec
+from django.db.utils import DatabaseError
 
 from keys.auth import KeyRecord
 from orchestration import form
 from orchestration.casting import Casting
 from orchestration.plan import Outcome, Plan, answer_of, api_error, usd
 from orchestration.prompts import BUILT_IN
-from orchestration.runner import Due, InProcess, Runner
+from orchestration.runner import Due
 from orchestration.steps import Failed, LegResult
+from orchestration.worker import worker
 from routing.consumers import EVENT_STREAM, KEEP_ALIVE, Chat
 from routing.consumers_chat import chat_body, policy_of
+from routing.errors import ApiError
 from routing.pricing import dollars
 from routing.shaped import require_usable
 from routing.visit import ResponseHeaders, Visit, client_error
@@ -43,11 +46,12 @@ class Plans(Chat):
         visit.stream = body.streams
         plan = await self._planned(visit, body)
         visit.plan, visit.reason, visit.estimated_cost_nano = plan.id, plan.reason, plan.estimated_cost_nano
-        runner: Runner = InProcess(visit.runtime)
-        if body.streams:
-            await _streamed(visit, plan, runner)
+        if body.background:
+            await _accepted(visit, plan)
+        elif body.streams:
+            await _streamed(visit, plan)
         else:
-            await _whole(visit, plan, runner)
+            await _whole(visit, plan)
 
     async def _planned(self, visit: Visit, body: form.Body) -> Plan:
         """Whatever can be known to be wrong is an error here. Raises ApiError, InvalidRequest."""
@@ -113,21 +117,37 @@ class Silent:
         pass
 
 
-async def _whole(visit: Visit, plan: Plan, runner: Runner) -> None:
-    outcome = await runner.run(plan, _key_of(visit), Silent())
+async def _accepted(visit: Visit, plan: Plan) -> None:
+    key = visit.key
+    assert key is not None  # noqa: S101  the endpoint asked for one
+    try:
+        await worker().submit(plan, key)
+    except DatabaseError:
+        raise ApiError(
+            "overloaded", "The plan cannot be kept at the moment: the database does not answer.", retry_after_seconds=5
+        ) from None
+    visit.account(202)
+    shown = {
+        "id": plan.id,
+        "status": "running",
+        "mode": plan.directive.mode,
+        "estimated_cost_usd": usd(plan.estimated_cost_nano),
+        "request_id": plan.id,
+    }
+    await visit.respond_json(
+        202, _encode(shown), [(b"location", f"{Plans.path}/{plan.id}".encode()), *_estimated(plan)]
+    )
+
+
+async def _whole(visit: Visit, plan: Plan) -> None:
+    key = visit.key
+    assert key is not None  # noqa: S101  the endpoint asked for one
+    outcome = await worker().foreground(plan, key, Silent())
     _count(visit, outcome)
     if isinstance(outcome.step, Failed):
         raise api_error(outcome.step.error)
     visit.account(200)
     await visit.respond(200, answer_of(plan, outcome), [*visit.base_headers(), *_headers(plan, outcome), _JSON])
-
-
-def _key_of(visit: Visit) -> Any:
-    def key() -> KeyRecord:
-        assert visit.key is not None  # noqa: S101
-        return visit.key
-
-    return key
 
 
 def _count(visit: Visit, outcome: Outcome) -> None:
@@ -189,6 +209,7 @@ class Told:
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self.error: ApiError | None = None
 
     async def began(self, due: Sequence[Due]) -> None:
         for one in due:
@@ -202,25 +223,37 @@ class Told:
         self.queue.put_nowait(event("delta", {"leg": leg, "text": text}))
 
 
-async def _streamed(visit: Visit, plan: Plan, runner: Runner) -> None:
-    told = Told()
+async def _streamed(visit: Visit, plan: Plan) -> None:
+    key, told = visit.key, Told()
+    assert key is not None  # noqa: S101  the endpoint asked for one
     reason = (b"x-tokenhub-reason", plan.reason.encode("ascii"))
     await visit.start(200, [*visit.base_headers(), reason, *_estimated(plan), *EVENT_STREAM])
-    async with asyncio.TaskGroup() as group:
-        run = group.create_task(runner.run(plan, _key_of(visit), told))
-        run.add_done_callback(lambda _: told.queue.put_nowait(b""))
-        while data := await _next(visit, told.queue):
-            await _send(visit, data)
+    try:
+        async with asyncio.TaskGroup() as group:
+            run = group.create_task(worker().foreground(plan, key, told))
+            run.add_done_callback(lambda _: told.queue.put_nowait(b""))
+            while data := await _next(visit, told.queue):
+                await send(visit, data)
+    except* ApiError as problems:
+        cancelled = problems.exceptions[0]
+        assert isinstance(cancelled, ApiError)  # noqa: S101
+        told.error = cancelled
+    if told.error is not None:
+        await end_with(visit, told.error)
+        return
     outcome = run.result()
     _count(visit, outcome)
     if isinstance(outcome.step, Failed):
-        error = api_error(outcome.step.error)
-        visit.account(error.status, error=error)
-        shown = client_error(error, visit.client_id or visit.request_id)
-        await visit.send(b"event: error\n" + visit.dialect.render_stream_error(shown), more=False)
+        await end_with(visit, api_error(outcome.step.error))
         return
     visit.account(200)
     await visit.send(event("result", answer_of(plan, outcome)), more=False)
+
+
+async def end_with(visit: Visit, error: ApiError) -> None:
+    visit.account(error.status, error=error)
+    shown = client_error(error, visit.client_id or visit.request_id)
+    await visit.send(b"event: error\n" + visit.dialect.render_stream_error(shown), more=False)
 
 
 async def _next(visit: Visit, queue: asyncio.Queue[bytes]) -> bytes:
@@ -239,7 +272,7 @@ async def _next(visit: Visit, queue: asyncio.Queue[bytes]) -> bytes:
     return data
 
 
-async def _send(visit: Visit, data: bytes) -> None:
+async def send(visit: Visit, data: bytes) -> None:
     """A client that takes nothing for so long has left."""
     try:
         async with asyncio.timeout(visit.runtime.stream_idle_timeout):

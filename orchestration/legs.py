@@ -61,7 +61,7 @@ class Legs:
         seconds = self._plan.seconds_left(time())
         if seconds is not None and seconds <= 0:
             late = ApiError("upstream_timeout", "The time that was given for the plan is over.", error_class="timeout")
-            return LegResult(leg.name, leg.role, model=leg.model, error=leg_error(late, "time"))
+            return LegResult(leg.name, leg.role, model=leg.model, request_id=request_id, error=leg_error(late, "time"))
         visit = Visit(_SCOPE, _nothing, _nothing, self._runtime, ENDPOINT, CHAT)
         visit.request_id, visit.plan, visit.leg, visit.client_id = request_id, self._plan.id, leg.name, ""
         visit.patience = Patience(armed=True)

@@ -101,7 +101,7 @@ class LegResult(msgspec.Struct, frozen=True, omit_defaults=True):
     None without prices."""
 
     name: str
-    role: Role
+    role: str
     text: str = ""
     body: Raw = Raw(b"null")
     model: str = ""

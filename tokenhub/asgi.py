@@ -19,6 +19,8 @@ _django = get_asgi_application()
 from channels.routing import ProtocolTypeRouter  # noqa: E402  apps first
 
 from orchestration.consumers import Plans  # noqa: E402
+from orchestration.consumers_runs import PlanRuns  # noqa: E402
+from orchestration.worker import worker  # noqa: E402
 from routing.consumers import ChatCompletions, Embeddings, Messages, Responses  # noqa: E402
 from routing.consumers_chat import TokenHubChat  # noqa: E402
 from routing.consumers_count import CountTokens  # noqa: E402
@@ -31,6 +33,7 @@ from tokenhub import health  # noqa: E402
 audit.serve()
 _models = Models.as_asgi()
 _not_found = NotFound.as_asgi()
+_plan_runs = PlanRuns.as_asgi()
 ROUTES: dict[str, Any] = {
     "/v1/chat/completions": ChatCompletions.as_asgi(),
     "/v1/messages": Messages.as_asgi(),
@@ -56,7 +59,11 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     route = ROUTES.get(path)
     if route is None:
         if path.startswith("/v1/"):
-            route = _models if path.startswith("/v1/models/") else ROUTES.get(path.rstrip("/"), _not_found)
+            route = ROUTES.get(path.rstrip("/"), _not_found)
+            if path.startswith("/v1/models/"):
+                route = _models
+            elif path.startswith("/v1/plan/") and len(path) > len("/v1/plan/"):
+                route = _plan_runs
         else:
             route = _everything_else
     await route(scope, receive, send)
@@ -69,11 +76,13 @@ async def _lifespan(receive: Any, send: Any) -> None:
         if message["type"] == "lifespan.startup":
             try:
                 await runtime().start()
+                worker().start()
             except Exception as problem:
                 await send({"type": "lifespan.startup.failed", "message": f"{type(problem).__name__}: {problem}"})
                 return
             await send({"type": "lifespan.startup.complete"})
         else:
+            await worker().stop()
             await runtime().stop()
             await send({"type": "lifespan.shutdown.complete"})
             return

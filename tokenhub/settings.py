@@ -152,6 +152,11 @@ TOKENHUB_SANDBOX = ENV.read(
 )
 
 
+TOKENHUB_PLAN_RETENTION_HOURS = ENV.read(
+    "TOKENHUB_PLAN_RETENTION_HOURS", 24, whole(1, 8_760), "for runs of /v1/plan and their answers to be kept"
+)
+
+
 # -- the admin API -----------------------------------------------------------------------------------------------
 def _visible(raw: str) -> str:
     if not raw.isascii() or not raw.isprintable() or " " in raw:

@@ -1,0 +1,326 @@
+"""The runs of one process: those of its clients, and those in the background, which it holds by leases and takes over
+from workers that are gone. Belongs to the event loop; what it keeps, it keeps by threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from time import monotonic, time
+from typing import Any, Final, TypeVar
+
+from django.db import close_old_connections
+from django.db.utils import DatabaseError
+
+from keys.auth import KeyRecord
+from keys.bank import host_of
+from orchestration import store
+from orchestration.plan import Outcome, Plan, leg_error
+from orchestration.runner import Due, InProcess, Runner, Watcher
+from orchestration.steps import Failed, LegResult
+from orchestration.store import LostRun, Taken
+from routing.errors import ApiError
+from routing.runtime import Runtime, journal_folder, runtime
+from routing.snapshot import Snapshot
+from telemetry.journal import living_holders
+from telemetry.logs import EventLogger
+
+T = TypeVar("T")
+log = EventLogger(__name__)
+TEND_SECONDS: Final = 1.0
+PRUNE_SECONDS: Final = 60.0
+AT_ONCE: Final = 32  # runs in the background; the others wait
+PATIENCE_SECONDS: Final = 60.0  # with a database that cannot be reached, before a run is left to others
+MAX_BEHIND: Final = 1_000
+
+
+class _Entry:
+    """A run of this process. `is_kept`: the database knows it; `is_over`: no one need cancel it any more."""
+
+    __slots__ = ("is_cancelled", "is_kept", "is_over", "task")
+
+    def __init__(self, task: asyncio.Task[Any], *, is_kept: bool) -> None:
+        self.task = task
+        self.is_kept = is_kept
+        self.is_over = self.is_cancelled = False
+
+
+class Worker:
+    def __init__(self, held: Runtime) -> None:
+        self._runtime = held
+        self.runner: Runner = InProcess(held)
+        self._entries: dict[str, _Entry] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._tending: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._pruned_at = 0.0
+        self._unreadable: set[str] = set()
+        self._keys: tuple[Snapshot | None, dict[str, KeyRecord]] = (None, {})
+        self.behind = Behind()
+
+    @property
+    def holder(self) -> str:
+        return self._runtime.journal.holder
+
+    def start(self) -> None:
+        if self._tending is None:
+            self._host = host_of(journal_folder())
+            self._tending = asyncio.get_running_loop().create_task(self._tend())
+
+    async def stop(self) -> None:
+        """Runs in the background are left to others."""
+        if self._tending is None:
+            return
+        for task in (self._tending, *self._background):
+            task.cancel()
+        await asyncio.gather(self._tending, *self._background, return_exceptions=True)
+        await self.behind.stop()
+        with suppress(DatabaseError):
+            await in_thread(partial(store.release, holder=self.holder))
+
+    # -- with a client that waits ----------------------------------------------------------------------------------
+    async def foreground(self, plan: Plan, key: KeyRecord, watcher: Watcher) -> Outcome:
+        """Ends with its client. What is kept of it is kept behind its back. Raises ApiError when it is cancelled."""
+        self.start()
+        follower = _Follower(self.behind, watcher, plan.id, self.holder)
+        task = asyncio.get_running_loop().create_task(self.runner.run(plan, lambda: key, follower))
+        entry = self._entries[plan.id] = _Entry(task, is_kept=False)
+        inserted = partial(store.insert, plan, key, holder=self.holder, host=self._host, is_background=False)
+        self.behind.put(inserted, then=partial(setattr, entry, "is_kept", True))
+        try:
+            outcome = await task
+            self.behind.put(partial(store.finish, plan.id, holder=self.holder, outcome=outcome))
+            return outcome
+        except asyncio.CancelledError:
+            if entry.is_cancelled:
+                raise ApiError("overloaded", "This plan was cancelled by the operator.") from None
+            self.behind.put(partial(store.cancel, plan.id, holder=self.holder))
+            raise
+        finally:
+            entry.is_over = True
+            self._entries.pop(plan.id, None)
+
+    # -- in the background -----------------------------------------------------------------------------------------
+    async def submit(self, plan: Plan, key: KeyRecord) -> None:
+        """From here on the run outlives this process. Raises DatabaseError."""
+        self.start()
+        has_room = len(self._background) < AT_ONCE
+        holder = self.holder if has_room else ""
+        await in_thread(partial(store.insert, plan, key, holder=holder, host=self._host, is_background=True))
+        if has_room:
+            self._begin(Taken(plan))
+
+    def drop(self, run_id: str) -> None:
+        """It was cancelled: if it runs here, at once."""
+        if (entry := self._entries.get(run_id)) is not None and not entry.is_over:
+            entry.is_cancelled = True
+            entry.task.cancel()
+
+    def _begin(self, taken: Taken) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(taken))
+        self._entries[taken.plan.id] = _Entry(task, is_kept=True)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _run(self, taken: Taken) -> None:
+        plan = taken.plan
+        entry = self._entries[plan.id]
+        keeper = _Keeper(plan.id, self.holder, taken.attempts)
+        try:
+            try:
+                outcome = await self.runner.run(
+                    plan, partial(self._key, plan.key_id), keeper, known=taken.known, lost_nano=taken.lost_nano
+                )
+            except (LostRun, DatabaseError, asyncio.CancelledError):
+                raise
+            except Exception:
+                log.exception("plan_run_failed", plan=plan.id)
+                error = ApiError("internal_error", "TokenHub failed to finish this plan. The log says why.")
+                outcome = Outcome(Failed(leg_error(error)), taken.known, taken.lost_nano)
+            entry.is_over = True
+            await patiently(partial(store.finish, plan.id, holder=self.holder, outcome=outcome))
+        except LostRun:
+            log.info("plan_run_left", plan=plan.id)
+        except DatabaseError as problem:  # its lease will be over, and somebody take it up
+            log.error("plan_run_not_kept", plan=plan.id, error=type(problem).__name__)
+        finally:
+            self._entries.pop(plan.id, None)
+
+    def _key(self, key_id: str) -> KeyRecord:
+        """The key that started a run, as it is by now. Raises ApiError when it may not be used any more."""
+        snapshot = self._runtime.snapshot
+        if self._keys[0] is not snapshot:
+            by_id: dict[str, KeyRecord] = {}
+            for record in snapshot.keys.values():  # a replaced secret comes after the new one
+                by_id.setdefault(record.id, record)
+            self._keys = (snapshot, by_id)
+        found = self._keys[1].get(key_id)
+        if found is None:
+            raise ApiError("invalid_api_key", "The client key that started this plan was revoked.")
+        if not found.enabled:
+            raise ApiError("disabled_api_key", "The client key that started this plan is disabled.")
+        if found.expires_at is not None and time() >= found.expires_at:
+            raise ApiError("expired_api_key", "The client key that started this plan has expired.")
+        return found
+
+    # -- leases ----------------------------------------------------------------------------------------------------
+    async def _tend(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except DatabaseError as problem:
+                log.warning("plan_runs_not_tended", error=type(problem).__name__)
+            except Exception:  # must outlive a defect: it is how abandoned runs are found
+                log.exception("plan_runs_not_tended")
+            await asyncio.sleep(TEND_SECONDS)
+
+    async def _look(self) -> None:
+        watched = [run_id for run_id, one in self._entries.items() if one.is_kept and not one.is_over]
+        room = AT_ONCE - len(self._background)
+        held, taken = await in_thread(partial(self._look_in_database, has_runs=bool(watched), room=room))
+        for run_id in watched:
+            if run_id not in held:
+                self.drop(run_id)
+        for one in taken:
+            if one.plan.id not in self._entries:
+                self._begin(one)
+
+    def _look_in_database(self, *, has_runs: bool, room: int) -> tuple[set[str], list[Taken]]:
+        if monotonic() - self._pruned_at > PRUNE_SECONDS:
+            self._pruned_at = monotonic()
+            store.prune()
+        held = store.tend(holder=self.holder) if has_runs else set()
+        taken = store.take(
+            holder=self.holder,
+            host=self._host,
+            living=partial(living_holders, journal_folder()),
+            most=room,
+            unreadable=self._unreadable,
+        )
+        return held, taken
+
+
+class Behind:
+    """Writes down what nobody waits for, in order."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Callable[[], object], Callable[[], object] | None]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def put(self, write: Callable[[], object], *, then: Callable[[], object] | None = None) -> None:
+        if len(self._waiting) >= MAX_BEHIND:
+            log.warning("plan_run_not_recorded", waiting=len(self._waiting))
+            return
+        self._waiting.append((write, then))
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._write())
+
+    async def _write(self) -> None:
+        while self._waiting:
+            write, then = self._waiting.popleft()
+            try:
+                await in_thread(write)
+            except LostRun:
+                continue
+            except DatabaseError as problem:
+                log.warning("plan_run_not_recorded", error=type(problem).__name__)
+                continue
+            if then is not None:
+                then()
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=5)
+
+
+class _Follower:
+    """Of a run with a client: tells the client's watcher, and writes down behind."""
+
+    def __init__(self, behind: Behind, watcher: Watcher, run_id: str, holder: str) -> None:
+        self._behind = behind
+        self._watcher = watcher
+        self._run_id = run_id
+        self._holder = holder
+        self.streams = watcher.streams
+        self.heard = watcher.heard
+
+    async def began(self, due: Sequence[Due]) -> None:
+        self._note(None, due)
+        await self._watcher.began(due)
+
+    async def ended(self, result: LegResult, following: Sequence[Due]) -> None:
+        self._note(result, following)
+        await self._watcher.ended(result, following)
+
+    def _note(self, result: LegResult | None, following: Sequence[Due]) -> None:
+        self._behind.put(
+            partial(store.advance, self._run_id, holder=self._holder, result=result, following=following, attempts={})
+        )
+
+
+class _Keeper:
+    """Of a run in the background: nothing goes on before what came of it is kept."""
+
+    streams = False
+
+    def __init__(self, run_id: str, holder: str, attempts: dict[str, int]) -> None:
+        self._run_id = run_id
+        self._holder = holder
+        self._attempts = attempts
+
+    async def began(self, due: Sequence[Due]) -> None:
+        await self._keep(None, due)
+
+    async def ended(self, result: LegResult, following: Sequence[Due]) -> None:
+        await self._keep(result, following)
+
+    def heard(self, leg: str, text: str) -> None:
+        pass
+
+    async def _keep(self, result: LegResult | None, following: Sequence[Due]) -> None:
+        await patiently(
+            partial(
+                store.advance,
+                self._run_id,
+                holder=self._holder,
+                result=result,
+                following=following,
+                attempts=self._attempts,
+            )
+        )
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    return await asyncio.to_thread(_closing, call)
+
+
+def _closing(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    finally:
+        close_old_connections()
+
+
+async def patiently(call: Callable[[], T]) -> T:
+    """Again, as long as the database may come back. Raises what the call raises."""
+    until = monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await in_thread(call)
+        except DatabaseError:
+            if monotonic() >= until:
+                raise
+        await asyncio.sleep(0.5)
+
+
+_WORKER: Worker | None = None
+
+
+def worker() -> Worker:
+    """This process's. Called on the event loop only, once the runtime is ready."""
+    global _WORKER
+    if _WORKER is None:
+        _WORKER = Worker(runtime())
+    return _WORKER
