@@ -16,9 +16,8 @@ from django.db.utils import DatabaseError
 from keys.auth import KeyRecord
 from orchestration import form
 from orchestration.casting import Casting
-from orchestration.plan import Outcome, Plan, answer_of, api_error, usd
+from orchestration.plan import Due, Outcome, Plan, answer_of, api_error, usd
 from orchestration.prompts import BUILT_IN
-from orchestration.runner import Due
 from orchestration.steps import Failed, LegResult
 from orchestration.worker import worker
 from routing.consumers import EVENT_STREAM, KEEP_ALIVE, Chat

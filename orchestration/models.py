@@ -93,6 +93,12 @@ class PlanLeg(models.Model):
         return f"{self.name} {self.attempt}"
 
 
+class Prompts(models.QuerySet["PromptTemplate"]):
+    def in_force(self) -> dict[str, str]:
+        """By name, in place of the built-in ones."""
+        return dict(self.filter(is_active=True).values_list("name", "text"))
+
+
 class PromptTemplate(models.Model):
     """A version of a prompt; never changed, but followed by others. The active one is in force, else the built-in."""
 
@@ -103,6 +109,8 @@ class PromptTemplate(models.Model):
     is_active = models.BooleanField("in force", default=False)
     created_at = models.DateTimeField("made", auto_now_add=True)
     created_by = models.CharField("made by", max_length=200, blank=True)
+
+    objects = Prompts.as_manager()
 
     class Meta:
         ordering = ["name", "-version"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Raw
@@ -51,6 +51,13 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def reason(self) -> str:
         return f"{self.directive.mode}-orchestration"
+
+
+class Due(NamedTuple):
+    """A leg that is about to be called; `request_id`: of its row in the request log."""
+
+    leg: Leg
+    request_id: str
 
 
 @dataclass(slots=True)

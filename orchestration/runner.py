@@ -5,22 +5,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from orchestration.legs import KeyOf, Legs
-from orchestration.plan import Outcome, Plan, cost_of
+from orchestration.plan import Due, Outcome, Plan, cost_of
 from orchestration.purse import Ceiling
 from orchestration.registry import MODES
 from orchestration.steps import Calls, Leg, LegResult, Step
 from routing.identity import new_request_id
 from routing.runtime import Runtime
-
-
-class Due(NamedTuple):
-    """A leg that is about to be called; `request_id`: of its row in the request log."""
-
-    leg: Leg
-    request_id: str
 
 
 class Watcher(Protocol):

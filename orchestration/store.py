@@ -19,8 +19,7 @@ from django.utils import timezone
 
 from keys.auth import KeyRecord
 from orchestration.models import OPEN_STATES, LegState, PlanLeg, PlanRun, RunState
-from orchestration.plan import Outcome, Plan
-from orchestration.runner import Due
+from orchestration.plan import Due, Outcome, Plan
 from orchestration.sealing import seal, unseal
 from orchestration.steps import Done, Failed, LegError, LegResult
 from telemetry.logs import EventLogger

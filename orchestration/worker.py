@@ -17,8 +17,8 @@ from django.db.utils import DatabaseError
 from keys.auth import KeyRecord
 from keys.bank import host_of
 from orchestration import store
-from orchestration.plan import Outcome, Plan, leg_error
-from orchestration.runner import Due, InProcess, Runner, Watcher
+from orchestration.plan import Due, Outcome, Plan, leg_error
+from orchestration.runner import InProcess, Runner, Watcher
 from orchestration.steps import Failed, LegResult
 from orchestration.store import LostRun, Taken
 from routing.errors import ApiError

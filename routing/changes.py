@@ -4,6 +4,7 @@ which every process polls; within this process the poller is woken as soon as th
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.db import models, transaction
@@ -21,6 +22,10 @@ WATCHED: tuple[type[models.Model], ...] = (
 )  # fmt: skip
 # what the data plane does not read: saving only these is no change
 _UNSEEN = frozenset({"last_used_at", "updated_at"})
+
+
+PROMPTS: list[Callable[[], Mapping[str, str]]] = []
+"""Who has prompts for the snapshot, by their names; from above."""
 
 
 def bump() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from math import inf
@@ -20,6 +20,7 @@ from providers.client import Url
 from providers.formats.registry import DIALECTS
 from providers.models import CredentialStore, Provider, ProviderType
 from providers.types import TYPES, api_root
+from routing.changes import PROMPTS
 from routing.models import PRICE_FIELDS, ConfigVersion, Model, Price, RoutingDefaults, RoutingProfile
 from routing.models import Alias as AliasRow
 from routing.policy import Policy
@@ -31,8 +32,6 @@ from vault.keyring import SealedCredential
 from vault.services import sealed_credentials
 
 log = EventLogger(__name__)
-PROMPTS: list[Callable[[], Mapping[str, str]]] = []
-"""Who has prompts for the snapshot, by their names."""
 SANDBOX_URL = Url.parse("http://sandbox.invalid/")  # never resolved: the sandbox has no network
 
 

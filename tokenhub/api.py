@@ -22,6 +22,7 @@ from rest_framework.response import Response
 
 from keys.api import ClientKeys, InstallationBudget, Projects, RotateClientKey
 from keys.models import ClientKey
+from orchestration.api import Workflows
 from providers.api import Providers, TestProvider
 from providers.models import Provider, ProviderType
 from routing.api import (
@@ -243,6 +244,10 @@ urlpatterns: list[URLPattern] = [
     path("webhooks/<str:id>/deliveries", Webhooks.as_view({"get": "deliveries"})),
     path("budget", InstallationBudget.as_view()),
     path("routing-config", RoutingConfig.as_view()),
+    path("workflows", Workflows.as_view({"get": "list"})),
+    path("workflows/<str:id>", Workflows.as_view({"get": "retrieve"})),
+    path("workflows/<str:id>/history", Workflows.as_view({"get": "history"})),
+    path("workflows/<str:id>/cancel", Workflows.as_view({"post": "cancel"})),
     path("routing/simulate", Simulate.as_view()),
     path("routing/evaluate", Evaluate.as_view()),
     path("rewards", Rewards.as_view()),

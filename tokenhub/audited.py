@@ -8,6 +8,7 @@ from django.contrib.auth.models import Group, User
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 
 from keys.models import Budget, ClientKey, Project
+from orchestration.models import PromptTemplate
 from providers.models import Provider
 from routing.models import Alias, AliasVariant, Model, Price, RoutingDefaults, RoutingProfile
 from telemetry import audit
@@ -29,6 +30,7 @@ def connect() -> None:
     audit.watch(Budget, "budget")
     audit.watch(Secret, "secret")
     audit.watch(Webhook, "webhook")
+    audit.watch(PromptTemplate, "prompt")
     audit.watch(User, "user", masked=("password",))
     audit.watch(Group, "group")
     user_logged_in.connect(_opened, dispatch_uid="audit-session-open")

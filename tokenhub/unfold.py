@@ -50,6 +50,7 @@ UNFOLD: dict[str, Any] = {
                 "items": [
                     {"title": "Overview", "icon": "dashboard", "link": reverse_lazy("admin:index")},
                     _item("Request log", "receipt_long", "telemetry.requestlog"),
+                    _item("Runs", "account_tree", "orchestration.planrun"),
                     _item("Audit log", "history", "telemetry.auditentry"),
                     _item("Webhooks", "webhook", "telemetry.webhook"),
                     _item("Webhook deliveries", "outbox", "telemetry.webhookdelivery"),
@@ -63,6 +64,7 @@ UNFOLD: dict[str, Any] = {
                     _item("Models", "neurology", "routing.model"),
                     _item("Aliases", "alt_route", "routing.alias"),
                     _item("Routing profiles", "tune", "routing.routingprofile"),
+                    _item("Prompts", "edit_note", "orchestration.prompttemplate"),
                     _item("Feedback", "thumbs_up_down", "routing.feedback"),
                     _item("Evaluate a policy", "query_stats", "routing.policyevaluation"),
                 ],

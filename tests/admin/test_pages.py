@@ -21,6 +21,7 @@ from django.utils import timezone
 import tokenhub.urls  # noqa: F401  registers the pages
 from keys import services as keys
 from keys.models import Budget, ClientKey, Project, Subject
+from orchestration.models import PlanRun, PromptTemplate
 from providers.models import CredentialStore, Provider, ProviderType
 from routing.models import Alias, AliasVariant, Feedback, Model, PolicyEvaluation, RoutingProfile
 from telemetry import audit
@@ -93,12 +94,19 @@ def webhook(number: int = 0) -> Webhook:
     return Webhook.objects.create(url=f"https://hooks.example.com/{number}")
 
 
+def plan_run(number: int = 0) -> PlanRun:
+    now = timezone.now()
+    return PlanRun.objects.create(id=uuid4(), mode="vote", api_key_name=f"key {number}", created_at=now, expires_at=now)
+
+
 SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
     Provider: provider,
     Model: model,
     Alias: alias,
     RoutingProfile: profile,
     Feedback: feedback,
+    PlanRun: plan_run,
+    PromptTemplate: lambda number: PromptTemplate.objects.create(name="vote.judge", version=number + 1, text="{{x}}"),
     PolicyEvaluation: lambda number: feedback(number, rows=PolicyEvaluation),
     ClientKey: client_key,
     Project: lambda number: Project.objects.create(name=f"team/{number}"),
@@ -113,7 +121,9 @@ SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
     User: lambda number: User.objects.create_user(f"user_{number}", password="x"),
     Group: lambda number: Group.objects.create(name=f"group {number}"),
 }
-WRITTEN_BY_THE_SYSTEM: set[Rows] = {RequestLog, AuditEntry, WebhookDelivery, VaultState, Feedback, PolicyEvaluation}
+WRITTEN_BY_THE_SYSTEM: set[Rows] = {
+    RequestLog, AuditEntry, WebhookDelivery, VaultState, Feedback, PolicyEvaluation, PlanRun,
+}  # fmt: skip
 WITH_A_LIST = [one for one in SAMPLES if one not in {VaultState, PolicyEvaluation}]
 PAGES = ["changelist", "add", "change", "delete", "history"]
 

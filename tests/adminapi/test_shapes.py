@@ -37,7 +37,7 @@ BODIES = [
     ("PUT", "vault/secrets/some"),
     ("POST", "session"),
 ]
-LISTS = ["providers", "models", "aliases", "profiles", "apikeys", "vault/secrets", "engine/models", "logs"]
+LISTS = ["providers", "models", "aliases", "profiles", "apikeys", "vault/secrets", "engine/models", "logs", "workflows"]
 
 
 def test_info_tells_what_is_left_to_do(api: Api, open_vault: None, model: Model) -> None:

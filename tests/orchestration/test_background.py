@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.support.gateway import KEY, Gateway
 from tests.support.upstream import Reply, Upstream
 
 OTHER = "tokenhub_" + "0d" * 32
+TOKEN = "the-operators-token"
 SECRET = "the colour of the safe is ultramarine"
 ENDED = {"completed", "failed", "cancelled"}
 
@@ -35,6 +37,7 @@ def gateway(server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
         models=[{"id": name, "provider_id": "chat", "weight": 5, **PRICES} for name in ("a", "b", "c", "d")],
         keys=[{"key": KEY}, {"key": OTHER, "name": "other"}],
         workers=2,
+        env={"TOKENHUB_ADMIN_TOKEN": TOKEN},
     ) as running:
         yield running
 
@@ -144,6 +147,46 @@ def test_what_is_no_run_is_a_404(gateway: Gateway, run_id: str) -> None:
 def test_a_run_with_a_client_is_not_kept_for_it(gateway: Gateway, upstream: Upstream) -> None:
     run_id = plan(gateway, "planning").json()["request_id"]
     assert call(gateway, "GET", run_id).status_code == 404
+
+
+def admin(gateway: Gateway, method: str, path: str) -> Any:
+    answer = httpx.request(
+        method, f"{gateway.base}/admin/v1/{path}", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30
+    )
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_operator_cancels_a_run_whose_client_waits(gateway: Gateway, upstream: Upstream, stream: bool) -> None:
+    upstream.when(Reply(delay=60))
+    answers: list[httpx.Response] = []
+    client = threading.Thread(target=lambda: answers.append(plan(gateway, "planning", stream=stream)))
+    client.start()
+    found: list[dict[str, Any]] = []
+
+    def listed() -> bool:
+        found[:] = admin(gateway, "GET", "workflows?status=running&limit=5")["items"]
+        return len(found) == 1 and len(admin(gateway, "GET", f"workflows/{found[0]['id']}")["legs"]) == 1
+
+    gateway.wait_until(listed)
+    assert (found[0]["mode"], found[0]["background"]) == ("planning", False)
+    assert admin(gateway, "POST", f"workflows/{found[0]['id']}/cancel")["status"] == "cancelled"
+    client.join(timeout=20)
+    assert "cancelled by the operator" in answers[0].text
+    assert answers[0].status_code == (200 if stream else 503)
+    assert upstream.requests[0].lost.wait(10)
+
+
+def test_a_prompt_of_the_operators_takes_the_built_in_ones_place(gateway: Gateway, upstream: Upstream) -> None:
+    gateway.configure(prompts=[{"name": "adversarial.critique", "text": "What is wrong with it?"}])
+
+    def asked() -> str:
+        upstream.requests.clear()
+        assert plan(gateway, "adversarial").status_code == 200
+        return last_words(upstream.requests[1])
+
+    gateway.wait_until(lambda: asked() == "What is wrong with it?")
 
 
 def test_it_can_be_followed(gateway: Gateway, upstream: Upstream) -> None:

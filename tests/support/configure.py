@@ -1,6 +1,7 @@
 """Fills a data folder's database from a description on standard input. Run as a process of its own, beside the server
 that reads it: `{"providers": [...], "models": [...], "aliases": [...], "profiles": [...], "keys": [...],
-"projects": [...], "budgets": [...], "delete_keys": [...]}`, rows by field name; a budget may say `of_key`."""
+"projects": [...], "budgets": [...], "prompts": [...], "delete_keys": [...]}`, rows by field name; a budget may say
+`of_key`."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ import django
 django.setup()
 
 from keys.models import Budget, ClientKey, Project  # noqa: E402
+from orchestration.services import add_prompt  # noqa: E402
 from providers.models import Provider  # noqa: E402
 from routing.models import Alias, AliasVariant, Model, RoutingProfile  # noqa: E402
 from vault import services as vault  # noqa: E402
@@ -55,6 +57,8 @@ def main() -> None:
             row["subject_id"] = str(ClientKey.objects.get(digest=sha256(name.encode()).hexdigest()).pk)
         defaults = {"amount_usd": Decimal(row.pop("amount_usd")), "every": row.pop("every", "total")}
         Budget.objects.update_or_create(**row, defaults=defaults)
+    for row in wanted.get("prompts", []):
+        add_prompt(**row)
     for key in wanted.get("delete_keys", []):
         ClientKey.objects.filter(digest=sha256(key.encode()).hexdigest()).get().delete()
 
