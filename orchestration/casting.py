@@ -69,8 +69,16 @@ class Casting:
         allow. Raises ApiError."""
         run, mode = plan.directive, MODES[plan.directive.mode]
         judging = self._targets_of(run.review) if run.review else []
-        voting = self._ranked(plan, Leg("voter-1", "voter", min_weight=run.primary_min_weight, has_form=run.has_form))
         named = self._targets_of(run.primary) if run.primary else []
+        leg = Leg(
+            "voter-1",
+            "voter",
+            model="" if named else run.primary,
+            profile=run.profile,
+            min_weight=run.primary_min_weight,
+            has_form=run.has_form,
+        )
+        voting = self._ranked(plan, leg)
         first = [one.model_id for one in named][:1]
         if not run.review:
             leg = Leg("judge", "judge", profile="high_confidence", min_weight=run.review_min_weight, is_own=True)
@@ -86,7 +94,8 @@ class Casting:
             raise self._nobody(f"{asked} needs {needed} models beside its judge, and there are {len(names)}")
         spares = names[count:]
         seats = [Seat(name, spares[place::count]) for place, name in enumerate(names[:count])]
-        seats[0] = msgspec.structs.replace(seats[0], model=run.primary or seats[0].model)
+        if named:
+            seats[0] = msgspec.structs.replace(seats[0], model=run.primary)
         directive = msgspec.structs.replace(run, seats=seats, judge=run.review, iterations=count)
         return msgspec.structs.replace(plan, directive=directive)
 

@@ -14,6 +14,7 @@ from providers.formats.errors import InvalidRequest
 from providers.formats.reading import read_body
 from routing.consumers_chat import Inner, OutputFormat, PolicyFields, schema_text, shape_of
 from routing.errors import ApiError
+from routing.policy import AUTO
 from routing.shaping import Shape
 
 Weight = Annotated[float, Meta(ge=0, le=10)]
@@ -108,8 +109,8 @@ def directive_of(body: Body, *, profile: str, prompts: dict[str, str], seed: int
         mode=asked.mode,
         iterations=MODES[asked.mode].default if count is None else count,
         seed=seed,
-        primary=asked.primary_model_id or body.request.model_hint or "",
-        review=asked.review_model_id or "",
+        primary=_named(asked.primary_model_id or body.request.model_hint),
+        review=_named(asked.review_model_id),
         primary_min_weight=_whole(asked.primary_min_weight),
         review_min_weight=_whole(asked.review_min_weight),
         plan_only=asked.return_plan_only,
@@ -117,6 +118,11 @@ def directive_of(body: Body, *, profile: str, prompts: dict[str, str], seed: int
         profile=profile,
         prompts=prompts,
     )
+
+
+def _named(model: str | None) -> str:
+    """Empty where the router decides."""
+    return "" if model is None or model in AUTO else model
 
 
 def _whole(weight: float | None) -> int | None:

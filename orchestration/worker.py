@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from time import monotonic, time
 from typing import Any, Final, TypeVar
 
-from django.db import close_old_connections
+from django.db import close_old_connections, connection
 from django.db.utils import DatabaseError
 
 from keys.auth import KeyRecord
@@ -79,6 +80,7 @@ class Worker:
         await self.behind.stop()
         with suppress(DatabaseError):
             await in_thread(partial(store.release, holder=self.holder))
+        await in_thread(connection.close)
 
     # -- with a client that waits ----------------------------------------------------------------------------------
     async def foreground(self, plan: Plan, key: KeyRecord, watcher: Watcher) -> Outcome:
@@ -292,15 +294,23 @@ class _Keeper:
         )
 
 
+_THREAD: Final = ThreadPoolExecutor(1, thread_name_prefix="plan-runs")
+"""Keeps its connection: to open one takes longer than to write down a leg."""
+
+
 async def in_thread(call: Callable[[], T]) -> T:
-    return await asyncio.to_thread(_closing, call)
+    return await asyncio.get_running_loop().run_in_executor(_THREAD, _connected, call)
 
 
-def _closing(call: Callable[[], T]) -> T:
+def _connected(call: Callable[[], T]) -> T:
     try:
         return call()
+    except DatabaseError:
+        connection.close()
+        raise
     finally:
-        close_old_connections()
+        if connection.vendor != "sqlite":
+            close_old_connections()
 
 
 async def patiently(call: Callable[[], T]) -> T:

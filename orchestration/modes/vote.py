@@ -50,6 +50,7 @@ class Vote:
                     name,
                     "voter",
                     model=seat.model,
+                    profile=run.profile,
                     only=[seat.model, *seat.spares],
                     has_form=run.has_form,
                 )

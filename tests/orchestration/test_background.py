@@ -178,17 +178,6 @@ def test_an_operator_cancels_a_run_whose_client_waits(gateway: Gateway, upstream
     assert upstream.requests[0].lost.wait(10)
 
 
-def test_a_prompt_of_the_operators_takes_the_built_in_ones_place(gateway: Gateway, upstream: Upstream) -> None:
-    gateway.configure(prompts=[{"name": "adversarial.critique", "text": "What is wrong with it?"}])
-
-    def asked() -> str:
-        upstream.requests.clear()
-        assert plan(gateway, "adversarial").status_code == 200
-        return last_words(upstream.requests[1])
-
-    gateway.wait_until(lambda: asked() == "What is wrong with it?")
-
-
 def test_it_can_be_followed(gateway: Gateway, upstream: Upstream) -> None:
     upstream.next(said("The plan."), said("A flaw.", delay=0.5), said("Better.", delay=0.5))
     run_id = begin(gateway, "adversarial")

@@ -62,6 +62,7 @@ def gateway(server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
             {"key": COUNTED, "rate_limit_rpm": 50, "rate_limit_tpm": 1_000_000, "max_concurrent": 1},
         ],
         budgets=[{"of_key": POOR, "subject": "key", "amount_usd": "0.0025"}],
+        prompts=[{"name": "refine.improve", "text": "Improve it, or say {{done}}!"}],
         env={"TOKENHUB_OUTPUT_REPAIRS": "1"},
     ) as running:
         yield running
@@ -137,6 +138,12 @@ def test_a_judge_of_ones_own_is_no_voter(gateway: Gateway, upstream: Upstream) -
     assert (len(set(voters)), voters[0], "fair" in voters) == (4, "poor", False)
 
 
+@pytest.mark.parametrize("hint", ["auto", "tokenhub/cheap"])
+def test_a_vote_that_leaves_the_choice_to_the_router(gateway: Gateway, upstream: Upstream, hint: str) -> None:
+    answer = told(plan(gateway, "vote", request={**ASK, "model_hint": hint}))["response"]
+    assert len({one["model"] for one in answer["responses"]}) == 3
+
+
 def test_voters_are_asked_at_the_same_time(gateway: Gateway, upstream: Upstream) -> None:
     for model in ("good", "fair", "poor", "free"):
         upstream.when(Reply(delay=0.4), model=model)
@@ -179,6 +186,12 @@ def test_an_answer_is_refined_until_it_is_done(gateway: Gateway, upstream: Upstr
     answer = told(plan(gateway, "refine", iterations=5, primary_model_id="good"))
     assert answer["response"] == {"refined_response": "Two.", "iterations": 2, "model": "good"}
     assert len(upstream.requests) == 3
+
+
+def test_a_prompt_of_the_operators_takes_the_built_in_ones_place(gateway: Gateway, upstream: Upstream) -> None:
+    upstream.next(said("One."), said("Two."))
+    told(plan(gateway, "refine"))
+    assert last_words(upstream.requests[1]) == "Improve it, or say DONE!"
 
 
 def test_planning_gives_the_providers_body(gateway: Gateway, upstream: Upstream) -> None:
@@ -369,6 +382,8 @@ def test_a_client_that_leaves_ends_the_run(gateway: Gateway, upstream: Upstream)
     upstream.default = Reply()
     assert all(request.lost.wait(5) for request in upstream.requests)
     assert len(upstream.requests) == 3
+    newest = "SELECT state FROM orchestration_planrun ORDER BY created_at DESC LIMIT 1"
+    gateway.wait_until(lambda: gateway.query(newest)[0]["state"] == "cancelled")
 
 
 # -- refused before anything costs -------------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ class Gateway:
         profiles: Sequence[Mapping[str, Any]] = (),
         projects: Sequence[Mapping[str, Any]] = (),
         budgets: Sequence[Mapping[str, Any]] = (),
+        prompts: Sequence[Mapping[str, Any]] = (),
         env: Mapping[str, str] | None = None,
         workers: int = 1,
         server: str = "serve",
@@ -113,6 +114,7 @@ class Gateway:
             profiles=list(profiles),
             projects=list(projects),
             budgets=list(budgets),
+            prompts=list(prompts),
         )
 
     def configure(self, **rows: Sequence[Any]) -> None:
