@@ -44,6 +44,9 @@ class Plans(Chat):
         body = form.read(raw)
         visit.stream = body.streams
         plan = await self._planned(visit, body)
+        if visit.runtime.shared_limits is not None or (visit.key is not None and visit.key.limits):
+            visit.admit(visit.tokens_elsewhere)
+            await visit.admitted()
         visit.plan, visit.reason, visit.estimated_cost_nano = plan.id, plan.reason, plan.estimated_cost_nano
         if body.background:
             await _accepted(visit, plan)
@@ -96,8 +99,7 @@ class Plans(Chat):
         if plan.directive.mode == "vote":
             plan = casting.seated(plan, body.orchestration.iterations)
         estimate = casting.estimate(plan)
-        if key.limits:
-            visit.admit(estimate.tokens)
+        visit.tokens_elsewhere = estimate.tokens
         return msgspec.structs.replace(plan, estimated_cost_nano=estimate.cost_nano)
 
 

@@ -38,6 +38,7 @@ class PlanRuns(Endpoint):
 
     async def answer(self, visit: Visit) -> None:
         self.require_key(visit)
+        await visit.admitted()
         await visit.body()
         visit.watch_client()
         worker().start()

@@ -385,7 +385,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
                 lesson.paces.append((budget.amount, pace))
         visit.lesson = lesson
         visit.context = lesson.context.key
-    if key.limits or visit.runtime.shared_limits is not None:
+    if (key.limits or visit.runtime.shared_limits is not None) and not visit.leg:  # of a run that was let in
         visit.admit(needs.input_tokens + needs.output_tokens)
     if key.budgets:
         held = visit.runtime
