@@ -55,7 +55,6 @@ class Worker:
         self._entries: dict[str, _Entry] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._tending: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
         self._pruned_at = 0.0
         self._unreadable: set[str] = set()
         self._keys: tuple[Snapshot | None, dict[str, KeyRecord]] = (None, {})

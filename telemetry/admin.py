@@ -77,6 +77,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
         ("Why this model", {"fields": ("candidate_table",)}),
         ("What was learned", {"fields": ("reward_shown",)}),
         ("Beside another request", {"fields": ("beside", "aside_answer")}),
+        ("Part of a plan", {"fields": ("plan_shown",)}),
         (
             "Tokens and cost",
             {
@@ -92,7 +93,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: RequestLog | None = None) -> tuple[str, ...]:
         rows = (field.name for field in RequestLog._meta.fields)  # noqa: SLF001  Django's documented interface
-        return (*rows, "attempt_table", "candidate_table", "reward_shown", "beside", "aside_answer")
+        return (*rows, "attempt_table", "candidate_table", "reward_shown", "beside", "aside_answer", "plan_shown")
 
     def get_fieldsets(self, request: HttpRequest, obj: RequestLog | None = None) -> Any:
         found = super().get_fieldsets(request, obj)
@@ -100,6 +101,8 @@ class RequestLogAdmin(ReadOnlyAdmin):
         idle = set() if "shadow_of" in detail or "judge_of" in detail else {"Beside another request"}
         if detail.get("reward") is None:
             idle.add("What was learned")
+        if not detail.get("plan"):
+            idle.add("Part of a plan")
         return [one for one in found if one[0] not in idle]
 
     def get_search_results(
@@ -169,6 +172,11 @@ class RequestLogAdmin(ReadOnlyAdmin):
         if judged := row.detail.get("judge_of"):
             return f"judging the answer to {judged}"
         return f"a copy of {row.detail.get('shadow_of', '')}"
+
+    @display(description="Of")
+    def plan_shown(self, row: RequestLog) -> str:
+        plan, leg = row.detail.get("plan", ""), row.detail.get("leg")
+        return f"the leg {leg} of {plan}" if leg else f"the whole run {plan}; its legs have their own rows, and costs"
 
     @display(description="Its answer, which nobody got")
     def aside_answer(self, row: RequestLog) -> str:

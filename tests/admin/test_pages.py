@@ -333,6 +333,12 @@ def test_a_request_shows_its_attempts_and_escapes_what_providers_said(admin_clie
     assert "<script>alert(1)" not in answer
 
 
+def test_a_request_that_is_a_leg_of_a_plan_says_so(admin_client: Client) -> None:
+    leg = request_row(1, detail={"plan": "01a2", "leg": "critique-1"})
+    assert "the leg critique-1 of 01a2" in text(admin_client.get(url_of(RequestLog, "change", leg)))
+    assert "Part of a plan" not in text(admin_client.get(url_of(RequestLog, "change", request_row(2))))
+
+
 def test_a_change_without_an_answer_of_any_provider_says_so(admin_client: Client) -> None:
     assert "No provider was asked." in text(admin_client.get(url_of(RequestLog, "change", request_row(1, detail={}))))
 

@@ -11,7 +11,7 @@ import pytest
 from django.utils import timezone
 
 from orchestration.models import LegState, PlanLeg, PlanRun, RunState
-from telemetry.models import AuditEntry
+from telemetry.models import AuditEntry, RequestLog
 from tests.adminapi.api import Api, ok, refused
 
 pytestmark = pytest.mark.django_db
@@ -68,6 +68,15 @@ def test_a_run_is_cancelled_once(api: Api) -> None:
     assert ok(api.post(f"workflows/{found.pk}/cancel"))["status"] == "cancelled"
     assert AuditEntry.objects.filter(action="workflow.cancel", resource=f"workflow/{found.pk}").count() == 1
     refused(api.post(f"workflows/{found.pk}/cancel"), "conflict")
+
+
+def test_a_request_tells_of_which_run_it_is_a_leg(api: Api) -> None:
+    row = RequestLog.objects.create(
+        request_id=uuid4(), created_at=timezone.now(), endpoint="/v1/plan", status=200,
+        detail={"attempts": [], "plan": "01a2", "leg": "judge"},
+    )  # fmt: skip
+    found = ok(api.get(f"logs/{row.request_id}"))
+    assert (found["plan"], found["leg"]) == ("01a2", "judge")
 
 
 @pytest.mark.parametrize("path", ["workflows/nonsense", f"workflows/{UUID(int=1)}", f"workflows/{UUID(int=1)}/history"])

@@ -157,7 +157,7 @@ def admin(gateway: Gateway, method: str, path: str) -> Any:
     return answer.json()
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_operator_cancels_a_run_whose_client_waits(gateway: Gateway, upstream: Upstream, stream: bool) -> None:
     upstream.when(Reply(delay=60))
     answers: list[httpx.Response] = []
@@ -220,6 +220,22 @@ def test_another_worker_goes_on_when_a_runs_worker_is_killed(gateway: Gateway, u
     assert last_words(upstream.requests[2]) == last_words(upstream.requests[3])
     (row,) = gateway.query("SELECT resumed FROM orchestration_planrun WHERE id = ?", run_id.replace("-", ""))
     assert row["resumed"] == 1
+    assert sum(nano(one["cost_usd"]) for one in legs_of(gateway, run_id, 5)) == nano(found["cost_usd"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [1, 2, 4, 5])
+def test_it_may_be_killed_at_any_leg(gateway: Gateway, upstream: Upstream, place: int) -> None:
+    texts = ["The plan.", "A flaw.", "Better.", "Fine.", "Best."]
+    replies = [said(text) for text in texts]
+    upstream.next(*replies[: place - 1], Reply(delay=60), *replies[place - 1 :])
+    run_id = begin(gateway, "adversarial", iterations=2, review_model_id="b")
+    upstream.wait_for_requests(place)
+    os.kill(worker_of(gateway, run_id), signal.SIGKILL)
+    found = ended(gateway, run_id)
+    assert found["result"]["response"]["refined_plan"] == "Best."
+    assert len(upstream.requests) == 6
+    assert [leg["status"] for leg in found["legs"]].count("lost") == 1
     assert sum(nano(one["cost_usd"]) for one in legs_of(gateway, run_id, 5)) == nano(found["cost_usd"])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestration.modes.refine import says_done
@@ -316,6 +316,7 @@ runs = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(runs, st.lists(said, min_size=30, max_size=30))
 def test_a_run_ends_and_can_be_taken_up_at_any_step(run: Directive, script: list[str | LegError]) -> None:
     """Its data goes through JSON between any two steps, and the same results lead to the same next calls."""
