@@ -235,7 +235,6 @@ class Legs:
 
 
 def _whole(leg: Leg, body: bytes, *, cut_at: int | None) -> LegResult:
-    """Raises ApiError when there is nothing to be read in it."""
     try:
         answer = _any(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

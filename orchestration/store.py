@@ -160,9 +160,9 @@ def _close(run: PlanRun) -> None:
 
 
 # -- leases ------------------------------------------------------------------------------------------------------------
-def tend(*, holder: str) -> set[str]:
-    """Renews this process's leases. The runs that it still holds."""
-    mine = PlanRun.objects.filter(holder=holder, state=RunState.RUNNING)
+def tend(runs: Collection[str], *, holder: str) -> set[str]:
+    """Renews the leases of runs that this process works on. Those that it still holds."""
+    mine = PlanRun.objects.filter(pk__in=list(runs), holder=holder, state=RunState.RUNNING)
     mine.update(lease_until=_lease())
     return {str(one) for one in mine.values_list("pk", flat=True)}
 
@@ -173,11 +173,17 @@ def release(*, holder: str) -> None:
 
 
 def take(
-    *, holder: str, host: str, living: Callable[[], Collection[str]], most: int, unreadable: set[str]
+    *,
+    holder: str,
+    host: str,
+    living: Callable[[], Collection[str]],
+    most: int,
+    unreadable: set[str],
+    mine: Collection[str] = (),
 ) -> list[Taken]:
     """Runs that nobody works on, at most so many; from now on they are this process's. Of this host it is known which
-    processes live; whoever is elsewhere lives until its lease is over."""
-    candidates = _open(host).exclude(holder=holder).exclude(pk__in=list(unreadable)).order_by("created_at")
+    processes live; whoever is elsewhere lives until its lease is over. `mine`: what this process works on."""
+    candidates = _open(host).exclude(pk__in=[*unreadable, *mine]).order_by("created_at")
     seen = list(candidates.values_list("pk", "holder"))
     alive = living() if seen else ()  # after the look: a process has a journal before it has a run
     taken: list[Taken] = []

@@ -180,7 +180,8 @@ class Worker:
     async def _look(self) -> None:
         watched = [run_id for run_id, one in self._entries.items() if one.is_kept and not one.is_over]
         room = AT_ONCE - len(self._background)
-        held, taken = await in_thread(partial(self._look_in_database, has_runs=bool(watched), room=room))
+        mine = list(self._entries)
+        held, taken = await in_thread(partial(self._look_in_database, watched=watched, mine=mine, room=room))
         for run_id in watched:
             if run_id not in held:
                 self.drop(run_id)
@@ -188,17 +189,18 @@ class Worker:
             if one.plan.id not in self._entries:
                 self._begin(one)
 
-    def _look_in_database(self, *, has_runs: bool, room: int) -> tuple[set[str], list[Taken]]:
+    def _look_in_database(self, *, watched: list[str], mine: list[str], room: int) -> tuple[set[str], list[Taken]]:
         if monotonic() - self._pruned_at > PRUNE_SECONDS:
             self._pruned_at = monotonic()
             store.prune()
-        held = store.tend(holder=self.holder) if has_runs else set()
+        held = store.tend(watched, holder=self.holder) if watched else set()
         taken = store.take(
             holder=self.holder,
             host=self._host,
             living=partial(living_holders, journal_folder()),
             most=room,
             unreadable=self._unreadable,
+            mine=mine,
         )
         return held, taken
 

@@ -89,6 +89,17 @@ def test_a_run_of_a_living_worker_is_left_to_it() -> None:
     assert [one.plan.id for one in taken(host="elsewhere")] == [plan.id]
 
 
+def test_a_run_that_its_own_worker_dropped_is_taken_up_when_its_lease_is_over() -> None:
+    kept, dropped = begun(), begun()
+    for plan in (kept, dropped):
+        expire(plan)
+    assert store.tend([kept.id], holder="one") == {kept.id}
+    found = store.take(
+        holder="one", host="here", living=lambda: ["one"], most=9, unreadable=set(), mine=[kept.id]
+    )  # fmt: skip
+    assert [one.plan.id for one in found] == [dropped.id]
+
+
 def test_a_worker_that_lost_its_run_can_write_nothing_more() -> None:
     plan = begun()
     request_id = called(plan)
@@ -162,7 +173,7 @@ def test_a_cancelled_run_belongs_to_nobody() -> None:
     cancelled = store.cancel(plan.id, key_id="k")
     assert cancelled is not None
     assert cancelled.state == RunState.CANCELLED
-    assert store.tend(holder="one") == set()
+    assert store.tend([plan.id], holder="one") == set()
     with pytest.raises(LostRun):
         answered(plan, request_id)
     assert taken() == []
