@@ -15,7 +15,7 @@ from msgspec import Raw
 from keys.auth import KeyRecord
 from orchestration.casting import leg_key
 from orchestration.plan import ENDPOINT, Plan, leg_body, leg_error, leg_policy, leg_shape
-from orchestration.purse import Ceiling, LegPurse
+from orchestration.purse import Funds, LegPurse
 from orchestration.steps import Leg, LegError, LegResult, StoppedBy, thoughtless
 from providers.client import UpstreamFailure
 from providers.formats.canonical import TextDelta
@@ -49,11 +49,11 @@ KeyOf = Callable[[], KeyRecord]
 class Legs:
     """Of one run. `key_of`: the key that pays, as it is now; raises ApiError when it may not be used any more."""
 
-    def __init__(self, runtime: Runtime, plan: Plan, key_of: KeyOf, ceiling: Ceiling | None) -> None:
+    def __init__(self, runtime: Runtime, plan: Plan, key_of: KeyOf, funds: Funds) -> None:
         self._runtime = runtime
         self._plan = plan
         self._key_of = key_of
-        self._ceiling = ceiling
+        self._funds = funds
 
     async def ask(self, leg: Leg, request_id: str, hear: Hear | None = None) -> LegResult:
         """`hear` is told the text as it comes, where it can be."""
@@ -156,7 +156,7 @@ class Legs:
             runtime.ledger,
             key.budgets,
             fail_open=runtime.money_fail_open,
-            ceiling=self._ceiling,
+            funds=self._funds,
             max_tokens=leg.max_tokens,
         )
         return call

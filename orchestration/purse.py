@@ -1,8 +1,12 @@
 """The money of a run. Each leg reserves from the budgets of its key, as any request does, and from the ceiling that the
-client set for the whole run, if it set one: together, the legs never hold more than that. Belongs to the event loop."""
+client set for the whole run, if it set one: together, the legs never hold more than that. Belongs to the event loop.
+
+What a leg reserves is far more than it will cost. So one that cannot be paid beside others waits until one of them is
+settled, and tries again: where money is short, voters are asked one after the other."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
@@ -18,34 +22,54 @@ if TYPE_CHECKING:
     from routing.call import Call
 
 
-class Ceiling:
-    """What a run may cost, in nano-dollars. `share`: of each of the legs that are called side by side."""
+class Funds:
+    """Of one run. `ceiling`: what it may cost, in nano-dollars. `share`: of that, of each of the legs that are called
+    side by side."""
 
-    def __init__(self, amount: int, spent: int) -> None:
-        self._budget = BudgetRecord(0, amount, "run", "this plan")
-        self.spent = spent
+    def __init__(self, ceiling: int | None, spent: int) -> None:
+        self.has_ceiling = ceiling is not None
+        self._ceiling = BudgetRecord(0, ceiling or 0, "run", "this plan")
+        self._spent = spent
+        self._share = 0
         self._held: dict[LegPurse, int] = {}
-        self.share = 0
+        self._under_way: set[LegPurse] = set()
+        self._settled = asyncio.Event()
 
     @property
-    def left(self) -> int:
-        return self._budget.amount - self.spent - sum(self._held.values())
+    def _left(self) -> int:
+        return self._ceiling.amount - self._spent - sum(self._held.values())
 
     def divide(self, legs: int) -> None:
-        self.share = max(self.left, 0) // legs
+        self._share = max(self._left, 0) // legs
 
     def hold(self, purse: LegPurse, *, most: int, least: int) -> int:
         """All that the purse may spend from now on. Raises BudgetExceeded."""
+        if not self.has_ceiling:
+            return most
         own = self._held.get(purse, 0)
-        free = own + self.left
+        free = own + self._left
         if free < least:
-            raise BudgetExceeded(self._budget, spent=self.spent, resets_at=inf)
-        self._held[purse] = max(own, min(most, free, max(least, self.share)))
+            raise BudgetExceeded(self._ceiling, spent=self._spent, resets_at=inf)
+        self._held[purse] = max(own, min(most, free, max(least, self._share)))
         return self._held[purse]
 
+    def began(self, purse: LegPurse) -> None:
+        self._under_way.add(purse)
+
+    async def another_settled(self, purse: LegPurse) -> bool:
+        """Once another leg has; False at once when none is under way. Whoever waits is not under way."""
+        self._under_way.discard(purse)
+        if not self._under_way:
+            return False
+        await self._settled.wait()
+        return True
+
     def settle(self, purse: LegPurse, cost: int) -> None:
+        self._under_way.discard(purse)
         self._held.pop(purse, None)
-        self.spent += cost
+        self._spent += cost
+        self._settled.set()
+        self._settled = asyncio.Event()
 
 
 class LegPurse(Purse):
@@ -57,26 +81,31 @@ class LegPurse(Purse):
         budgets: Sequence[BudgetRecord],
         *,
         fail_open: bool,
-        ceiling: Ceiling | None,
+        funds: Funds,
         max_tokens: int | None,
     ) -> None:
         super().__init__(ledger, budgets, fail_open=fail_open)
-        self._ceiling = ceiling
+        self._funds = funds
         self._max_tokens = max_tokens
 
     async def cover(self, call: Call, target: Target) -> tuple[Call, int]:
         if self._max_tokens is not None and call.envelope.max_output_tokens is None:
             call = replace(limited(call, target, self._max_tokens), lowered_to=None)
-        if not self._budgets and self._ceiling is None:
+        if not self._budgets and not self._funds.has_ceiling:
             return call, 0
-        return await super().cover(call, target)
+        while True:
+            try:
+                funded = await super().cover(call, target)
+            except BudgetExceeded:
+                if not await self._funds.another_settled(self):
+                    raise
+            else:
+                self._funds.began(self)
+                return funded
 
     async def _reserve(self, *, most: int, least: int) -> int:
-        if self._ceiling is not None:
-            most = self._ceiling.hold(self, most=most, least=least)
-        return await super()._reserve(most=most, least=least)
+        return await super()._reserve(most=self._funds.hold(self, most=most, least=least), least=least)
 
     def settle(self, cost: int) -> list[Charge]:
-        if self._ceiling is not None:
-            self._ceiling.settle(self, cost)
+        self._funds.settle(self, cost)
         return super().settle(cost)

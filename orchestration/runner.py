@@ -9,7 +9,7 @@ from typing import Protocol
 
 from orchestration.legs import KeyOf, Legs
 from orchestration.plan import Due, Outcome, Plan, cost_of
-from orchestration.purse import Ceiling
+from orchestration.purse import Funds
 from orchestration.registry import MODES
 from orchestration.steps import Calls, Leg, LegResult, Step
 from routing.identity import new_request_id
@@ -59,16 +59,14 @@ class InProcess:
         lost_nano: int | None = None,
     ) -> Outcome:
         results = dict(known or {})
-        spent = cost_of(results, lost_nano) or 0
-        ceiling = Ceiling(plan.ceiling, spent) if plan.ceiling is not None else None
-        legs = Legs(self._runtime, plan, key_of, ceiling)
+        funds = Funds(plan.ceiling, cost_of(results, lost_nano) or 0)
+        legs = Legs(self._runtime, plan, key_of, funds)
         mode = MODES[plan.directive.mode]
         step, due = _after(mode.step(plan.directive, results))
         if due:
             await watcher.began(due)
         while isinstance(step, Calls):
-            if ceiling is not None:
-                ceiling.divide(len(due))
+            funds.divide(len(due))
             step, due = await self._side_by_side(plan, legs, due, results, watcher)
         return Outcome(step, results, lost_nano)
 

@@ -29,6 +29,7 @@ CHAT_ONLY = "tokenhub_" + "c1" * 32
 NARROW = "tokenhub_" + "d2" * 32
 POOR = "tokenhub_" + "e3" * 32
 COUNTED = "tokenhub_" + "f4" * 32
+SHORT = "tokenhub_" + "a5" * 32
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
 GOOD, BAD = '{"age": 7}', '{"age": "seven"}'
 MODELS = [("best", 10), ("good", 8), ("fair", 6), ("poor", 4), ("free", 2)]
@@ -59,9 +60,13 @@ def gateway(server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
             {"key": CHAT_ONLY, "scopes": ["chat"]},
             {"key": NARROW, "scopes": ["plan"], "allowed_models": ["good", "fair"]},
             {"key": POOR, "name": "poor"},
+            {"key": SHORT, "name": "short"},
             {"key": COUNTED, "rate_limit_rpm": 50, "rate_limit_tpm": 1_000_000, "max_concurrent": 1},
         ],
-        budgets=[{"of_key": POOR, "subject": "key", "amount_usd": "0.0025"}],
+        budgets=[
+            {"of_key": POOR, "subject": "key", "amount_usd": "0.0025"},
+            {"of_key": SHORT, "subject": "key", "amount_usd": "0.0018"},
+        ],
         prompts=[{"name": "refine.improve", "text": "Improve it, or say {{done}}!"}],
         env={"TOKENHUB_OUTPUT_REPAIRS": "1"},
     ) as running:
@@ -305,8 +310,8 @@ def test_a_keys_budget_that_pays_two_legs_is_never_exceeded(gateway: Gateway, up
     assert [row["error_code"] for row in legs] == ["", "", "budget_exceeded"]
     total = sum(nano(row["cost_usd"]) for row in legs)
     assert total == nano(body["cost_usd"]) == nano(2 * DEAR_COST)
-    booked = "SELECT settled_nano FROM keys_budgetperiod"
-    gateway.wait_until(lambda: [row["settled_nano"] for row in gateway.query(booked)] == [total])
+    booked = "SELECT settled_nano FROM keys_budgetperiod WHERE settled_nano = ?"
+    gateway.wait_until(lambda: bool(gateway.query(booked, total)))
 
 
 def test_a_ceiling_that_pays_nothing_is_said_before_anything_costs(gateway: Gateway, upstream: Upstream) -> None:
@@ -316,11 +321,35 @@ def test_a_ceiling_that_pays_nothing_is_said_before_anything_costs(gateway: Gate
     assert upstream.requests == []
 
 
-def test_voters_share_a_ceiling(gateway: Gateway, upstream: Upstream) -> None:
-    answer = told(plan(gateway, "vote", policy={"max_budget_usd": 0.0018}))["response"]
-    assert len(answer["responses"]) == 2
+def test_voters_that_a_ceiling_cannot_pay_at_once_are_asked_one_after_the_other(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    body = told(plan(gateway, "vote", policy={"max_budget_usd": 0.0018}))
+    assert len(body["response"]["responses"]) == 3
+    assert body["cost_usd"] <= 0.0018
+    ends = sorted(request.ended_at or 0 for request in upstream.requests[:3])
+    assert upstream.requests[2].at > ends[0]
+
+
+def test_a_voter_that_cannot_be_paid_does_not_fail_the_vote(gateway: Gateway, upstream: Upstream) -> None:
+    for model in ("good", "fair", "poor", "free"):
+        upstream.when(said("Mine.", usage=DEAR), model=model)
+    body = told(plan(gateway, "vote", policy={"max_budget_usd": 0.0018}))
+    answer = body["response"]
+    assert len(answer["responses"]) == len(upstream.requests) == 2
     assert [one["error"] for one in answer["failed"]] == ["budget_exceeded"]
-    assert answer["partial"] is True
+    assert (answer["judge"], answer["judge_error"]) == (None, "budget_exceeded")
+    assert (answer["judge_parsed"], answer["selected"], body["partial"]) == (False, 0, True)
+    assert body["cost_usd"] == pytest.approx(2 * DEAR_COST)
+
+
+def test_voters_that_a_budget_cannot_pay_at_once_are_asked_one_after_the_other(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    body = told(plan(gateway, "vote", key=SHORT))
+    assert len(body["response"]["responses"]) == 3
+    legs = legs_of(gateway, body["request_id"], 4)
+    assert sum(nano(row["cost_usd"]) for row in legs) == nano(body["cost_usd"]) <= nano(0.0018)
 
 
 def test_an_answer_that_money_cut_short_is_partial(gateway: Gateway, upstream: Upstream) -> None:
