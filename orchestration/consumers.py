@@ -16,6 +16,7 @@ from django.db.utils import DatabaseError
 from keys.auth import KeyRecord
 from orchestration import form
 from orchestration.casting import Casting
+from orchestration.legs import TRACE
 from orchestration.plan import Due, Outcome, Plan, answer_of, api_error, usd
 from orchestration.prompts import BUILT_IN
 from orchestration.steps import Failed, LegResult
@@ -47,6 +48,7 @@ class Plans(Chat):
         if visit.runtime.shared_limits is not None or (visit.key is not None and visit.key.limits):
             visit.admit(visit.tokens_elsewhere)
             await visit.admitted()
+        TRACE.set(visit.trace)
         visit.plan, visit.reason, visit.estimated_cost_nano = plan.id, plan.reason, plan.estimated_cost_nano
         if body.background:
             await _accepted(visit, plan)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 from time import monotonic, time
 from typing import Any, Final
 
@@ -35,11 +36,14 @@ from routing.settling import settle
 from routing.shaped import in_shape
 from routing.visit import Visit, estimate
 from telemetry.logs import EventLogger
+from telemetry.tracing import Trace, trace_of
 
 log = EventLogger(__name__)
 CHAT: Final = DIALECTS["openai-chat"]
 CANCELLED_STATUS: Final = 499
 AT_THE_END_SECONDS: Final = 0.05  # before the deadline a failure is taken for its doing
+TRACE: Final[ContextVar[Trace | None]] = ContextVar("plan_trace", default=None)
+"""Of the run, where tracing is on: each leg is a request within it."""
 _SCOPE: Final[dict[str, Any]] = {"method": "POST", "headers": [], "query_string": b"", "client": None}
 _any = msgspec.json.Decoder().decode
 Hear = Callable[[str], None]
@@ -65,6 +69,9 @@ class Legs:
         visit = Visit(_SCOPE, _nothing, _nothing, self._runtime, ENDPOINT, CHAT)
         visit.request_id, visit.plan, visit.leg, visit.client_id = request_id, self._plan.id, leg.name, ""
         visit.patience = Patience(armed=True)
+        if self._runtime.tracer is not None:
+            run = TRACE.get()
+            visit.trace = run.child() if run is not None else trace_of(())
         try:
             found = await self._asked(visit, leg, hear)
         except ApiError as error:

@@ -18,6 +18,7 @@ from django.db.utils import DatabaseError
 from keys.auth import KeyRecord
 from keys.bank import host_of
 from orchestration import store
+from orchestration.legs import TRACE
 from orchestration.plan import Due, Outcome, Plan, leg_error
 from orchestration.runner import InProcess, Runner, Watcher
 from orchestration.steps import Failed, LegResult
@@ -26,7 +27,8 @@ from routing.errors import ApiError
 from routing.runtime import Runtime, journal_folder, runtime
 from routing.snapshot import Snapshot
 from telemetry.journal import living_holders
-from telemetry.logs import EventLogger
+from telemetry.logs import REQUEST_ID, EventLogger
+from telemetry.tracing import trace_of
 
 T = TypeVar("T")
 log = EventLogger(__name__)
@@ -127,6 +129,9 @@ class Worker:
 
     async def _run(self, taken: Taken) -> None:
         plan = taken.plan
+        REQUEST_ID.set(plan.id)
+        if self._runtime.tracer is not None:
+            TRACE.set(trace_of(()))
         entry = self._entries[plan.id]
         keeper = _Keeper(plan.id, self.holder, taken.attempts)
         try:

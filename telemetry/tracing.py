@@ -56,6 +56,11 @@ class Trace:
     started: int = field(default_factory=time_ns)
     legs: list[Leg] = field(default_factory=list)
 
+    def child(self) -> Trace:
+        """Of a request that is made on behalf of this one."""
+        own = _new_id(8) if self.is_recorded else self.span_id
+        return Trace(self.trace_id, own, self.span_id, self.state, self.flags, self.is_recorded)
+
     def began(self, operation: str, model: str, told: dict[str, Any]) -> Leg:
         """A call that is about to be made."""
         own = _new_id(8) if self.is_recorded else self.parent_id

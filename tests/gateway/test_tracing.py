@@ -246,3 +246,25 @@ def test_nothing_of_opentelemetry_is_loaded_while_tracing_is_off(tmp_path: Path)
         [sys.executable, "-c", script], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_each_leg_of_a_plan_is_a_request_within_its_trace(
+    gateway: Gateway, collector: Collector, background: bool
+) -> None:
+    body = {
+        "request": {"messages": [{"role": "user", "content": "Hi"}]},
+        "orchestration": {"mode": "adversarial", "primary_model_id": "a", "review_model_id": "b"},
+        "background": background,
+    }
+    headers = gateway.headers(traceparent=f"00-{TRACE}-{PARENT}-01")
+    assert gateway.post("/v1/plan", body, headers=headers).status_code == (202 if background else 200)
+    found = collector.wait_for(7)  # the plan's own, and two for each leg
+    (run,) = [span for span in found if span.parent_id == PARENT]
+    calls = [span for span in found if span.kind == CLIENT]
+    legs = [span for span in found if span.kind == SERVER and span is not run]
+    assert len({span.trace_id for span in (*legs, *calls)}) == 1
+    assert sorted(span.parent_id for span in calls) == sorted(span.span_id for span in legs)
+    if not background:
+        assert {span.trace_id for span in found} == {TRACE}
+        assert {span.parent_id for span in legs} == {run.span_id}
