@@ -61,7 +61,7 @@ class Plans(Chat):
         """Whatever can be known to be wrong is an error here. Raises ApiError, InvalidRequest."""
         runtime, key = visit.runtime, visit.key
         assert key is not None  # noqa: S101  the endpoint asked for one
-        policy = policy_of(visit, replace(runtime.default_policy, mode=""), body.policy)
+        policy = policy_of(visit, replace(runtime.snapshot.default_policy, mode=""), body.policy)
         asked, policy = self.obey(visit, chat_body(body.request, body.output_format), policy)
         shape, directed = form.form_of(body), visit.shape
         if directed is not None:
@@ -77,7 +77,7 @@ class Plans(Chat):
             seed=_random.getrandbits(48),
             has_form=shape is not None,
         )
-        visit.requested_model, visit.mode = directive.primary[:200], policy.mode or runtime.default_policy.mode
+        visit.requested_model, visit.mode = directive.primary[:200], policy.mode or runtime.snapshot.default_policy.mode
         plan = Plan(
             id=visit.request_id,
             key_id=key.id,
@@ -94,7 +94,7 @@ class Plans(Chat):
     @staticmethod
     def _cast(visit: Visit, plan: Plan, body: form.Body, key: KeyRecord) -> Plan:
         runtime = visit.runtime
-        casting = Casting(runtime.engine, runtime.snapshot, key, default_mode=runtime.default_policy.mode)
+        casting = Casting(runtime.engine, runtime.snapshot, key, default_mode=runtime.snapshot.default_policy.mode)
         named = "orchestration.primary_model_id" if body.orchestration.primary_model_id else "request.model_hint"
         casting.require(plan.directive.primary, named)
         casting.require(plan.directive.review, "orchestration.review_model_id")

@@ -153,7 +153,7 @@ class Legs:
         visit.key = leg_key(key, leg, runtime.snapshot)
         shape = leg_shape(plan, leg)
         visit.shape = None if leg.schema else shape
-        policy = leg_policy(plan, leg, now=time(), default_mode=runtime.default_policy.mode)
+        policy = leg_policy(plan, leg, now=time(), default_mode=runtime.snapshot.default_policy.mode)
         envelope, visit.plain = formed(CHAT, leg_body(plan, leg, stream=stream), shape)
         call = prepare(visit, envelope, policy)
         call.conversation = None  # each leg finds its own model

@@ -17,6 +17,7 @@ VIEWED: Final = (
     "providers.provider",
     "routing.model", "routing.price", "routing.alias", "routing.aliasvariant", "routing.routingprofile",
     "routing.routingdefaults", "routing.feedback", "routing.policyevaluation",
+    "orchestration.planrun", "orchestration.planleg", "orchestration.prompttemplate",
 )  # fmt: skip
 WITHHELD: Final = (
     "vault.vaultstate", "vault.secret",
@@ -28,6 +29,7 @@ WITHHELD: Final = (
 OPERATED: Final = (
     "providers.provider", "routing.model", "routing.price", "routing.alias", "routing.aliasvariant",
     "routing.routingprofile", "routing.routingdefaults", "telemetry.webhook", "telemetry.serieslevel",
+    "orchestration.planrun", "orchestration.prompttemplate",
 )  # fmt: skip
 KEPT: Final = ("keys.clientkey", "keys.project", "keys.budget")
 ADMINISTER: Final = "tokenhub.administer"
