@@ -71,7 +71,10 @@ def test_a_viewer_reads_everything_but_secrets(db: None) -> None:
 @pytest.mark.parametrize(
     ("role", "may"),
     [
-        ("Operator", {"providers", "models", "prices", "aliases", "profiles", "routing-config", "webhooks", "tsdb"}),
+        (
+            "Operator",
+            {"providers", "models", "prices", "aliases", "profiles", "routing-config", "webhooks", "tsdb", "workflows"},
+        ),
         ("Key manager", {"apikeys", "projects", "budget"}),
     ],
 )
