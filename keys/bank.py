@@ -132,7 +132,7 @@ def book(entries: Sequence[Entry]) -> None:
         period.overrun_nano += overruns[pk]
         _alert(period, before)
         if overruns[pk]:
-            webhooks.publish("budget_overrun", {**_told(period), "overrun_usd": overruns[pk] / NANO})
+            webhooks.announce("budget_overrun", {**_told(period), "overrun_usd": overruns[pk] / NANO})
         period.save()
 
 
@@ -155,7 +155,7 @@ def _alert(period: BudgetPeriod, before: int) -> None:
         if before < edge <= period.settled_nano and percent > period.alerted_percent:
             period.alerted_percent = percent
             log.warning("budget_threshold", budget=str(period.budget), percent=percent, spent_usd=usd)
-            webhooks.publish("budget_threshold", {**_told(period), "percent": percent})
+            webhooks.announce("budget_threshold", {**_told(period), "percent": percent})
 
 
 def _told(period: BudgetPeriod) -> dict[str, object]:

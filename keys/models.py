@@ -112,6 +112,8 @@ class ClientKey(Limited):
         help_text="After so many days a new secret is due: `manage.py keys rotate --due`. Empty: never.",
     )
     rotated_at = models.DateTimeField(default=timezone.now, editable=False)
+    rotation_told_for = models.DateTimeField(null=True, editable=False)
+    """The due date that the event key_rotation_due was last published for."""
     old_digest = models.CharField(max_length=64, blank=True, db_index=True, editable=False)
     old_digest_until = models.DateTimeField(null=True, blank=True, editable=False)
     enabled = models.BooleanField(default=True)

@@ -8,16 +8,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
+from time import monotonic
+from typing import Final
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from keys import calendar
 from keys.auth import digest_of
 from keys.calendar import span_of
 from keys.models import Budget, BudgetPeriod, ClientKey, Every, Project, Subject
-from telemetry import audit
+from telemetry import audit, webhooks
 
+DUE_SECONDS: Final = 300.0
 SHOWN_PREFIX_LENGTH = 17  # `tokenhub_` and eight digits: enough to tell keys apart, useless to a thief
 
 
@@ -84,6 +89,40 @@ def save(*, key: ClientKey) -> None:
     """Raises ValidationError."""
     key.full_clean()
     key.save()
+
+
+def tell_due(now: datetime) -> int:
+    """Publishes key_rotation_due of each key that is due, once for each due date whoever else looks. How many."""
+    told = 0
+    for key in ClientKey.objects.due(now):
+        due_at = key.rotation_due_at
+        with transaction.atomic():
+            untold = ClientKey.objects.filter(Q(rotation_told_for=None) | ~Q(rotation_told_for=due_at), pk=key.pk)
+            if not untold.update(rotation_told_for=due_at):
+                continue
+            data = {
+                "api_key_id": str(key.pk),
+                "api_key_name": key.name,
+                "api_key_prefix": key.key_prefix,
+                "owner": key.owner,
+                "project": key.project,
+                "due_at": due_at.isoformat() if due_at is not None else None,
+            }
+            webhooks.announce("key_rotation_due", data)
+            told += 1
+    return told
+
+
+class DueKeys:
+    """A sweep of the ingester, which one worker of a host runs: looks at once, and then every five minutes."""
+
+    def __init__(self) -> None:
+        self._next_at = 0.0
+
+    def __call__(self, folder: Path) -> None:
+        if monotonic() >= self._next_at:
+            self._next_at = monotonic() + DUE_SECONDS
+            tell_due(timezone.now())
 
 
 def revoke(*, key: ClientKey) -> None:

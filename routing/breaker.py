@@ -73,7 +73,7 @@ class Circuit:
 
     __slots__ = (
         "consecutive_errors", "is_open", "last_error", "last_error_at", "last_success_at", "opened_at", "rest_reason",
-        "rest_until", "rests", "trial_until", "troubled",
+        "rest_until", "rests", "told", "trial_until", "troubled",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -89,6 +89,8 @@ class Circuit:
         self.last_error = ""
         self.last_error_at = -inf
         self.last_success_at = -inf
+        self.told = State.HEALTHY
+        """What others were told of `lasting_state`, or told."""
 
     def why_not(self, now: float) -> str:
         """Why it is to be left alone at the moment; empty when it may be asked."""
@@ -158,6 +160,15 @@ class Circuit:
             elif self.is_open or self.last_error_at <= down.recovered_at:
                 self.is_open, self.consecutive_errors, self.trial_until = False, 0, 0.0
         self.troubled = bool(self.consecutive_errors or self.is_open or self.rest_until)
+
+    @property
+    def lasting_state(self) -> State:
+        """Changes by what happens, never by the clock: a rest that is over is no recovery, and a short pause after a
+        429 is no trouble."""
+        auth = self.rests.get(AUTH)
+        if (self.is_open and self.consecutive_errors >= DOWN_AFTER) or (auth is not None and auth.spans):
+            return State.DOWN
+        return State.DEGRADED if self.consecutive_errors >= DEGRADED_AFTER else State.HEALTHY
 
     def state(self, now: float) -> State:
         rests = now < self.rest_until

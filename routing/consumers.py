@@ -155,6 +155,8 @@ class Chat(Endpoint):
         delivery = await visit.runtime.engine.deliver(call)
         visit.target, visit.reason, visit.at_home = delivery.target, delivery.reason, delivery.at_home
         visit.estimated_cost_nano = expected_cost(delivery.target, call.needs)
+        if (events := visit.runtime.events).wanted[0]:
+            visit.announce(events)
         if call.alias is not None and call.alias.shadows:
             visit.runtime.shadows.follow(visit, call)
         if delivery.relay is None:

@@ -23,6 +23,7 @@ ENDPOINT_REST_SECONDS: Final = 5.0
 MISSING_SECONDS: Final = 300.0
 ASSUMED_LATENCY_MS: Final = 1000.0
 HEAD_START_SECONDS: Final = 1.0  # for the trial of whoever saw a target down, before those that were told
+MAX_CHANGES: Final = 1000  # that wait to be told
 HALF_RECOVERED: Final = DOWN_AFTER - 1  # errors in a row that a probe's success leaves standing
 _NO_CONNECTION = frozenset({FailureKind.CONNECT, FailureKind.DNS, FailureKind.TLS, FailureKind.REFUSED_ADDRESS})
 
@@ -37,6 +38,16 @@ class Notice(NamedTuple):
     until: float = 0.0
     recovered_at: float | None = None
     errors_left: int = 0
+
+
+class Change(NamedTuple):
+    """Of the lasting state, seen by this process. `model_id` is empty for a provider."""
+
+    provider_id: str
+    model_id: str
+    before: State
+    after: State
+    last_error: str
 
 
 class ProviderHealth(Circuit):
@@ -102,6 +113,7 @@ class Health:
         self.targets: dict[tuple[str, str], TargetStats] = {}
         self.providers: dict[str, ProviderHealth] = {}
         self.notices: deque[Notice] = deque()
+        self.changes: deque[Change] = deque(maxlen=MAX_CHANGES)
         self.skips: defaultdict[str, int] = defaultdict(int)
         """How often a target was passed over, by reason."""
         self._down_seconds = down_seconds
@@ -220,6 +232,16 @@ class Health:
         may_open = circuit.is_broad if isinstance(circuit, ProviderHealth) else True
         if speaks_against and (circuit.is_open or (may_open and circuit.consecutive_errors >= DOWN_AFTER)):
             self._rest(provider_id, model_id, circuit, DOWN, now, now + self._down_seconds)
+        self._review(provider_id, model_id, circuit)
+
+    def _review(self, provider_id: str, model_id: str, circuit: Circuit) -> None:
+        """After what this process saw; what others tell is no change of its own."""
+        after = circuit.lasting_state
+        if after is not circuit.told:
+            self.changes.append(Change(provider_id, model_id, circuit.told, after, circuit.last_error))
+            circuit.told = after
+            if self.wake is not None:
+                self.wake()
 
     def _rest(self, provider_id: str, model_id: str, circuit: Circuit, reason: str, now: float, until: float) -> None:
         was_resting = now < circuit.rest_until
@@ -229,6 +251,7 @@ class Health:
             self.notices.append(Notice(provider_id, model_id, reason, now, until))
             if not was_resting and self.wake is not None:
                 self.wake()
+        self._review(provider_id, model_id, circuit)
 
     def _recovered(
         self,
@@ -247,6 +270,7 @@ class Health:
             self.notices.append(Notice(provider_id, model_id, reason, recovered_at=at, errors_left=errors_left))
             if self.wake is not None:
                 self.wake()
+        self._review(provider_id, model_id, circuit)
 
     def credential_changed(self, provider_id: str, now: float | None = None) -> None:
         """A new credential gets its chance at once."""
@@ -292,6 +316,7 @@ class Health:
             self._recovered(provider_id, "", provider, started, errors_left=left, only=DOWN)
         elif not provider.calls_failed:
             provider.consecutive_errors = 0
+            self._review(provider_id, "", provider)
         for (owner, model_id), stats in self.targets.items():
             if owner == provider_id and stats.is_open:
                 self._recovered(provider_id, model_id, stats, started, errors_left=HALF_RECOVERED, only=DOWN)
@@ -350,6 +375,7 @@ class Health:
                 recovered_at=one.recovered_at,
                 errors_left=one.errors_left,
             )
+            circuit.told = circuit.lasting_state
 
     def provider_state(self, provider_id: str, model_ids: Collection[str], now: float) -> State:
         """Of a provider with these models."""

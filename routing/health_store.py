@@ -17,8 +17,9 @@ from django.utils import timezone
 
 from providers.models import Provider
 from routing.breaker import DOWN, DOWN_AFTER, Circuit, Rests, State
-from routing.health import DECAY, Health, Notice, TargetStats, combined
+from routing.health import DECAY, Change, Health, Notice, TargetStats, combined
 from routing.models import HealthNotice, HealthRecord, Model, ProbeLease
+from telemetry import webhooks
 from telemetry.logs import EventLogger
 
 log = EventLogger(__name__)
@@ -100,6 +101,8 @@ class HealthStore:
         for row in HealthRecord.objects.all():
             self._restore(row, clocks)
         self._health.merge(self._hear(clocks))
+        for circuit in (*self._health.targets.values(), *self._health.providers.values()):
+            circuit.told = circuit.lasting_state
 
     def sync(self) -> None:
         """One turn: tell, hear, save what is due. Raises DatabaseError; what was not told is told the next time."""
@@ -111,6 +114,9 @@ class HealthStore:
         if urgent or clocks.steady >= self._save_at:
             self._save_at = clocks.steady + SAVE_SECONDS
             self.save()
+        while self._health.changes:
+            _announce(self._health.changes[0])
+            self._health.changes.popleft()
         if clocks.steady >= self._prune_at:
             self._prune_at = clocks.steady + PRUNE_SECONDS
             _prune()
@@ -232,6 +238,19 @@ class HealthStore:
             provider.last_success_at = max(provider.last_success_at, circuit.last_success_at)
         mark = (row.calls if row.model_id else 0, row.consecutive_errors, row.last_error)
         self._saved[row.provider_id, row.model_id] = _Saved(mark, row.calls, row.errors, row.calls)
+
+
+@transaction.atomic
+def _announce(change: Change) -> None:
+    """Tells of a change, unless another worker saw the same, and told. Webhooks get what begins or ends an outage."""
+    now, key = change.after.name.lower(), {"provider_id": change.provider_id, "model_id": change.model_id}
+    HealthRecord.objects.get_or_create(**key, defaults={"updated_at": timezone.now()})
+    if not HealthRecord.objects.filter(**key).exclude(told_state=now).update(told_state=now):
+        return
+    data = {**key, "scope": "model" if change.model_id else "provider", "from": change.before.name.lower(), "to": now}
+    if change.after is not State.HEALTHY:
+        data["last_error"] = change.last_error
+    webhooks.announce("health_change", data, durably=State.DOWN in {change.before, change.after})
 
 
 def _blend(row: HealthRecord, stats: TargetStats, calls: int, *, is_alone: bool) -> None:

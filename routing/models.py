@@ -251,6 +251,7 @@ class HealthRecord(models.Model):
     last_error = models.CharField(max_length=200, blank=True)
     last_error_at = models.DateTimeField(null=True)
     last_success_at = models.DateTimeField(null=True)
+    told_state = models.CharField(max_length=10, default="healthy", help_text="By the event health_change.")
     updated_at = models.DateTimeField()
 
     class Meta:

@@ -44,6 +44,7 @@ from routing.shadow import Shadows
 from routing.snapshot import Snapshot
 from routing.snapshot_build import build_snapshot, config_version
 from telemetry import webhooks
+from telemetry.events import BUS
 from telemetry.ingest import Ingester
 from telemetry.journal import Journal
 from telemetry.logs import EventLogger
@@ -87,6 +88,7 @@ class Runtime:
         self.metrics.provider_states = self._provider_states
         self._lag = LoopLag()
         self.journal = Journal(journal_folder())
+        self.events = BUS
         self.outbox = Outbox(before=self.journal.flush)
         self.output_repairs: int = settings.TOKENHUB_OUTPUT_REPAIRS
         self.addresses = Addresses(
@@ -166,6 +168,7 @@ class Runtime:
             self._webhooks.start()
             for task in AT_START:
                 threading.Thread(target=task, args=(self._stop,), name=task.__name__, daemon=True).start()
+            await asyncio.to_thread(self.events.start)
             _settle()
             self.ready = True
 
@@ -190,6 +193,7 @@ class Runtime:
         await asyncio.to_thread(self.all_metrics.stop)
         await asyncio.to_thread(self._ingester.stop)
         await asyncio.to_thread(self._end_health)
+        await asyncio.to_thread(self.events.stop)
 
     # -- the configuration ----------------------------------------------------------------------------------------
     def _load(self) -> None:

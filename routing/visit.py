@@ -21,6 +21,7 @@ from routing.patience import Patience
 from routing.pricing import cost_nano
 from routing.snapshot import Target
 from routing.traced import ended, usage_told
+from telemetry.events import escalation_of
 from telemetry.journal import Attempt, Candidate, Entry
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from routing.runtime import Runtime
     from routing.shaping import Shape
     from telemetry.tracing import Trace
+    from telemetry.events import Bus
 
 WATCH_AFTER_SECONDS = 0.03
 BYTES_PER_TOKEN = 4
@@ -327,6 +329,27 @@ class Visit:
             headers.append((b"x-tokenhub-attempts", str(len(self.attempts)).encode("ascii")))
         await self.respond_json(error.status, self.dialect.render_error(shown), headers)
 
+    def announce(self, events: Bus) -> None:
+        """An answer begins, and somebody listens: of a stream, or beyond a model that was too small for it."""
+        target, key = self.target, self.key
+        told = {
+            "request_id": self.request_id,
+            "endpoint": self.endpoint,
+            "api_key_name": key.name if key is not None else "",
+            "project": key.project if key is not None else "",
+            "requested_model": self.requested_model,
+            "alias": self.alias,
+            "mode": self.mode,
+            "model_id": target.model_id if target is not None else "",
+            "provider_id": target.provider.id if target is not None else "",
+        }
+        if found := escalation_of(self.attempts):
+            events.of_request("escalation", {**told, **found})
+        if self.stream:
+            first_chunk_ms = int((monotonic() - self.started_at) * 1000)
+            more = {"routing_reason": self.reason, "attempts": len(self.attempts)}
+            events.of_request("stream_started", {**told, **more, "time_to_first_chunk_ms": first_chunk_ms})
+
     def add_leg(self, target: Target, usage: Usage, *, estimated: bool) -> None:
         """An answer that is paid for, and is not the one that the client gets."""
         self._earlier = [*(self._earlier or []), usage]
@@ -378,7 +401,7 @@ class Visit:
             journal = runtime.journal.hold
             runtime.outbox.schedule()
         journal(
-            Entry(
+            entry := Entry(
                 id=self.request_id,
                 at=time_ns() // 1000,
                 endpoint=self.endpoint,
@@ -421,6 +444,8 @@ class Visit:
                 leg=self.leg,
             )
         )
+        if runtime.events.wanted[0]:
+            runtime.events.finished(entry)
         metrics.requests[self.mode, model, provider, str(status)].n += 1
         if error is not None:
             metrics.errors[self.endpoint, error.code].n += 1

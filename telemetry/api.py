@@ -12,6 +12,7 @@ from django.db.models import Q, QuerySet, TextField, Value
 from django.db.models.functions import Cast, StrIndex
 from django.http import Http404, StreamingHttpResponse
 from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -25,6 +26,7 @@ from telemetry.serializers import (
     AuditFiltersSerializer,
     AuditSerializer,
     DeliverySerializer,
+    EventFiltersSerializer,
     FiltersSerializer,
     LogDetailSerializer,
     LogRowSerializer,
@@ -33,7 +35,20 @@ from telemetry.serializers import (
     WebhookSerializer,
     WindowSerializer,
 )
-from tokenhub.apikit import COUNTED, PAGING, Done, Records, View, done, invalid, page_of, paged, rights, tag_of
+from tokenhub.apikit import (
+    COUNTED,
+    PAGING,
+    ApiError,
+    Done,
+    Records,
+    View,
+    done,
+    invalid,
+    page_of,
+    paged,
+    rights,
+    tag_of,
+)
 
 
 class PageSerializer(serializers.Serializer[Any]):
@@ -206,6 +221,38 @@ def _audited(query: dict[str, str]) -> QuerySet[AuditEntry]:
 
 
 # -- webhooks --------------------------------------------------------------------------------------------------------
+class Events(View):
+    """Who may listen, to what; the stream itself is tokenhub.event_stream, which asks here and passes on refusals."""
+
+    rights = rights(RequestLog)
+
+    @extend_schema(
+        operation_id="events_stream",
+        parameters=[
+            EventFiltersSerializer,
+            OpenApiParameter("Last-Event-ID", str, OpenApiParameter.HEADER, description="Goes on after that event."),
+        ],
+        responses={(200, "text/event-stream"): OpenApiTypes.STR},
+    )
+    def get(self, request: Request) -> Response:
+        """What happens, as Server-Sent Events, until the client leaves."""
+        wanted = _checked({name: str(value) for name, value in request.query_params.items()}, EventFiltersSerializer)
+        scope = getattr(request._request, "scope", {})  # noqa: SLF001  DRF's interface
+        match scope.get("extensions", {}).get("tokenhub.events", {}).get("problem"):
+            case "full":
+                raise ApiError(
+                    "overloaded",
+                    "This server has as many listeners as it takes.",
+                    hint="Close one, or listen to /admin/v1/events less often.",
+                    retry_after_seconds=10.0,
+                )
+            case "unreadable":
+                raise ApiError("overloaded", "The events cannot be read at the moment.", retry_after_seconds=5.0)
+        last = str(request.META.get("HTTP_LAST_EVENT_ID", ""))[:100] or wanted.get("last_event_id", "")
+        types = wanted["types"].split(",") if "types" in wanted else []
+        return Response({**wanted, "types": types, "last_event_id": last})
+
+
 class Webhooks(Records[Webhook]):
     """Where events are sent, signed. The secret is shown by `POST /webhooks` and by its rotation."""
 

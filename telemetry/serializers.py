@@ -9,7 +9,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from telemetry import stats, webhooks
+from telemetry import events, stats, webhooks
 from telemetry.models import AuditEntry, RequestLog, Webhook, WebhookDelivery
 from tokenhub.apikit import Dollars, DurationField, Record, Strict, Words
 
@@ -229,6 +229,28 @@ class AuditFiltersSerializer(Strict):
     def get_fields(self) -> dict[str, Any]:
         named = {"source": serializers.CharField(required=False, max_length=20)}  # DRF has an attribute of that name
         return {**super().get_fields(), **named, "from": MomentField(required=False), "to": MomentField(required=False)}
+
+
+# -- events ----------------------------------------------------------------------------------------------------------
+class EventFiltersSerializer(Strict):
+    types = serializers.CharField(
+        required=False, max_length=1000, help_text=f"With commas between them, of: {', '.join(events.EVENTS)}."
+    )
+    model_id = serializers.CharField(required=False, max_length=200)
+    provider_id = serializers.CharField(required=False, max_length=200)
+    project = serializers.CharField(required=False, max_length=200)
+    status = serializers.ChoiceField(required=False, choices=["success", "error"], help_text="Of requests alone.")
+    last_event_id = serializers.CharField(
+        required=False,
+        max_length=100,
+        help_text="Goes on after that event, as the header Last-Event-ID does; 0: with the oldest that is kept.",
+    )
+
+    def validate_types(self, text: str) -> str:
+        for name in text.split(","):
+            if name not in events.EVENTS:
+                raise serializers.ValidationError(f"There is no event {name!r}.")
+        return text
 
 
 # -- webhooks --------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import json
 import socket
 import threading
 from datetime import timedelta
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -28,11 +29,14 @@ from django.core.exceptions import ValidationError
 from django.db import DatabaseError, close_old_connections, transaction
 from django.utils import timezone
 
+from telemetry import events
 from telemetry.logs import EventLogger
 from telemetry.models import DeliveryState, Webhook, WebhookDelivery
 
 log = EventLogger(__name__)
-EVENTS: Final = ("budget_threshold", "budget_overrun", "test")
+TEST: Final = "test"
+EVENTS: Final = (*events.RARE, "workflow_completed", "workflow_failed", TEST)
+"""Events of requests are none: there are too many of them, and the request log has them all."""
 POLL_SECONDS: Final = 2.0
 TIMEOUT_SECONDS: Final = 10.0
 HELD: Final = timedelta(seconds=60)
@@ -80,6 +84,14 @@ def signature(secret: str, delivery_id: str, timestamp: int, body: bytes) -> str
 
 
 # -- publishing ------------------------------------------------------------------------------------------------------
+def announce(event: str, data: dict[str, Any], *, durably: bool = True) -> None:
+    """Tells the webhooks and whoever listens. To be called in the transaction of what happened; where that fails,
+    nobody hears of it. Not `durably`: the event, but no delivery. Raises DatabaseError."""
+    if durably and event in EVENTS:
+        publish(event, data)
+    transaction.on_commit(partial(events.publish, event, data))
+
+
 def publish(event: str, data: dict[str, Any], *, only: Webhook | None = None) -> int:
     """To be called in the transaction of what happened. How many webhooks get it. Raises DatabaseError."""
     now = timezone.now()

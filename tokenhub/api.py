@@ -41,7 +41,7 @@ from routing.api import (
 )
 from routing.models import Model
 from routing.simulation import shown
-from telemetry.api import Audit, AuditExport, Log, Logs, Stats, Webhooks
+from telemetry.api import Audit, AuditExport, Events, Log, Logs, Stats, Webhooks
 from telemetry.models import RequestLog
 from telemetry.tsdb.api import MetricNames, Prune, Query, Retention
 from tokenhub import admin_token
@@ -237,6 +237,7 @@ urlpatterns: list[URLPattern] = [
     path("apikeys/<str:id>/rotate", RotateClientKey.as_view({"post": "rotate"})),
     path("projects", Projects.as_view(_LIST)),
     path("projects/<path:id>", Projects.as_view(_ONE)),
+    path("events", Events.as_view()),
     path("webhooks", Webhooks.as_view({"get": "list", "post": "create"})),
     path("webhooks/<str:id>", Webhooks.as_view(_ONE)),
     path("webhooks/<str:id>/rotate", Webhooks.as_view({"post": "rotate"})),

@@ -12,6 +12,7 @@ class TokenHubConfig(AppConfig):
     def ready(self) -> None:
         from keys import bank
         from keys.models import ClientKey
+        from keys.services import DueKeys
         from providers.models import SECRET_PREFIX
         from routing import runtime
         from telemetry import ingest
@@ -26,7 +27,7 @@ class TokenHubConfig(AppConfig):
         keys = LastUse(lambda entry: uuid_or_nothing(entry.key_id), lambda key: ClientKey.objects.filter(pk=key))
         secrets = LastUse(lambda entry: entry.provider, lambda key: Secret.objects.filter(name=SECRET_PREFIX + key))
         ingest.WATCHERS += [keys.note, secrets.note]
-        ingest.SWEEPS += [bank.sweep, Upkeep()]
+        ingest.SWEEPS += [bank.sweep, DueKeys(), Upkeep()]
         runtime.AT_START.append(attend_credentials_file)
 
 

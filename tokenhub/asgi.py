@@ -29,6 +29,7 @@ from routing.consumers_models import Models, NotFound  # noqa: E402
 from routing.runtime import runtime  # noqa: E402
 from telemetry import audit  # noqa: E402
 from tokenhub import health  # noqa: E402
+from tokenhub.event_stream import EventStream  # noqa: E402
 
 audit.serve()
 _models = Models.as_asgi()
@@ -47,6 +48,7 @@ ROUTES: dict[str, Any] = {
     "/healthz": health.healthz,
     "/readyz": health.readyz,
     "/metrics": health.metrics,
+    "/admin/v1/events": EventStream(_django),
 }
 _everything_else = ProtocolTypeRouter({"http": _django})
 

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from routing.runtime import runtime
 from routing.visit import OUTBOX_EXTENSION
+from telemetry.event_feed import FEED
 
 _WITHOUT_BODY = frozenset({204, 304})
 
@@ -86,8 +87,10 @@ class Cycle(RequestResponseCycle):
 
 class Protocol(HttpToolsProtocol):
     def shutdown(self) -> None:
-        """An orderly stop closes connections whose answers may still wait to be sent."""
+        """An orderly stop closes connections whose answers may still wait to be sent, and lets listeners go, who would
+        never end by themselves."""
         runtime().outbox.flush()
+        FEED.close()
         super().shutdown()
 
 

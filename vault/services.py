@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.utils import timezone
 
-from telemetry import audit
+from telemetry import audit, webhooks
 from telemetry.logs import EventLogger
 from vault.crypto import (
     Parameters,
@@ -88,6 +88,7 @@ def initialize(*, password: str, parameters: Parameters | None = None) -> None:
             raise AlreadyInitialized
         state.save(force_insert=True)
         audit.record("vault.init", resource="vault")
+        _tell("init")
     KEYRING.load(data_key, state.vault_id)
     log.info("vault_initialized")
 
@@ -98,7 +99,9 @@ def unlock(*, password: str) -> None:
     if state is None:
         raise NotInitialized
     data_key = _unwrapped(state, password)
-    audit.record("vault.unlock", resource="vault")
+    with transaction.atomic():
+        audit.record("vault.unlock", resource="vault")
+        _tell("unlock")
     KEYRING.load(data_key, state.vault_id)
     log.info("vault_unlocked")
 
@@ -124,8 +127,14 @@ def lock() -> None:
 def _record_lock(action: str) -> None:
     try:
         audit.record(action, resource="vault")
+        _tell(action.removeprefix("vault."))
     except DatabaseError as problem:
         log.warning("audit_failed", action=action, error=type(problem).__name__)
+
+
+def _tell(action: str, **more: str | int) -> None:
+    """Raises DatabaseError."""
+    webhooks.announce("vault_change", {"action": action, **more})
 
 
 def lock_when_idle() -> bool:
@@ -162,15 +171,18 @@ def put_secret(*, name: str, value: str) -> Secret:
         secret.sealed = KEYRING.seal(name=name, secret_id=secret.id, plaintext=value.encode("utf-8"))
         secret.fingerprint = fingerprint(KEYRING.data_key(), value)
         secret.save()
+        _tell("secret_put", secret=name)
     return secret
 
 
 def delete_secret(*, name: str) -> bool:
     """Whether there was one."""
-    secret = Secret.objects.filter(name=name).first()
-    if secret is None:
-        return False
-    secret.delete()
+    with transaction.atomic():
+        secret = Secret.objects.filter(name=name).first()
+        if secret is None:
+            return False
+        secret.delete()
+        _tell("secret_delete", secret=name)
     return True
 
 
@@ -209,6 +221,7 @@ def rotate(*, old_password: str, new_password: str) -> int:
         current.rotated_at = timezone.now()
         current.save()
         audit.record("vault.rotate", resource="vault", changes={"secrets": [count, count]})
+        _tell("rotate", secrets=count)
     if KEYRING.is_open:
         KEYRING.load(new_key, old.vault_id)
     log.info("vault_rotated", secrets=count)
