@@ -23,7 +23,6 @@ ENDPOINT_REST_SECONDS: Final = 5.0
 MISSING_SECONDS: Final = 300.0
 ASSUMED_LATENCY_MS: Final = 1000.0
 HEAD_START_SECONDS: Final = 1.0  # for the trial of whoever saw a target down, before those that were told
-MAX_CHANGES: Final = 1000  # that wait to be told
 HALF_RECOVERED: Final = DOWN_AFTER - 1  # errors in a row that a probe's success leaves standing
 _NO_CONNECTION = frozenset({FailureKind.CONNECT, FailureKind.DNS, FailureKind.TLS, FailureKind.REFUSED_ADDRESS})
 
@@ -41,7 +40,8 @@ class Notice(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Of the lasting state, seen by this process. `model_id` is empty for a provider."""
+    """Of the lasting state, seen by this process. `model_id` is empty for a provider. `before`: the worst that is not
+    told yet, where there were several."""
 
     provider_id: str
     model_id: str
@@ -113,7 +113,8 @@ class Health:
         self.targets: dict[tuple[str, str], TargetStats] = {}
         self.providers: dict[str, ProviderHealth] = {}
         self.notices: deque[Notice] = deque()
-        self.changes: deque[Change] = deque(maxlen=MAX_CHANGES)
+        self.changes: dict[tuple[str, str], Change] = {}
+        """What is to be told of each target's and provider's lasting state."""
         self.skips: defaultdict[str, int] = defaultdict(int)
         """How often a target was passed over, by reason."""
         self._down_seconds = down_seconds
@@ -236,9 +237,11 @@ class Health:
 
     def _review(self, provider_id: str, model_id: str, circuit: Circuit) -> None:
         """After what this process saw; what others tell is no change of its own."""
-        after = circuit.lasting_state
-        if after is not circuit.told:
-            self.changes.append(Change(provider_id, model_id, circuit.told, after, circuit.last_error))
+        after, before = circuit.lasting_state, circuit.told
+        if after is not before:
+            if (untold := self.changes.get((provider_id, model_id))) is not None:
+                before = min(before, untold.before)
+            self.changes[provider_id, model_id] = Change(provider_id, model_id, before, after, circuit.last_error)
             circuit.told = after
             if self.wake is not None:
                 self.wake()

@@ -11,7 +11,7 @@ from secrets import token_hex
 from time import monotonic, time
 from typing import Any, Final, NamedTuple
 
-from django.db import IntegrityError, transaction
+from django.db import DatabaseError, IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -115,8 +115,12 @@ class HealthStore:
             self._save_at = clocks.steady + SAVE_SECONDS
             self.save()
         while self._health.changes:
-            _announce(self._health.changes[0])
-            self._health.changes.popleft()
+            key, change = self._health.changes.popitem()
+            try:
+                _announce(change)
+            except DatabaseError:
+                self._health.changes.setdefault(key, change)
+                raise
         if clocks.steady >= self._prune_at:
             self._prune_at = clocks.steady + PRUNE_SECONDS
             _prune()
@@ -242,15 +246,19 @@ class HealthStore:
 
 @transaction.atomic
 def _announce(change: Change) -> None:
-    """Tells of a change, unless another worker saw the same, and told. Webhooks get what begins or ends an outage."""
-    now, key = change.after.name.lower(), {"provider_id": change.provider_id, "model_id": change.model_id}
+    """Tells of a change, unless another worker told of the same, or of worse that this one does not know yet. Webhooks
+    get what begins or ends an outage."""
+    before, after = change.before, change.after
+    now, key = after.name.lower(), {"provider_id": change.provider_id, "model_id": change.model_id}
+    told = [one for one in State if (one > after if after < before else before <= one < after)]
     HealthRecord.objects.get_or_create(**key, defaults={"updated_at": timezone.now()})
-    if not HealthRecord.objects.filter(**key).exclude(told_state=now).update(told_state=now):
+    rows = HealthRecord.objects.filter(**key, told_state__in=[one.name.lower() for one in told])
+    if not rows.update(told_state=now):
         return
-    data = {**key, "scope": "model" if change.model_id else "provider", "from": change.before.name.lower(), "to": now}
-    if change.after is not State.HEALTHY:
+    data = {**key, "scope": "model" if change.model_id else "provider", "from": before.name.lower(), "to": now}
+    if after is not State.HEALTHY:
         data["last_error"] = change.last_error
-    webhooks.announce("health_change", data, durably=State.DOWN in {change.before, change.after})
+    webhooks.announce("health_change", data, durably=State.DOWN in {before, after})
 
 
 def _blend(row: HealthRecord, stats: TargetStats, calls: int, *, is_alone: bool) -> None:

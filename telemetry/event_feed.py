@@ -184,12 +184,12 @@ class Feed:
         follower.expected += 1
         try:
             await asyncio.shield(follower.loaded)
+            listener = Listener(*self.window.place(event_id), self.window.epoch)
+            self.listeners.add(listener)
+            return listener
         finally:
             follower.expected -= 1
             self._end_if_alone()
-        listener = Listener(*self.window.place(event_id), self.window.epoch)
-        self.listeners.add(listener)
-        return listener
 
     def leave(self, listener: Listener) -> None:
         self.listeners.discard(listener)

@@ -93,9 +93,10 @@ class RedisReader:
 def _client(url: str) -> Redis:
     from redis import Redis  # where it is used: it costs a worker 10 MB
 
-    return Redis.from_url(
-        url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS, health_check_interval=30
-    )
+    client = Redis.from_url(url, socket_connect_timeout=TIMEOUT_SECONDS, health_check_interval=30)
+    # whatever the address says: that is for limits, where requests wait
+    client.connection_pool.connection_kwargs["socket_timeout"] = TIMEOUT_SECONDS
+    return client
 
 
 @contextmanager

@@ -11,6 +11,8 @@ import pytest
 from django.apps import apps
 
 from routing.errors import CODES
+from telemetry.events import EVENTS, GAP
+from telemetry.webhooks import EVENTS as WEBHOOKS
 from tokenhub.settings import ENV
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +58,7 @@ def commands() -> list[str]:
 
 
 CONFIGURATION = table(DOCS / "operations" / "configuration.md")
+MONITORING = table(DOCS / "operations" / "monitoring.md")
 ERRORS = table(DOCS / "user" / "errors.md")
 
 
@@ -75,6 +78,13 @@ def test_no_setting_is_explained_that_does_not_exist() -> None:
 def test_every_error_code_is_explained_with_its_status(code: str) -> None:
     assert code in ERRORS, f"docs/user/errors.md has no row for {code}"
     assert str(CODES[code][0]) in ERRORS[code][0]
+
+
+@pytest.mark.parametrize("name", [*EVENTS, GAP])
+def test_every_event_is_explained(name: str) -> None:
+    assert name in MONITORING, f"docs/operations/monitoring.md has no row for {name}"
+    for_webhooks = "yes" if name in WEBHOOKS else "no"
+    assert name == GAP or MONITORING[name][-1].startswith(for_webhooks)
 
 
 def test_every_command_is_mentioned() -> None:

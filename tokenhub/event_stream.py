@@ -6,6 +6,8 @@ A client that takes nothing is let go: what waits for it is bounded by one chunk
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -112,10 +114,10 @@ class EventStream:
             await self._send_all(scope, send, listener, wanted, watcher)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             if self._feed.is_closing:
-                _abort(send, after_seconds=CLOSING_SECONDS)
+                _abort(send)
         except TimeoutError:
             log.warning("event_listener_stalled", listeners=len(self._feed.listeners))
-            _abort(send)
+            _abort(send, at_once=True)
         finally:
             self._feed.leave(listener)
             watcher.cancel()
@@ -156,9 +158,12 @@ async def _wait_for_leave(receive: Any, listener: Listener) -> None:
     listener.news.set()
 
 
-def _abort(send: Any, *, after_seconds: float = 0.0) -> None:
+def _abort(send: Any, *, at_once: bool = False) -> None:
     """An orderly close would wait for the client to read. uvicorn's `send` belongs to the object that has the
-    connection; other servers close when the application returns."""
+    connection; other servers close when the application returns. `at_once`: the kernel keeps nothing for it either."""
     transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if transport is not None:
-        asyncio.get_running_loop().call_later(after_seconds, transport.abort)
+    if transport is None:
+        return
+    if at_once and (connection := transport.get_extra_info("socket")) is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    asyncio.get_running_loop().call_later(0.0 if at_once else CLOSING_SECONDS, transport.abort)

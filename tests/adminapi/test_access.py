@@ -33,6 +33,7 @@ RIGHTS = {
     "engine/models": "routing.view_model",
     "health": "providers.view_provider",
     "logs": "telemetry.view_requestlog",
+    "events": "telemetry.view_requestlog",
 }
 
 

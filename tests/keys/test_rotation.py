@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 from io import StringIO
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import DatabaseError
 from django.utils import timezone
 
 from keys import services
 from keys.auth import AuthError, authenticate
 from keys.models import ClientKey
 from routing.snapshot_build import build_snapshot
+from telemetry import webhooks
 
 pytestmark = pytest.mark.django_db
 
@@ -72,3 +75,42 @@ def test_the_keys_whose_rotation_is_due_are_rotated() -> None:
         rotate("young", "--grace", "soon")
     with pytest.raises(CommandError):
         rotate()
+
+
+# -- who is told ---------------------------------------------------------------------------------------------------
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    monkeypatch.setattr(webhooks, "announce", lambda event, data: found.append({"event": event, **data}))
+    return found
+
+
+def test_a_due_key_is_told_of_once_for_each_due_date(told: list[dict[str, Any]]) -> None:
+    now = timezone.now()
+    due = services.issue(name="app", project="shop", rotation_days=30)
+    services.issue(name="later", rotation_days=60)
+    services.issue(name="never")
+    services.issue(name="disabled", rotation_days=1, enabled=False)
+    assert services.tell_due(now + timedelta(days=29)) == 0
+    assert services.tell_due(now + timedelta(days=31)) == 1
+    assert services.tell_due(now + timedelta(days=32)) == 0
+    (one,) = told
+    assert (one["event"], one["api_key_name"], one["project"]) == ("key_rotation_due", "app", "shop")
+    assert one["api_key_prefix"] in due.plaintext
+    assert due.plaintext not in str(one)
+    services.reissue(key=due.record)
+    assert services.tell_due(now + timedelta(days=29)) == 0
+    assert services.tell_due(timezone.now() + timedelta(days=31)) == 1
+
+
+def test_a_key_whose_event_fails_is_told_of_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    services.issue(name="app", rotation_days=1)
+
+    def fail(event: str, data: dict[str, Any]) -> None:
+        raise DatabaseError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(webhooks, "announce", fail)
+        with pytest.raises(DatabaseError):
+            services.tell_due(timezone.now() + timedelta(days=2))
+    assert services.tell_due(timezone.now() + timedelta(days=2)) == 1

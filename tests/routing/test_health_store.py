@@ -16,16 +16,18 @@ from pytest_django import DjangoAssertNumQueries
 from providers.models import CredentialStore, Provider
 from providers.outcomes import ErrorClass
 from routing.breaker import DOWN_AFTER, DOWN_SECONDS, State
-from routing.health import HEAD_START_SECONDS, Health
+from routing.health import HEAD_START_SECONDS, Change, Health
 from routing.health_store import (
     KEPT_SECONDS,
     HealthStore,
+    _announce,
     drop_lease,
     health_report,
     health_states,
     take_lease,
 )
 from routing.models import HealthNotice, HealthRecord, Model, ProbeLease
+from telemetry import webhooks
 
 pytestmark = pytest.mark.django_db
 
@@ -291,3 +293,106 @@ def test_the_list_of_models_shows_their_health(admin_client: Client) -> None:
         )
     }
     assert cells == {"m": "down", "n": "healthy", "unused": "healthy"}
+
+
+# -- who tells of changes ------------------------------------------------------------------------------------------
+def announced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str, bool]]:
+    """Scope, before, after, and whether webhooks get it; of every change that is told from now on."""
+    told: list[tuple[str, str, str, bool]] = []
+
+    def announce(event: str, data: dict[str, Any], *, durably: bool) -> None:
+        assert event == "health_change"
+        told.append((data["scope"], data["from"], data["to"], durably))
+
+    monkeypatch.setattr(webhooks, "announce", announce)
+    return told
+
+
+def test_a_change_is_told_once_by_whoever_saw_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = announced(monkeypatch)
+    (one, first), (other, second) = worker(), worker()
+    take_down(one)
+    take_down(other)  # saw it for itself
+    for _ in range(2):
+        first.sync()
+        second.sync()
+    assert [what for what in told if what[0] == "model"] == [("model", "degraded", "down", True)]
+    told.clear()
+    succeed(other)
+    for _ in range(2):
+        second.sync()
+        first.sync()
+    assert ("model", "down", "healthy", True) in told
+    assert len([what for what in told if what[0] == "model"]) == 1
+
+
+def test_whoever_knows_less_does_not_take_back_what_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = announced(monkeypatch)
+    down, degraded, healthy = State.DOWN, State.DEGRADED, State.HEALTHY
+    for before, after in [
+        (degraded, down),
+        (healthy, degraded),  # of a worker that has seen two errors so far
+        (degraded, healthy),  # and an answer since, which says nothing of the outage
+        (down, degraded),
+        (down, healthy),  # of one that did not know of the half recovery
+        (degraded, healthy),
+    ]:
+        _announce(Change("p", "m", before, after, ""))
+    assert [(what[1], what[2]) for what in told] == [
+        ("degraded", "down"), ("down", "degraded"), ("down", "healthy"),
+    ]  # fmt: skip
+
+
+def test_an_outage_that_was_over_before_it_was_told_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = announced(monkeypatch)
+    health, store = worker()
+    take_down(health)
+    succeed(health)
+    store.sync()
+    assert told == []
+
+
+def test_what_another_worker_tells_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    (one, first), (other, second) = worker(), worker()
+    take_down(one)
+    first.sync()
+    told = announced(monkeypatch)
+    HealthRecord.objects.update(told_state="healthy")  # as if somebody had told of its recovery meanwhile
+    second.sync()
+    assert other.stats("p", "m").lasting_state is State.DOWN
+    assert told == []
+    assert not other.changes
+
+
+def test_a_restart_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, first = worker()
+    take_down(one)
+    first.sync()
+    told = announced(monkeypatch)
+    health, store = worker()
+    store.sync()
+    assert told == []
+    succeed(health)
+    store.sync()
+    assert ("model", "down", "healthy", True) in told
+
+
+def test_a_pause_after_a_429_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = announced(monkeypatch)
+    health, store = worker()
+    fail(health, ErrorClass.RATE_LIMITED, status=429, retry_after=30.0)
+    store.sync()
+    assert told == []
+
+
+def test_a_refused_credential_is_an_outage_until_it_works_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = announced(monkeypatch)
+    health, store = worker()
+    fail(health, ErrorClass.AUTH, status=401)
+    fail(health, ErrorClass.AUTH, status=401)
+    store.sync()
+    assert told == [("provider", "healthy", "down", True)]
+    assert health.provider("p").lasting_state is State.DOWN  # also when its rest is over: nobody has shown otherwise
+    health.credential_changed("p", monotonic())
+    store.sync()
+    assert told[1:] == [("provider", "down", "healthy", True)]

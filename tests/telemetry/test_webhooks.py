@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
-from telemetry import webhooks
+from telemetry import events, webhooks
+from telemetry.event_ring import FileRing
 from telemetry.models import AuditEntry, DeliveryState, Webhook, WebhookDelivery
 from tests.support.gateway import KEY, Gateway
 from tests.support.upstream import Upstream
@@ -179,6 +181,34 @@ def test_old_deliveries_go_and_waiting_ones_stay(hook: Webhook) -> None:
     WebhookDelivery.objects.update(created_at=timezone.now() - timedelta(days=31))
     webhooks.prune()
     assert [one.state for one in WebhookDelivery.objects.all()] == [DeliveryState.WAITING]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_announced_goes_to_webhooks_and_listeners_when_it_is_certain(
+    hook: Webhook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bus = events.Bus(lambda: FileRing(tmp_path))
+    monkeypatch.setattr(events, "BUS", bus)
+    with transaction.atomic():
+        webhooks.announce("vault_change", {"action": "lock"})
+        webhooks.announce("health_change", {"to": "degraded"}, durably=False)
+        webhooks.announce("workflow_started", {"id": "w"})  # none of the webhooks'
+        assert not bus._waiting
+    with transaction.atomic():
+        webhooks.announce("vault_change", {"action": "unlock"})
+        transaction.set_rollback(True)
+    bus.stop()
+    told = [json.loads(payload) for _, payload in FileRing(tmp_path).reader().read(10)]
+    assert [one["type"] for one in told] == ["vault_change", "health_change", "workflow_started"]
+    (sent,) = WebhookDelivery.objects.all()
+    assert json.loads(sent.body)["data"] == {"action": "lock"}
+
+
+def test_events_of_requests_are_not_for_webhooks(hook: Webhook) -> None:
+    assert not set(webhooks.EVENTS) & set(events.OF_REQUESTS)
+    hook.events = ["route_success"]
+    with pytest.raises(ValidationError, match="route_success"):
+        webhooks.save(webhook=hook)
 
 
 @pytest.mark.django_db

@@ -8,7 +8,7 @@ import pytest
 from django.db import OperationalError
 from pytest_django import Settings
 
-from telemetry import audit
+from telemetry import audit, webhooks
 from telemetry.models import AuditEntry
 from tests.support.gateway import VAULT_PASSWORD, Gateway
 from vault import keyring, services
@@ -405,4 +405,34 @@ def test_the_vault_locks_itself_without_a_database(steady: Clock, vault: None, m
     monkeypatch.setattr(audit, "record", gone)
     steady.now += 31 * 60
     assert services.lock_when_idle()
+    assert not KEYRING.is_open
+
+
+# -- who is told ---------------------------------------------------------------------------------------------------
+def test_every_change_is_announced_without_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, object]] = []
+
+    def announce(event: str, data: dict[str, object]) -> None:
+        assert event == "vault_change"
+        told.append(data)
+
+    monkeypatch.setattr(webhooks, "announce", announce)
+    services.initialize(password=PASSWORD, parameters=CHEAP)
+    services.put_secret(name="provider:a", value="sk-a")
+    services.rotate(old_password=PASSWORD, new_password=OTHER)
+    services.lock()
+    services.unlock(password=OTHER)
+    services.delete_secret(name="provider:a")
+    assert services.delete_secret(name="provider:a") is False
+    assert [one["action"] for one in told] == ["init", "secret_put", "rotate", "lock", "unlock", "secret_delete"]
+    assert (told[1]["secret"], told[2]["secrets"]) == ("provider:a", 1)
+    assert not [one for one in told if "sk-a" in str(one) or PASSWORD in str(one)]
+
+
+def test_the_vault_locks_though_nobody_can_be_told(vault: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(event: str, data: object) -> None:
+        raise OperationalError
+
+    monkeypatch.setattr(webhooks, "announce", fail)
+    services.lock()
     assert not KEYRING.is_open
