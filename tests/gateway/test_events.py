@@ -111,11 +111,11 @@ def test_whoever_comes_again_misses_nothing_and_gets_nothing_twice(gateway: Gate
     with Listening(gateway, "?types=route_success", Last_Event_ID=seen[3]) as second:
         ids += asked(gateway, 2)
         second.wait(lambda it: len(it.events) >= 10)
-        assert first.requests()[:4] + second.requests() == ids
+        assert sorted(first.requests()[:4] + second.requests()) == sorted(ids)  # two workers: not in order
         assert second.events[0][0] == seen[4]
     with Listening(gateway, f"?types=route_success&last_event_id={second.events[-3][0]}") as third:
         third.wait(lambda it: len(it.events) >= 2)
-        assert third.requests() == ids[-2:]
+        assert third.events == second.events[-2:]
 
 
 def test_whoever_comes_again_too_late_is_told(gateway: Gateway) -> None:
