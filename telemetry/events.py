@@ -59,7 +59,7 @@ def publish(event: str, data: Mapping[str, Any]) -> None:
 
 def open_store() -> Store:
     """Raises OSError."""
-    if url := str(getattr(settings, "TOKENHUB_REDIS_URL", "") or ""):
+    if url := str(settings.TOKENHUB_REDIS_URL):
         from telemetry.event_redis import RedisStream
 
         return RedisStream(url)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +18,9 @@ import pytest
 from telemetry.event_feed import MAX_CLIENTS, WINDOW_EVENTS
 from telemetry.event_ring import FileRing
 from telemetry.events import encoded
-from tests.support.gateway import KEY, VAULT_PASSWORD, Gateway, free_port
+from tests.support.gateway import KEY, VAULT_PASSWORD, Gateway
 from tests.support.listening import Listening, token_of
+from tests.support.redis import Redis, why_not
 from tests.support.upstream import Reply, Upstream
 
 PROVIDERS = ("p", "q")
@@ -331,40 +329,14 @@ def test_health_is_told_once_though_two_workers_see_it(gateway: Gateway, upstrea
 
 
 # -- many hosts ------------------------------------------------------------------------------------------------------
-needs_redis = pytest.mark.skipif(
-    shutil.which("redis-server") is None, reason="redis-server is not installed (Debian: apt-get install redis-server)"
-)
-
-
-@contextmanager
-def redis_server(folder: Path, port: int) -> Iterator[str]:
-    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def answers() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        Gateway.wait_until(answers)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.kill()
-        process.wait(20)
-
-
-@needs_redis
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
 def test_hosts_hear_of_each_other_by_redis(tmp_path: Path, upstream: Upstream) -> None:
-    from django.conf import settings
-
-    if not hasattr(settings, "TOKENHUB_REDIS_URL"):
-        pytest.skip("this version has no setting TOKENHUB_REDIS_URL")
     rows: dict[str, Any] = {
         "providers": [{"id": "p", "type": "openai", "base_url": upstream.url}],
         "models": [{"id": "m", "provider_id": "p"}],
     }
-    with redis_server(tmp_path, free_port()) as url:
-        env = {"TOKENHUB_REDIS_URL": url}
+    with Redis() as redis:
+        env = {"TOKENHUB_REDIS_URL": redis.patient_url}
         with Gateway(tmp_path / "a", env=env, **rows) as one, Gateway(tmp_path / "b", env=env, **rows) as other:
             with Listening(one, "?types=route_success") as listening:
                 ids: list[str] = []

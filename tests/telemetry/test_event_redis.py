@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 
 from telemetry import event_redis
 from telemetry.event_redis import RedisStream
 from telemetry.events import Bus
-from tests.support.gateway import Gateway, free_port
+from tests.support.gateway import free_port
+from tests.support.redis import Redis, why_not
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("redis-server") is None, reason="redis-server is not installed (Debian: apt-get install redis-server)"
-)
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = free_port()
-    folder = tmp_path_factory.mktemp("redis")
-    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def answers() -> bool:
-        try:
-            return bool(redis.Redis(port=port).ping())
-        except redis.ConnectionError:
-            return False
-
-    try:
-        Gateway.wait_until(answers)
-        yield f"redis://127.0.0.1:{port}/0?socket_timeout=0.1"
-    finally:
-        process.kill()
-        process.wait(20)
+def url() -> Iterator[str]:
+    with Redis() as redis:
+        yield f"{redis.url}?socket_timeout=0.1"
 
 
 @pytest.fixture
