@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from routing.purse import Purse
     from routing.runtime import Runtime
     from routing.shaping import Shape
-    from telemetry.tracing import Trace
     from telemetry.events import Bus
+    from telemetry.tracing import Trace
 
 WATCH_AFTER_SECONDS = 0.03
 BYTES_PER_TOKEN = 4

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('routing', '0007_prices'),
+        ('routing', '0008_routing_defaults'),
     ]
 
     operations = [
