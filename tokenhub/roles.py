@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from django.apps import apps as django_apps
+
 _VERBS: Final = ("view", "add", "change", "delete")
 
 VIEWED: Final = (
@@ -51,8 +53,9 @@ ROLES: Final = {
 }  # fmt: skip
 
 
-def install(apps: Any, using: str, **_: Any) -> None:
-    """After each migrate: permissions are made by it, too. Says nothing to the audit log, for nobody did it."""
+def install(using: str, apps: Any = django_apps, **_: Any) -> None:
+    """After each migrate: permissions are made by it, too. Says nothing to the audit log, for nobody did it.
+    A flush names no `apps`."""
     try:
         group_model, permission = apps.get_model("auth", "Group"), apps.get_model("auth", "Permission")
     except LookupError:  # halfway back in the history
