@@ -126,7 +126,7 @@ class Owner(NamedTuple):
     @classmethod
     def of(cls, limits: Limits) -> Owner:
         buckets = (limits.second, limits.minute, limits.tokens)
-        numbers = [number for one in buckets for number in (one or (0.0, 0.0))]
+        numbers = [number for one in buckets for number in ((one.rate, one.burst) if one is not None else (0.0, 0.0))]
         name = PREFIX + limits.owner.hex().encode()
         keys = bulks(name + b":b", name + b":c")
         settles = bool(limits.concurrent or limits.tokens)

@@ -6,7 +6,7 @@ at which it is full again (GCRA, ITU-T I.371): taking moves it on, time lets it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 TOLERANCE: Final = 1e-9  # a float clock is never exact
@@ -16,29 +16,41 @@ MINUTE: Final = 2
 TOKENS: Final = 3
 
 
-class Bucket(NamedTuple):
-    """`rate` units a second, `burst` at once."""
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """`rate` units a second, `burst` at once. `seconds` until an empty one is full again; `unit`: until one is back."""
 
     rate: float
     burst: float
+    seconds: float = field(init=False, repr=False, compare=False)
+    unit: float = field(init=False, repr=False, compare=False)
+    limit: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seconds", self.burst / self.rate)
+        object.__setattr__(self, "unit", 1.0 / self.rate)
+        object.__setattr__(self, "limit", round(self.burst))
 
     def wait(self, full_at: float, amount: float, now: float) -> float:
         """Seconds until so much can be taken; 0.0 now. More than the burst can be taken of a full bucket."""
-        needed = max(full_at, now) + min(amount, self.burst) / self.rate
-        over = needed - now - self.burst / self.rate
+        lacking = full_at - now if full_at > now else 0.0
+        over = lacking + (min(amount, self.burst) * self.unit - self.seconds)
         return over if over > TOLERANCE else 0.0
 
     def taken(self, full_at: float, amount: float, now: float) -> float:
         """The new `full_at`. A negative amount gives back."""
-        return max(full_at, now) + amount / self.rate
+        return (full_at if full_at > now else now) + amount * self.unit
 
     def share(self, hosts: int) -> Bucket:
         """One host's. What is lacking in it is as long in coming back as in the whole."""
         return Bucket(self.rate / hosts, max(self.burst / hosts, 1.0))
 
     def standing(self, full_at: float, now: float) -> Standing:
-        reset = max(full_at - now, 0.0)
-        return Standing(round(self.burst), int(max(self.burst - reset * self.rate, 0.0) + 1e-6), reset)
+        if full_at <= now:
+            return Standing(self.limit, int(self.burst), 0.0)
+        reset = full_at - now
+        left = self.burst - reset * self.rate
+        return Standing(self.limit, int(left + 1e-6) if left > 0.0 else 0, reset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +111,12 @@ class Standings(NamedTuple):
     tokens: Standing | None = None
 
     def tightest(self, other: Standings) -> Standings:
+        if self is NOTHING:
+            return other
         return Standings(_tighter(self.requests, other.requests), _tighter(self.tokens, other.tokens))
+
+
+NOTHING: Final = Standings()
 
 
 def _tighter(one: Standing | None, other: Standing | None) -> Standing | None:

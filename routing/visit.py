@@ -12,7 +12,7 @@ from msgspec.structs import astuple
 
 from keys.auth import KeyRecord
 from keys.limit_table import TABLE
-from keys.limits import LimitExceeded, Limits, Standings
+from keys.limits import NOTHING, LimitExceeded, Limits, Standings
 from providers.formats.base import Dialect
 from providers.formats.dialect import ClientError, Usage
 from routing.errors import ApiError
@@ -224,7 +224,7 @@ class Visit:
             self.is_noted = True
             self.ticket = shared.ask(self.key.limits, self.address, tokens)
             return
-        self._tokens, now, found = tokens, monotonic(), Standings()
+        self._tokens, now, found = tokens, monotonic(), NOTHING
         try:
             for limits in self.key.limits:
                 found = found.tightest(TABLE.enter(limits, tokens, now))
@@ -469,16 +469,21 @@ class Visit:
 
 
 _NOTHING = Usage()
+_STANDING_NAMES = (
+    (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"),
+    (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"),
+)
 
 
 def _standing_headers(standings: Standings) -> ResponseHeaders:
     headers: ResponseHeaders = []
-    for name, one in ((b"requests", standings.requests), (b"tokens", standings.tokens)):
+    for names, one in zip(_STANDING_NAMES, standings, strict=True):
         if one is not None:
+            size, left, reset = names
             headers += [
-                (b"x-ratelimit-limit-" + name, b"%d" % one.limit),
-                (b"x-ratelimit-remaining-" + name, b"%d" % one.remaining),
-                (b"x-ratelimit-reset-" + name, b"%.3fs" % one.reset_seconds),
+                (size, b"%d" % one.limit),
+                (left, b"%d" % one.remaining),
+                (reset, b"%.3fs" % one.reset_seconds),
             ]
     return headers
 
