@@ -23,6 +23,8 @@ class Cycle(RequestResponseCycle):
         super().__init__(**options)
         self._outbox = runtime().outbox
         self._waiting_head = b""
+        if Protocol.is_leaving:
+            self.keep_alive = False
         self.scope["extensions"] = OUTBOX_EXTENSION
 
     async def send(self, message: Any) -> None:
@@ -86,6 +88,9 @@ class Cycle(RequestResponseCycle):
 
 
 class Protocol(HttpToolsProtocol):
+    is_leaving = False
+    """Whether this process takes no further connections, and each answer is its connection's last."""
+
     def shutdown(self) -> None:
         """An orderly stop closes connections whose answers may still wait to be sent, and lets listeners go, who would
         never end by themselves."""

@@ -1,5 +1,5 @@
-"""The production server: gunicorn over uvicorn workers, set from the settings. The master loads the code, opens the
-vault, and forks; it answers the vault's control socket and no request."""
+"""The production server: gunicorn over uvicorn workers, set from the settings. The master (`master.py`) loads the code,
+opens the vault, and forks workers (`worker.py`); it answers the vault's control socket and no request."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from django.db import connections
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
-from uvicorn_worker import UvicornWorker
 
 from telemetry.logs import EventLogger
 from telemetry.metrics_shared import begin_run
+from tokenhub.master import Master, before_fork
+from tokenhub.worker import GRACE_SECONDS, PlainWorker
 from vault.control import ControlServer
 
 log = EventLogger(__name__)
 
-GRACE_SECONDS = 30
 KEEP_ALIVE_SECONDS = 75
+END_SECONDS = 4
+"""For journal and leases, after the last request: a worker that is killed at GRACE_SECONDS could not write them."""
 
 
 class PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no type information
@@ -35,25 +37,6 @@ class PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no type informa
 
     def access(self, *_: Any, **__: Any) -> None:
         """The journal is the access log."""
-
-
-class PlainWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no type information
-    CONFIG_KWARGS = {
-        "loop": "uvloop",
-        "http": "tokenhub.protocol:Protocol",
-        "lifespan": "on",
-        "access_log": False,
-        "server_header": False,
-        "proxy_headers": False,  # forwarded headers are judged by TOKENHUB_TRUSTED_PROXIES alone
-        "timeout_graceful_shutdown": GRACE_SECONDS,
-    }
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        errors, access = logging.getLogger("uvicorn.error"), logging.getLogger("uvicorn.access")
-        errors.propagate = True
-        errors.setLevel(logging.WARNING)
-        access.handlers, access.propagate = [], False  # uvicorn then spares itself the work
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no type information
@@ -71,10 +54,11 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no type inf
             "worker_class": PlainWorker,
             "logger_class": PlainLogger,
             "preload_app": True,
-            "graceful_timeout": GRACE_SECONDS,
+            "graceful_timeout": GRACE_SECONDS + END_SECONDS,
             "timeout": 60,
             "keepalive": KEEP_ALIVE_SECONDS,
             "backlog": 2048,
+            "pre_fork": before_fork,
             "when_ready": self._when_ready,
             "on_exit": self._on_exit,
             "proc_name": "tokenhub",
@@ -90,6 +74,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no type inf
         begin_run(metrics_folder())
         connections.close_all()  # a connection must not be shared with the workers
         return application
+
+    def run(self) -> None:
+        Master(self).run()
 
     def _when_ready(self, arbiter: Arbiter) -> None:
         self._control.start()
