@@ -3,8 +3,9 @@
 PYTHON ?= $(shell for one in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
 	"$$one" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$one"; break; }; done)
 BIN := .venv/bin
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: run test lint bench money-test lock clean
+.PHONY: run test lint bench money-test lock sbom audit image compose-test clean
 
 run: .venv/run
 	@TOKENHUB_ENV=development $(BIN)/python manage.py quickstart
@@ -34,6 +35,22 @@ lock:
 	uv pip compile --quiet --no-annotate --no-header --generate-hashes --universal --python-version 3.11 pyproject.toml -o requirements.lock
 	uv pip compile --quiet --no-annotate --no-header --generate-hashes --universal --python-version 3.11 --group dev pyproject.toml -o requirements-dev.lock
 
+# what TokenHub is made of (CycloneDX), from the lock file
+sbom: .venv/run
+	$(BIN)/python deploy/sbom > sbom.json
+	@echo "sbom.json"
+
+# known vulnerabilities of what is locked; asks a service on the internet
+audit: .cache/audit/bin/pip-audit
+	.cache/audit/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+
+# need a container engine, and say so where there is none
+image:
+	@engine=$$(deploy/engine) && $$engine build --file deploy/Dockerfile --tag tokenhub:$(VERSION) .
+
+compose-test:
+	@deploy/compose-test
+
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -44,3 +61,7 @@ clean:
 .venv/dev: requirements-dev.lock
 	@deploy/venv "$(PYTHON)" requirements-dev.lock
 	@touch $@ .venv/run
+
+.cache/audit/bin/pip-audit:
+	"$(PYTHON)" -m venv .cache/audit
+	.cache/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
