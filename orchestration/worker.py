@@ -81,7 +81,7 @@ class Worker:
         await self.behind.stop()
         with suppress(DatabaseError):
             await in_thread(partial(store.release, holder=self.holder))
-        await in_thread(connection.close)
+        await in_thread(_disconnect)
 
     # -- with a client that waits ----------------------------------------------------------------------------------
     async def foreground(self, plan: Plan, key: KeyRecord, watcher: Watcher) -> Outcome:
@@ -306,6 +306,10 @@ _THREAD: Final = ThreadPoolExecutor(1, thread_name_prefix="plan-runs")
 
 async def in_thread(call: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(_THREAD, _connected, call)
+
+
+def _disconnect() -> None:
+    connection.close()  # looked up here: each thread has another
 
 
 def _connected(call: Callable[[], T]) -> T:

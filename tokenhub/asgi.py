@@ -84,7 +84,9 @@ async def _lifespan(receive: Any, send: Any) -> None:
                 return
             await send({"type": "lifespan.startup.complete"})
         else:
-            await worker().stop()
-            await runtime().stop()
+            try:
+                await worker().stop()
+            finally:
+                await runtime().stop()  # whatever else fails: journal and leases
             await send({"type": "lifespan.shutdown.complete"})
             return

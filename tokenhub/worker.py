@@ -99,6 +99,10 @@ class PlainWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no
     def _is_ready(self) -> None:
         self._ready[0] = 1
 
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the master's; whoever sends it to all shall end none
+
     def run(self) -> None:
         try:
             super().run()

@@ -137,7 +137,8 @@ def test_a_stream_outlives_the_renewal_of_its_worker(gateway: Gateway, upstream:
     with stream(gateway) as answer:
         lines = answer.iter_lines()
         next(lines)
-        signalled(gateway, signal.SIGHUP)
+        assert gateway.process is not None
+        os.killpg(gateway.process.pid, signal.SIGHUP)  # to the workers, too, as some tools do
         Gateway.wait_until(lambda: len(children(gateway) - before) == 2, seconds=60)
         assert before & children(gateway)  # its own worker, at least
         assert [line for line in lines if line][-1] == "data: [DONE]"
@@ -182,6 +183,7 @@ def test_sigterm_under_load_cuts_no_answer_loses_none_from_the_log_and_returns_t
     asyncio.run(load.run(end))
     assert [problem for problem in load.failed if not problem.startswith("refused")] == []
     assert len(upstream.requests) - begun == len(load.answered)  # what was refused was not begun either
+    assert "shutdown failed" not in gateway.log()
     assert gateway.query("SELECT * FROM keys_lease WHERE NOT is_closed") == []
     gateway.start()
     Gateway.wait_until(lambda: all_logged(gateway, load.answered), seconds=20)
