@@ -19,6 +19,7 @@ import uvicorn
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
+from telemetry.event_feed import FEED
 from tokenhub.protocol import Protocol
 
 GRACE_SECONDS = 30
@@ -61,6 +62,7 @@ class GracefulServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         Protocol.is_leaving = True
+        FEED.close()  # who listens to events comes again, to another worker
         for connection in list(self.server_state.connections):
             cycle = connection.cycle  # type: ignore[union-attr]  # Protocol's, which is the only one in use
             if cycle is not None and not cycle.response_started:

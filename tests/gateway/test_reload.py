@@ -149,6 +149,20 @@ def test_a_stream_outlives_the_renewal_of_its_worker(gateway: Gateway, upstream:
     assert (row["status"], row["output_tokens"]) == (200, 40)
 
 
+def test_who_listens_to_events_is_let_go_in_order_by_a_worker_that_is_renewed(gateway: Gateway) -> None:
+    token = (gateway.folder / "admin-token").read_text().strip()
+    before = children(gateway)
+    with httpx.stream(
+        "GET", f"{gateway.base}/admin/v1/events", headers={"Authorization": f"Bearer {token}"}, timeout=60
+    ) as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith("retry:")
+        signalled(gateway, signal.SIGHUP)
+        for _ in lines:  # to its end; a cut would raise
+            pass
+    Gateway.wait_until(lambda: not before & children(gateway), seconds=60)
+
+
 def test_a_renewal_that_cannot_start_a_worker_leaves_the_old_ones_at_work(gateway: Gateway, upstream: Upstream) -> None:
     upstream.default = Reply()
     before = children(gateway)
