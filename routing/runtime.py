@@ -52,6 +52,7 @@ from telemetry.loop_lag import LoopLag
 from telemetry.metrics import Metrics, Page, alone
 from telemetry.metrics_page import of_registry
 from telemetry.metrics_shared import Shared, its_run
+from telemetry.retention import Pruner
 from vault.keyring import KEYRING
 from vault.services import lock_when_idle, open_from_environment
 
@@ -108,6 +109,7 @@ class Runtime:
         self._webhooks = webhooks.Sender()
         self._poller = threading.Thread(target=self._poll, name="snapshot-poller", daemon=True)
         self._ingester = Ingester(journal_folder())
+        self._pruner = Pruner(journal_folder())
         self.money_fail_open: bool = settings.TOKENHUB_MONEY_FAIL_OPEN
         self._recalls_read_to = timezone.now()
         self._spent_read_at = 0.0
@@ -165,6 +167,7 @@ class Runtime:
             self._lag.start()
             self._poller.start()
             self._ingester.start()
+            self._pruner.start()
             self._webhooks.start()
             for task in AT_START:
                 threading.Thread(target=task, args=(self._stop,), name=task.__name__, daemon=True).start()
@@ -191,6 +194,7 @@ class Runtime:
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.stop)
         await asyncio.to_thread(self.all_metrics.stop)
+        await asyncio.to_thread(self._pruner.stop)
         await asyncio.to_thread(self._ingester.stop)
         await asyncio.to_thread(self._end_health)
         await asyncio.to_thread(self.events.stop)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -8,8 +7,7 @@ from uuid import UUID
 
 import msgspec
 from django.db import transaction
-from django.db.models import Q, QuerySet, TextField, Value
-from django.db.models.functions import Cast, StrIndex
+from django.db.models import Q, QuerySet
 from django.http import Http404, StreamingHttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
@@ -18,7 +16,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from telemetry import export, stats, webhooks
+from telemetry import export, search, stats, webhooks
 from telemetry.journal import Attempt, Candidate
 from telemetry.models import AuditEntry, RequestLog, Webhook
 from telemetry.serializers import (
@@ -35,11 +33,13 @@ from telemetry.serializers import (
     WebhookSerializer,
     WindowSerializer,
 )
+from tokenhub import apikit
 from tokenhub.apikit import (
     COUNTED,
     PAGING,
     ApiError,
     Done,
+    Paging,
     Records,
     View,
     done,
@@ -48,6 +48,7 @@ from tokenhub.apikit import (
     paged,
     rights,
     tag_of,
+    whole,
 )
 
 
@@ -61,6 +62,9 @@ class PageSerializer(serializers.Serializer[Any]):
 
 class LogPageSerializer(PageSerializer):
     items = LogRowSerializer(many=True)
+    searched_back_to = serializers.DateTimeField(
+        allow_null=True, help_text="The page is not full, and older requests were not looked at: `next_cursor` does."
+    )
 
 
 class Logs(View):
@@ -73,8 +77,7 @@ class Logs(View):
     )
     def get(self, request: Request) -> Response:
         """The request log, newest first."""
-        wanted = {name: str(value) for name, value in request.query_params.items() if name not in PAGING}
-        return Response(page_of(request, _filtered(wanted), LogRowSerializer))
+        return Response(_page(request))
 
 
 def _checked(query: dict[str, str], serializer: type[serializers.Serializer[Any]]) -> dict[str, Any]:
@@ -87,32 +90,47 @@ def _checked(query: dict[str, str], serializer: type[serializers.Serializer[Any]
     return dict(checked.validated_data)
 
 
-def _filtered(query: dict[str, str]) -> QuerySet[RequestLog]:
-    found = RequestLog.objects.defer("detail").order_by("-pk")
+def _page(request: Request) -> dict[str, Any]:
+    """Raises ApiError."""
+    limit = whole(request, "limit", default=Paging.LIMIT, minimum=1, maximum=Paging.MAX_LIMIT)
+    offset = whole(request, "offset", default=0, minimum=0, maximum=apikit.COUNTED)
+    cursor = request.query_params.get("cursor", "")
+    if cursor and offset:
+        raise invalid("cursor", "give cursor or offset, not both.")
+    try:
+        after = search.place_of(cursor) if cursor else None
+    except ValueError:
+        raise invalid("cursor", "take it from `next_cursor` of the page before.") from None
+    rows, terms = _wanted({name: str(value) for name, value in request.query_params.items() if name not in PAGING})
+    page = search.page(rows, terms, limit=limit, offset=offset, after=after, counted=apikit.COUNTED)
+    return {
+        "items": LogRowSerializer(page.rows, many=True).data,
+        "total": page.total,
+        "total_capped": page.is_capped,
+        "limit": limit,
+        "offset": offset,
+        "next_cursor": page.next_cursor,
+        "searched_back_to": page.back_to,
+    }
+
+
+def _wanted(query: dict[str, str]) -> tuple[QuerySet[RequestLog], list[search.Term]]:
+    rows, terms = RequestLog.objects.defer("detail"), []
     for name, value in _checked(query, FiltersSerializer).items():
         match name:
             case "from":
-                found = found.filter(created_at__gte=value)
+                rows = rows.filter(created_at__gte=value)
             case "to":
-                found = found.filter(created_at__lt=value)
+                rows = rows.filter(created_at__lt=value)
+            case "created_at":
+                rows = rows.filter(search.moment(value))
             case "request_id":
-                found = found.filter(_by_id(value))
-            case "tags":  # the text of a JSON list: both databases can look into that
-                text = Cast("tags", TextField())
-                plain, escaped = (Value(json.dumps(value, ensure_ascii=escape)) for escape in (False, True))
-                found = found.alias(plain=StrIndex(text, plain), escaped=StrIndex(text, escaped))
-                found = found.filter(Q(plain__gt=0) | Q(escaped__gt=0))
+                terms.append(search.named(value))
+            case "tags":
+                terms.append(search.tagged(value))
             case _:
-                found = found.filter(**{name: value})
-    return found
-
-
-def _by_id(text: str) -> Q:
-    """Our own id, or the client's."""
-    try:
-        return Q(request_id=UUID(text)) | Q(client_request_id=text)
-    except ValueError:
-        return Q(client_request_id=text)
+                terms.append(search.equal(name, value))
+    return rows, terms
 
 
 class Log(View):
@@ -124,7 +142,7 @@ class Log(View):
 
     @extend_schema(responses=LogDetailSerializer)
     def get(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
-        row = RequestLog.objects.filter(_by_id(id)).order_by("-pk").first() if "\0" not in id else None
+        row = search.newest(id) if "\0" not in id else None
         if row is None:
             raise Http404
         attempts = msgspec.convert(row.detail.get("attempts", []), list[Attempt])

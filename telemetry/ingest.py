@@ -81,7 +81,7 @@ def insert(entries: Sequence[Entry]) -> int:
     table = connection.ops.quote_name(RequestLog._meta.db_table)  # noqa: SLF001  Django's documented interface
     sql = (
         f"INSERT INTO {table} ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))}) "  # noqa: S608
-        "ON CONFLICT (request_id) DO NOTHING"
+        "ON CONFLICT DO NOTHING"
     )
     with connection.cursor() as cursor:
         cursor.executemany(sql, [row_of(entry, is_sqlite=is_sqlite) for entry in entries])
@@ -186,11 +186,11 @@ def ingest_all(folder: Path) -> int:
 
 
 class Lease:
-    """Being the folder's only ingester, for as long as this object is held."""
+    """Being the folder's only ingester (or what else the lock's name says), for as long as this object is held."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "ingest.lock") -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file = (folder / "ingest.lock").open("wb")
+        self._file = (folder / name).open("wb")
 
     def take(self) -> bool:
         try:

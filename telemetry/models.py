@@ -7,6 +7,7 @@ import uuid
 
 from django.core.validators import URLValidator
 from django.db import models
+from django.db.models import Q
 
 from telemetry.tsdb.models import Sample, Series, SeriesLevel, SeriesUnrolled
 
@@ -17,7 +18,9 @@ __all__ = [
 
 
 class RequestLog(models.Model):
-    """One finished request. Written by the journal's ingester only."""
+    """One finished request. Written by the journal's ingester only. On PostgreSQL the table has a partition for each
+    month (see telemetry.partitions), and `request_id` is unique together with `created_at`, which an entry of the
+    journal brings along: a line that is read twice is one row there, too."""
 
     request_id = models.UUIDField(unique=True, editable=False)
     client_request_id = models.CharField(max_length=128, blank=True)
@@ -54,16 +57,24 @@ class RequestLog(models.Model):
     detail = models.JSONField(default=dict, blank=True, help_text="The attempts, one by one.")
 
     class Meta:
-        ordering = ["-id"]
+        ordering = ["-created_at", "-id"]
         verbose_name = "request"
         verbose_name_plural = "request log"
-        indexes = [
-            models.Index(fields=["-created_at"], name="requestlog_created"),
-            models.Index(fields=["client_request_id"], name="requestlog_client_id"),
-            models.Index(fields=["api_key_id", "-id"], name="requestlog_key"),
-            models.Index(fields=["model_id", "-id"], name="requestlog_model"),
-            models.Index(fields=["provider_id", "-id"], name="requestlog_provider"),
-            models.Index(fields=["status", "-id"], name="requestlog_status"),
+        indexes = [  # ascending: new rows go to each one's end. Those with a condition leave out what most rows have
+            models.Index(fields=["created_at"], name="requestlog_at"),
+            models.Index(fields=["api_key_id", "created_at"], name="requestlog_key_at"),
+            models.Index(fields=["model_id", "created_at"], name="requestlog_model_at"),
+            models.Index(fields=["provider_id", "created_at"], name="requestlog_provider_at"),
+            models.Index(fields=["project", "created_at"], name="requestlog_project_at", condition=Q(project__gt="")),
+            models.Index(fields=["alias", "created_at"], name="requestlog_alias_at", condition=Q(alias__gt="")),
+            models.Index(fields=["created_at"], name="requestlog_failed_at", condition=Q(status__gte=400)),
+            models.Index(fields=["status", "created_at"], name="requestlog_status_at", condition=Q(status__gte=400)),
+            models.Index(fields=["error_code", "created_at"], name="requestlog_error_at", condition=Q(error_code__gt="")),
+            models.Index(
+                fields=["client_request_id", "created_at"],
+                name="requestlog_client_at",
+                condition=Q(client_request_id__gt=""),
+            ),
         ]
 
     def __str__(self) -> str:

@@ -42,6 +42,7 @@ TIMEOUT_SECONDS: Final = 10.0
 HELD: Final = timedelta(seconds=60)
 WAITS: Final = tuple(timedelta(seconds=one) for one in (5, 30, 120, 600, 3600, 3 * 3600, 6 * 3600, 12 * 3600))
 KEPT: Final = timedelta(days=30)
+PRUNED_AT_ONCE: Final = 100
 MAX_SHOWN: Final = 300
 _sent = threading.Event()
 
@@ -122,7 +123,6 @@ class Sender:
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="webhook-sender", daemon=True)
-        self._pruned_at = timezone.now() - KEPT
 
     def start(self) -> None:
         self._thread.start()
@@ -136,9 +136,6 @@ class Sender:
             try:
                 while not self._stop.is_set() and send_next():
                     pass
-                if timezone.now() - self._pruned_at > timedelta(hours=1):
-                    self._pruned_at = timezone.now()
-                    prune()
             except DatabaseError as problem:
                 log.warning("webhooks_not_sent", error=type(problem).__name__)
             except Exception:  # the thread must outlive a defect
@@ -149,9 +146,13 @@ class Sender:
             _sent.clear()
 
 
-def prune() -> None:
-    old = timezone.now() - KEPT
-    WebhookDelivery.objects.exclude(state=DeliveryState.WAITING).filter(created_at__lt=old).delete()
+def prune() -> int:
+    """Deliveries that are over. How many went. Raises DatabaseError."""
+    over = WebhookDelivery.objects.exclude(state=DeliveryState.WAITING).filter(created_at__lt=timezone.now() - KEPT)
+    gone = 0
+    while keys := list(over.values_list("pk", flat=True)[:PRUNED_AT_ONCE]):
+        gone += WebhookDelivery.objects.filter(pk__in=keys).delete()[0]
+    return gone
 
 
 def send_next() -> bool:

@@ -208,6 +208,13 @@ TOKENHUB_OTEL_ENDPOINT = ENV.read(
     shown="localhost:4318",
 )
 TOKENHUB_OTEL_SERVICE_NAME = ENV.read("TOKENHUB_OTEL_SERVICE_NAME", "tokenhub", str, "service.name of the spans")
+# -- what is kept ------------------------------------------------------------------------------------------------
+TOKENHUB_LOG_RETENTION_DAYS = ENV.read(
+    "TOKENHUB_LOG_RETENTION_DAYS", 90, whole(0, 36_500), "days that requests stay in the request log; 0: for ever"
+)
+TOKENHUB_LOG_MAX_ROWS = ENV.read(
+    "TOKENHUB_LOG_MAX_ROWS", 0, whole(0), "requests in the request log, the newest; 0: any number"
+)
 
 # -- logs --------------------------------------------------------------------------------------------------------
 TOKENHUB_LOG_LEVEL = ENV.read(

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from django.db.utils import DatabaseError
+from django.core.management.base import BaseCommand
 
-from telemetry.tsdb.upkeep import prune, roll_up
+from telemetry.retention import prune_once
 
 
 class Command(BaseCommand):
-    help = "Drops what is older than its retention: rows of the time series. A running server does so by itself."
+    help = "Drops what is older than its retention, beside a running server, too, which does so by itself."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            roll_up()
-            dropped = prune()
-        except DatabaseError as problem:
-            raise CommandError(f"The database cannot be used ({problem}). Has `manage.py migrate` run?") from None
-        self.stdout.write(f"{dropped} rows of the time series dropped.")
+        self.stdout.write(f"{prune_once()} removed.")
