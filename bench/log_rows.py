@@ -75,7 +75,7 @@ _RARE = {
 }  # fmt: skip
 
 
-def _uuid7(millis: int, rng: Random) -> str:
+def uuid7(millis: int, rng: Random) -> str:
     low = rng.getrandbits(62)
     return f"{millis:012x}7{rng.getrandbits(12):03x}{0x8000 | low >> 48:04x}{low & 0xFFFFFFFFFFFF:012x}"
 
@@ -109,7 +109,7 @@ def made(columns: Sequence[str], count: int, *, until: datetime, as_text: bool, 
         latency, tokens_in, tokens_out = int(200 / (0.01 + random())), int(100 / (0.01 + random())), randrange(1200)
         at_ms = begin + (number + random()) * step_ms
         at = start + timedelta(milliseconds=at_ms - begin)
-        uid, theirs, cost = _uuid7(int(at_ms) - latency, rng), "", f"0.{tokens_in * 3 + tokens_out * 15:09d}"
+        uid, theirs, cost = uuid7(int(at_ms) - latency, rng), "", f"0.{tokens_in * 3 + tokens_out * 15:09d}"
         if random() < 0.4:
             theirs = f"{rng.getrandbits(128):032x}"
         values = (

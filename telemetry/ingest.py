@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -78,14 +79,24 @@ def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
 def insert(entries: Sequence[Entry]) -> int:
     """One statement for all; a request id that is there already is left as it is. How many were not."""
     is_sqlite = connection.vendor == "sqlite"
-    table = connection.ops.quote_name(RequestLog._meta.db_table)  # noqa: SLF001  Django's documented interface
-    sql = (
-        f"INSERT INTO {table} ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))}) "  # noqa: S608
-        "ON CONFLICT DO NOTHING"
-    )
+    rows = [row_of(entry, is_sqlite=is_sqlite) for entry in entries]
+    into = f"INSERT INTO {RequestLog._meta.db_table} ({', '.join(COLUMNS)})"  # noqa: SLF001  Django's documented interface
     with connection.cursor() as cursor:
-        cursor.executemany(sql, [row_of(entry, is_sqlite=is_sqlite) for entry in entries])
+        if is_sqlite:
+            values = ", ".join(["%s"] * len(COLUMNS))
+            cursor.executemany(f"{into} VALUES ({values}) ON CONFLICT DO NOTHING", rows)
+        else:  # a column at a time: PostgreSQL plans and answers once for the batch, not once a row
+            arrays = ", ".join(f"%s::{kind}[]" for kind in _array_kinds())
+            sql = f"{into} SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
+            cursor.execute(sql, [list(column) for column in zip(*rows, strict=True)])
         return int(cursor.rowcount)
+
+
+@cache
+def _array_kinds() -> list[str]:
+    fields = [RequestLog._meta.get_field(name) for name in COLUMNS]  # noqa: SLF001
+    kinds = [str(field.db_type(connection)) for field in fields]
+    return ["text" if kind.startswith("varchar") else kind for kind in kinds]  # a cast to varchar(n) would cut
 
 
 class _SeenBefore(Exception):

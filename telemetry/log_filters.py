@@ -64,7 +64,7 @@ class ValueFilter(admin.FieldListFilter):
         return search.equal(self.field_path, self.chosen) if self.chosen else None
 
     def named(self) -> Choices:
-        return [(str(one), str(one)) for one in search.known(self.field_path) if one != ""]
+        return [(one, one) for one, _ in search.known(self.field_path) if one]
 
     def choices(self, changelist: Any) -> Iterator[Any]:
         found = self.named()
@@ -83,7 +83,8 @@ class KeyFilter(ValueFilter):
     """A client key, by the name that it had at its last request."""
 
     def named(self) -> Choices:
-        return sorted(search.key_names(search.known(self.field_path)).items(), key=lambda one: one[1].lower())
+        found = search.known(self.field_path, label="api_key_name")
+        return sorted((one for one in found if one[0]), key=lambda one: one[1].lower())
 
 
 class YesNoFilter(ValueFilter):

@@ -7,7 +7,7 @@ how far back that was. Without any index, the newest rows of all are. Paged by (
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -24,6 +24,7 @@ from telemetry.models import RequestLog
 SEARCHED = 50_000
 _MICROSECOND: Final = timedelta(microseconds=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TABLE: Final = RequestLog._meta.db_table  # noqa: SLF001  Django's interface
 _DIGITS: Final = 17  # of a cursor's numbers: up to the year 5138
 _ONLY: Final = {
     "api_key_id": "", "model_id": "", "provider_id": "",
@@ -216,23 +217,18 @@ def _next(listed: Sequence[RequestLog], limit: int, back_to: datetime | None) ->
 
 
 # -- what there is to look for ---------------------------------------------------------------------------------------
-def known(name: str, *, most: int = 500) -> list[Any]:
-    """The values of a field with an index, from that: one step for each value, not for each row."""
+def known(name: str, *, label: str = "", most: int = 200) -> list[tuple[Any, str]]:
+    """The values of a field with an index, from that: one step for each value, not for each row. With the newest row's
+    `label`, another field."""
     only = _ONLY[name]
     first, further = (f" WHERE {only}", f" AND {only}") if only else ("", "")
+    newest = f"SELECT {label or name} FROM {_TABLE} WHERE {name} = value{further} ORDER BY created_at DESC LIMIT 1"  # noqa: S608
     sql = (
-        f"WITH RECURSIVE found(value) AS (SELECT min({name}) FROM telemetry_requestlog{first} UNION ALL"  # noqa: S608
-        f" SELECT (SELECT min({name}) FROM telemetry_requestlog WHERE {name} > found.value{further})"
-        " FROM found WHERE found.value IS NOT NULL) SELECT value FROM found WHERE value IS NOT NULL LIMIT %s"
+        f"WITH RECURSIVE found(value) AS (SELECT min({name}) FROM {_TABLE}{first} UNION ALL"  # noqa: S608
+        f" SELECT (SELECT min({name}) FROM {_TABLE} WHERE {name} > found.value{further})"
+        f" FROM found WHERE found.value IS NOT NULL) SELECT value, {f'({newest})' if label else 'value'}"
+        " FROM found WHERE value IS NOT NULL LIMIT %s"
     )
     with connection.cursor() as cursor:
         cursor.execute(sql, [most])
-        return [value for (value,) in cursor.fetchall()]
-
-
-def key_names(ids: Sequence[str]) -> Mapping[str, str]:
-    """What each client key was called at its last request."""
-    names = {}
-    for one in ids:
-        names[one] = RequestLog.objects.filter(api_key_id=one).values_list("api_key_name", flat=True).first() or one
-    return names
+        return [(value, str(told or value)) for value, told in cursor.fetchall()]
