@@ -1,5 +1,5 @@
-"""Rows for a request log as a busy gateway has them after 90 days: few models, keys and projects have most of the traffic,
-a few values are rare, and failures come with their codes. The same for the same seed."""
+"""Rows for a request log as a busy gateway has them after 90 days: few models, keys and projects have most of the
+traffic, a few values are rare, and failures come with their codes. The same for the same seed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def uuid7(millis: int, rng: Random) -> str:
     return f"{millis:012x}7{rng.getrandbits(12):03x}{0x8000 | low >> 48:04x}{low & 0xFFFFFFFFFFFF:012x}"
 
 
-def made(columns: Sequence[str], count: int, *, until: datetime, as_text: bool, seed: int = 1) -> Iterator[tuple[Any, ...]]:
+def made(
+    columns: Sequence[str], count: int, *, until: datetime, as_text: bool, seed: int = 1
+) -> Iterator[tuple[Any, ...]]:
     """Oldest first. `as_text`: as SQLite keeps ids, moments and costs."""
     rng = Random(seed)
     kinds = [_kind(rng) for _ in range(4000)]

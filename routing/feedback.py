@@ -3,17 +3,15 @@ a judge says. Synchronous Django; runs in a thread, never on the event loop."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from time import monotonic, sleep
 from typing import Final, NamedTuple
-from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
 
 from routing.bandit import Reward
 from routing.models import Feedback
+from telemetry import search
 from telemetry.models import RequestLog
 
 INGESTED_WITHIN_SECONDS: Final = 3.0
@@ -63,10 +61,8 @@ def note(
 
 def _find(key_id: str, request_id: str) -> RequestLog | None:
     """By either id, the newest first."""
-    wanted = Q(client_request_id=request_id)
-    with contextlib.suppress(ValueError):
-        wanted |= Q(request_id=UUID(request_id))
-    return RequestLog.objects.filter(wanted, api_key_id=key_id).order_by("-id").first()
+    terms = [search.named(request_id), search.equal("api_key_id", key_id)]
+    return search.search(RequestLog.objects.all(), terms).rows.first()
 
 
 @transaction.atomic

@@ -58,7 +58,7 @@ def replay(
     """`policy`: a mode but `thompson`, `model:ID`, `random`, or `logged` as it was. The newest requests count. Raises
     ApiError for a policy that there is not."""
     target = _target(policy, profiles)
-    rows = RequestLog.objects.filter(mode=MODE, created_at__gte=since, created_at__lt=until).order_by("-id")
+    rows = RequestLog.objects.filter(mode=MODE, created_at__gte=since, created_at__lt=until).order_by("-created_at")
     others = RequestLog.objects.filter(created_at__gte=since, created_at__lt=until).exclude(mode=MODE)
     left_out = {"decided without chance": others.count(), "chosen with certainty": 0, "reward not known": 0}
     choices = _choices(rows, profiles[MODE], left_out, max_rows)

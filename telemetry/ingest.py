@@ -87,7 +87,7 @@ def insert(entries: Sequence[Entry]) -> int:
             cursor.executemany(f"{into} VALUES ({values}) ON CONFLICT DO NOTHING", rows)
         else:  # a column at a time: PostgreSQL plans and answers once for the batch, not once a row
             arrays = ", ".join(f"%s::{kind}[]" for kind in _array_kinds())
-            sql = f"{into} SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
+            sql = f"{into} SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"  # noqa: S608
             cursor.execute(sql, [list(column) for column in zip(*rows, strict=True)])
         return int(cursor.rowcount)
 

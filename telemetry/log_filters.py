@@ -1,5 +1,5 @@
-"""The list of the request log in the admin, for a log of any length: filters by equality, from drop-downs that the index
-fills; searched as telemetry.search does; never counted."""
+"""The list of the request log in the admin, for a log of any length: filters by equality, from drop-downs that the
+index fills; searched as telemetry.search does; never counted."""
 
 from __future__ import annotations
 
@@ -49,8 +49,10 @@ class ValueFilter(admin.FieldListFilter):
 
     template = "unfold/filters/filters_field.html"
 
-    def __init__(self, *given_by_the_admin: Any, field_path: str) -> None:
-        super().__init__(*given_by_the_admin, field_path)
+    def __init__(
+        self, field: Any, request: HttpRequest, params: Any, model: Any, model_admin: Any, field_path: str
+    ) -> None:
+        super().__init__(field, request, params, model, model_admin, field_path)
         given = self.used_parameters.get(field_path)
         self.chosen: str = str(given[-1] if isinstance(given, list) else given or "")
 

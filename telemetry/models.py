@@ -69,7 +69,9 @@ class RequestLog(models.Model):
             models.Index(fields=["alias", "created_at"], name="requestlog_alias_at", condition=Q(alias__gt="")),
             models.Index(fields=["created_at"], name="requestlog_failed_at", condition=Q(status__gte=400)),
             models.Index(fields=["status", "created_at"], name="requestlog_status_at", condition=Q(status__gte=400)),
-            models.Index(fields=["error_code", "created_at"], name="requestlog_error_at", condition=Q(error_code__gt="")),
+            models.Index(
+                fields=["error_code", "created_at"], name="requestlog_error_at", condition=Q(error_code__gt="")
+            ),
             models.Index(
                 fields=["client_request_id", "created_at"],
                 name="requestlog_client_at",

@@ -1,8 +1,8 @@
 """What is old is removed, a little at a time: requests by age and by number, deliveries of webhooks by age.
 
-SQLite has one writer, so rows go in chunks that hold it for HELD_SECONDS, with rests in which the ingester and everybody
-else get their turn; the room they leave in the file is used again. On PostgreSQL whole months are dropped, and only what
-is left over goes in chunks. Killed at any point, the next pass goes on from there."""
+SQLite has one writer, so rows go in chunks that hold it for HELD_SECONDS, with rests in which the ingester and
+everybody else get their turn; the room they leave in the file is used again. On PostgreSQL whole months are dropped,
+and only what is left over goes in chunks. Killed at any point, the next pass goes on from there."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def prune_log(*, now: datetime | None = None, rest: Callable[[float], object] = 
     """The request log, by TOKENHUB_LOG_RETENTION_DAYS and TOKENHUB_LOG_MAX_ROWS. How many rows or months went. Raises
     DatabaseError."""
     now = now or timezone.now()
-    oldest = now - timedelta(days=settings.TOKENHUB_LOG_RETENTION_DAYS) if settings.TOKENHUB_LOG_RETENTION_DAYS else None
+    oldest = (
+        now - timedelta(days=settings.TOKENHUB_LOG_RETENTION_DAYS) if settings.TOKENHUB_LOG_RETENTION_DAYS else None
+    )
     gone = 0
     if connection.vendor == "postgresql":
         partitions.ensure(now)
@@ -55,7 +57,7 @@ def prune_log(*, now: datetime | None = None, rest: Callable[[float], object] = 
 
 
 def _number_beyond() -> int:
-    """The number up to which rows are too many; 0: none. Counted by their numbers: counting rows would read them all."""
+    """The number up to which rows are too many; 0: none. By their numbers: counting rows would read them all."""
     if not settings.TOKENHUB_LOG_MAX_ROWS:
         return 0
     highest = RequestLog.objects.order_by().aggregate(highest=Max("pk"))["highest"] or 0

@@ -1,8 +1,9 @@
 """Looking into the request log, however long it is: no search reads more than SEARCHED rows.
 
-A condition that an index serves alone is searched to the end of the log. With further conditions, the index that reaches
-furthest back leads: its newest SEARCHED rows are looked through for the rest of the conditions, and whoever asked is told
-how far back that was. Without any index, the newest rows of all are. Paged by (created_at, id), newest first."""
+A condition that an index serves alone is searched to the end of the log. With further conditions, the index that
+reaches furthest back leads: its newest SEARCHED rows are looked through for the rest of the conditions, and whoever
+asked is told how far back that was. Without any index, the newest rows of all are. Paged by (created_at, id), newest
+first."""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ def equal(name: str, value: Any) -> Term:
     only = _ONLY.get(name)
     if only is None or (name == "status" and value < 400) or (only and not value):
         return Term(Q(**{name: value}))
-    field = RequestLog._meta.get_field(name)  # noqa: SLF001  Django's interface
+    field: Any = RequestLog._meta.get_field(name)  # noqa: SLF001  Django's interface
     apart = Exact(Unindexed(F(name), output_field=field), value)
     return Term(apart, Q(_literal(only), **{name: value}) if only else Q(**{name: value}), is_whole=True)
 
@@ -143,7 +144,7 @@ def search(rows: QuerySet[RequestLog], terms: Sequence[Term]) -> Found:
 def _leading(rows: QuerySet[RequestLog], terms: Sequence[Term]) -> tuple[Term | None, datetime | None]:
     """The term whose newest SEARCHED rows reach furthest back, and to where; None: to the end."""
     best: tuple[Term | None, datetime | None] = (None, None)
-    leads = [term for term in terms if term.lead is not None]
+    leads: list[Term | None] = [term for term in terms if term.lead is not None]
     for term in leads or [None]:
         given = rows if term is None else rows.filter(term.lead)
         last = given.order_by("-created_at").values_list("created_at", flat=True)[SEARCHED - 1 : SEARCHED].first()

@@ -295,7 +295,8 @@ def test_requests_are_found_by_either_id_and_by_every_filter(admin_client: Clien
         "q=client-2": {bad}, f"q={good.request_id}": {good}, "q=%20client-3%20": {wrong}, "q=client": set(),
         "outcome=ok": {good}, "outcome=client": {wrong}, "outcome=server": {bad}, "stream=1": {good},
         "client_disconnected=1": {bad}, "model_id=gpt": {good}, "provider_id=openai": {good}, "api_key_id=k": {good},
-        "project=web&alias=best&stream=1": {good}, "error_code=overloaded&outcome=server": {bad}, "stream=0": {bad, wrong},
+        "project=web&alias=best&stream=1": {good}, "stream=0": {bad, wrong},
+        "error_code=overloaded&outcome=server": {bad},
         f"created_at_from_0={yesterday}&created_at_from_1=00:00:00": {good},
         f"created_at_to_0={yesterday}&created_at_to_1=00:00:00": {bad, wrong}, "": {good, bad, wrong},
     }  # fmt: skip

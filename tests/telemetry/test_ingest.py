@@ -4,7 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -68,7 +68,7 @@ def rows(folder: Path) -> list[int]:
     return [UUID(identity).int for (identity,) in found]
 
 
-def start(folder: Path, code: str) -> subprocess.Popen[str]:
+def start(folder: Path, code: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """Python, with Django set up on the folder, `journal` and small batches."""
     prelude = (
         "import os, signal, sys, time, django\n"
@@ -82,7 +82,7 @@ def start(folder: Path, code: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", prelude + code],
         cwd=ROOT,
-        env=environment(folder) | {"DJANGO_SETTINGS_MODULE": "tokenhub.settings"},
+        env=environment(folder, env) | {"DJANGO_SETTINGS_MODULE": "tokenhub.settings"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
