@@ -24,7 +24,7 @@ from keys.models import Budget, ClientKey, Project, Subject
 from orchestration.models import PlanRun, PromptTemplate
 from providers.models import CredentialStore, Provider, ProviderType
 from routing.models import Alias, AliasVariant, Feedback, Model, PolicyEvaluation, RoutingProfile
-from telemetry import audit
+from telemetry import audit, search
 from telemetry.models import AuditEntry, RequestLog, Webhook, WebhookDelivery
 from tests.admin.forms import submit, text
 from vault.models import VaultState
@@ -303,6 +303,31 @@ def test_requests_are_found_by_either_id_and_by_every_filter(admin_client: Clien
     assert {query: shown(admin_client, f"{url}?{query}") for query in expected} == {
         query: {str(row.pk) for row in rows} for query, rows in expected.items()
     }
+
+
+def test_the_list_of_requests_says_how_far_back_it_searched(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "SEARCHED", 2)
+    for number in range(3):
+        request_row(number, created_at=timezone.now() - timedelta(days=number), model_id="gpt")
+    url = url_of(RequestLog, "changelist")
+    assert "Searched back to" in text(admin_client.get(f"{url}?stream=1"))
+    assert "Searched back to" not in text(admin_client.get(url))
+    assert "Searched back to" not in text(admin_client.get(f"{url}?model_id=none&stream=1"))
+
+
+def test_the_list_of_requests_has_no_order_and_no_lookup_that_would_read_all_rows(admin_client: Client) -> None:
+    rows = [request_row(number, latency_ms=9 - number) for number in range(3)]
+    url = url_of(RequestLog, "changelist")
+    page = text(admin_client.get(f"{url}?o=8.9"))
+    places = [page.index(f"/{row.pk}/change") for row in rows]
+    assert places == sorted(places, reverse=True)
+    for lookup in ("latency_ms__gt=3", "model_id__icontains=a", "p=201"):
+        assert admin_client.get(f"{url}?{lookup}").status_code == 302, lookup
+    with CaptureQueriesContext(connection) as asked:
+        admin_client.get(f"{url}?_facets=True&all=")
+    assert [one for one in asked if "COUNT(" in one["sql"]] == []
 
 
 STRANGE = ["q=%00", "q=%F0%9F%A6%99", "p=999", "o=99.-1", "outcome=rubbish", "created_at_from_0=soon&stream__exact=x"]

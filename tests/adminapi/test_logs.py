@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from telemetry import search
 from telemetry.models import RequestLog
 from tests.adminapi.api import Api, ok, refused
 from tokenhub import apikit
@@ -163,6 +164,23 @@ def test_a_large_total_is_capped(api: Api, monkeypatch: pytest.MonkeyPatch) -> N
     page = ok(api.get("logs?limit=1&offset=3"))
     assert (page["total"], page["total_capped"], len(page["items"])) == (3, True, 1)
     refused(api.get("logs?offset=4"), "invalid_request", "offset")
+
+
+def test_an_answer_says_how_far_back_was_searched_and_its_cursor_goes_on(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "SEARCHED", 2)
+    row(0, latency_ms=7)
+    for number in range(1, 4):
+        row(number)
+    page = ok(api.get("logs?latency_ms=7"))
+    assert (page["items"], page["total"], page["total_capped"]) == ([], 0, True)
+    assert page["searched_back_to"] == "2026-05-01T14:00:00Z"
+    page = ok(api.get(f"logs?latency_ms=7&cursor={page['next_cursor']}"))
+    assert [one["client_request_id"] for one in page["items"]] == ["client/0"]
+    assert (page["searched_back_to"], page["next_cursor"]) == ("2026-05-01T12:00:00Z", "1777636800000000-0")
+    page = ok(api.get(f"logs?latency_ms=7&cursor={page['next_cursor']}"))
+    assert (page["items"], page["searched_back_to"], page["next_cursor"]) == ([], None, None)
 
 
 # -- one request ---------------------------------------------------------------------------------------------------
