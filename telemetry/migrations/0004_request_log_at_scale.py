@@ -27,20 +27,23 @@ def partition(apps, schema_editor):
             " CONSTRAINT requestlog_request UNIQUE (request_id, created_at)) PARTITION BY RANGE (created_at)"
         )
         cursor.execute(f"CREATE TABLE {TABLE}_default PARTITION OF {TABLE} DEFAULT")
-        cursor.execute(f"SELECT min(created_at), coalesce(max(id), 0) FROM {TABLE}_whole")
-        first, highest = cursor.fetchone()
-        now = datetime.now(UTC)
-        oldest = max(min(first or now, now), now - timedelta(days=3653))  # what a wrong clock wrote goes to the default
-        month, until = _month(oldest), _after(_after(_month(now)))
-        while month <= until:
+        now = _month(datetime.now(UTC))
+        months = {now, _after(now), _after(_after(now))}
+        cursor.execute(
+            f"SELECT DISTINCT date_trunc('month', created_at AT TIME ZONE 'UTC') FROM {TABLE}_whole"
+            " WHERE created_at BETWEEN %s AND %s",  # what a wrong clock wrote goes to the default partition
+            [now - timedelta(days=3653), now],
+        )
+        for month in sorted(months | {found.replace(tzinfo=UTC) for (found,) in cursor.fetchall()}):
             cursor.execute(
                 f"CREATE TABLE {TABLE}_y{month.year:04}m{month.month:02} PARTITION OF {TABLE}"
                 " FOR VALUES FROM (%s) TO (%s)",
                 [month, _after(month)],
             )
-            month = _after(month)
         cursor.execute(f"INSERT INTO {TABLE} OVERRIDING SYSTEM VALUE SELECT * FROM {TABLE}_whole")
-        cursor.execute(f"SELECT setval(pg_get_serial_sequence('{TABLE}', 'id'), %s, false)", [highest + 1])
+        cursor.execute(
+            f"SELECT setval(pg_get_serial_sequence('{TABLE}', 'id'), coalesce(max(id), 0) + 1, false) FROM {TABLE}"
+        )
         cursor.execute(f"DROP TABLE {TABLE}_whole")
 
 

@@ -103,27 +103,27 @@ def test_months_follow_each_other() -> None:
     assert name_of(datetime(2026, 3, 1, tzinfo=UTC)) == f"{TABLE}_y2026m03"
 
 
-def test_the_migration_moves_the_rows_that_are_there_and_can_be_undone(
-    cluster: postgres.Postgres, django_db_blocker: Any
-) -> None:
-    Database(cluster.url).query("CREATE DATABASE moved")
-    with Database(cluster.url.replace("/postgres", "/moved")).is_ours(django_db_blocker) as moved:
-        call_command("migrate", "telemetry", "0003", verbosity=0)
-        old, odd = NOW - timedelta(days=70), datetime(1971, 1, 1, tzinfo=UTC)
-        for number, at in enumerate((NOW, old, odd)):
-            moved.add("abc"[number], at, number)
-        before = moved.query(f"SELECT * FROM {TABLE} ORDER BY id")
-        call_command("migrate", "telemetry", verbosity=0)
-        assert moved.query(f"SELECT * FROM {TABLE} ORDER BY id") == before
-        assert moved.query(WHERE_ROWS_ARE) == [
-            ("a", name_of(month_of(NOW))), ("b", name_of(month_of(old))), ("c", f"{TABLE}_default"),
-        ]  # fmt: skip
-        moved.add("d", NOW, 9)
-        assert moved.query(f"SELECT id FROM {TABLE} WHERE endpoint = 'd'") == [(4,)]
-        call_command("migrate", "telemetry", "0003", verbosity=0)
-        assert moved.query(f"SELECT * FROM {TABLE} WHERE id < 4 ORDER BY id") == before
-        moved.add("e", NOW, 10)
-        assert moved.query(f"SELECT id FROM {TABLE} WHERE endpoint = 'e'") == [(5,)]
+def test_the_migration_moves_the_rows_that_are_there_and_can_be_undone(database: Database) -> None:
+    call_command("migrate", "telemetry", "0003", verbosity=0)
+    old, odd = NOW - timedelta(days=70), datetime(1971, 1, 1, tzinfo=UTC)
+    for number, at in enumerate((NOW, old, odd)):
+        database.add("abc"[number], at, number)
+    before = database.query(f"SELECT * FROM {TABLE} ORDER BY id")
+    last = before[-1][0]
+    call_command("migrate", "telemetry", verbosity=0)
+    assert database.query(f"SELECT * FROM {TABLE} ORDER BY id") == before
+    assert database.query(WHERE_ROWS_ARE) == [
+        ("a", name_of(month_of(NOW))),
+        ("b", name_of(month_of(old))),
+        ("c", f"{TABLE}_default"),
+    ]
+    database.add("d", NOW, 9)
+    assert database.query(f"SELECT id FROM {TABLE} WHERE endpoint = 'd'") == [(last + 1,)]
+    call_command("migrate", "telemetry", "0003", verbosity=0)
+    assert database.query(f"SELECT * FROM {TABLE} WHERE endpoint < 'd' ORDER BY id") == before
+    database.add("e", NOW, 10)
+    assert database.query(f"SELECT id FROM {TABLE} WHERE endpoint = 'e'") == [(last + 2,)]
+    call_command("migrate", "telemetry", verbosity=0)
 
 
 def test_months_are_made_ahead_and_take_their_rows_from_the_rest(database: Database) -> None:
