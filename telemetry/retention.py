@@ -27,7 +27,7 @@ from telemetry.models import RequestLog
 log = EventLogger(__name__)
 FIRST_SECONDS: Final = 60.0
 EVERY_SECONDS: Final = 3600.0
-HELD_SECONDS: Final = 0.004
+HELD_SECONDS: Final = 0.008
 REST: Final = 3.0
 """Rests are so many times as long as what was held: pruning takes a quarter of the writer's time at most."""
 SMALLEST, LARGEST = 8, 2000
