@@ -67,7 +67,9 @@ class RequestLog(models.Model):
             models.Index(fields=["provider_id", "created_at"], name="requestlog_provider_at"),
             models.Index(fields=["project", "created_at"], name="requestlog_project_at", condition=Q(project__gt="")),
             models.Index(fields=["alias", "created_at"], name="requestlog_alias_at", condition=Q(alias__gt="")),
-            models.Index(fields=["created_at", "status"], name="requestlog_failed_at", condition=Q(status__gt=399)),
+            models.Index(
+                fields=["created_at", "id", "status"], name="requestlog_failed_at", condition=Q(status__gt=399)
+            ),
             models.Index(fields=["status", "created_at"], name="requestlog_status_at", condition=Q(status__gte=400)),
             models.Index(
                 fields=["error_code", "created_at"], name="requestlog_error_at", condition=Q(error_code__gt="")

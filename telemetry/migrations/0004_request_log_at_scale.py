@@ -127,7 +127,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='requestlog',
-            index=models.Index(condition=models.Q(('status__gt', 399)), fields=['created_at', 'status'], name='requestlog_failed_at'),
+            index=models.Index(condition=models.Q(('status__gt', 399)), fields=['created_at', 'id', 'status'], name='requestlog_failed_at'),
         ),
         migrations.AddIndex(
             model_name='requestlog',
