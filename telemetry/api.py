@@ -67,12 +67,19 @@ class LogPageSerializer(PageSerializer):
     )
 
 
+CURSOR = OpenApiParameter(
+    "cursor",
+    {"type": "string", "pattern": "^[0-9]{1,17}-[0-9]{1,17}$"},
+    description="`next_cursor` of the page before, in place of `offset`.",
+)
+
+
 class Logs(View):
     rights = rights(RequestLog)
 
     @extend_schema(
         operation_id="logs_list",
-        parameters=[FiltersSerializer, *paged()],
+        parameters=[FiltersSerializer, *(one for one in paged() if one.name != "cursor"), CURSOR],
         responses=LogPageSerializer,
     )
     def get(self, request: Request) -> Response:
@@ -94,11 +101,11 @@ def _page(request: Request) -> dict[str, Any]:
     """Raises ApiError."""
     limit = whole(request, "limit", default=Paging.LIMIT, minimum=1, maximum=Paging.MAX_LIMIT)
     offset = whole(request, "offset", default=0, minimum=0, maximum=apikit.COUNTED)
-    cursor = request.query_params.get("cursor", "")
-    if cursor and offset:
+    cursor = request.query_params.get("cursor")
+    if cursor is not None and offset:
         raise invalid("cursor", "give cursor or offset, not both.")
     try:
-        after = search.place_of(cursor) if cursor else None
+        after = None if cursor is None else search.place_of(cursor)
     except ValueError:
         raise invalid("cursor", "take it from `next_cursor` of the page before.") from None
     rows, terms = _wanted({name: str(value) for name, value in request.query_params.items() if name not in PAGING})

@@ -1,4 +1,5 @@
-"""What is old is removed, a little at a time: requests by age and by number, deliveries of webhooks by age.
+"""What is old is removed, a little at a time: requests by age and by number, deliveries of webhooks and the time series
+by age.
 
 SQLite has one writer, so rows go in chunks that hold it for HELD_SECONDS, with rests in which the ingester and
 everybody else get their turn; the room they leave in the file is used again. On PostgreSQL whole months are dropped,
@@ -23,6 +24,7 @@ from telemetry import partitions, webhooks
 from telemetry.ingest import Lease
 from telemetry.logs import EventLogger
 from telemetry.models import RequestLog
+from telemetry.tsdb import upkeep
 
 log = EventLogger(__name__)
 FIRST_SECONDS: Final = 60.0
@@ -91,7 +93,13 @@ def _delete(rows: QuerySet[RequestLog], rest: Callable[[float], object]) -> int:
     return gone
 
 
-PRUNERS: list[Callable[[], int]] = [prune_log, webhooks.prune]
+def prune_series() -> int:
+    """The time series. Raises DatabaseError."""
+    upkeep.roll_up()
+    return upkeep.prune()
+
+
+PRUNERS: list[Callable[[], int]] = [prune_log, webhooks.prune, prune_series]
 """Each removes what is old of its kind, in transactions of a few milliseconds, and says how much that was."""
 
 

@@ -104,7 +104,7 @@ def test_months_follow_each_other() -> None:
 
 
 def test_the_migration_moves_the_rows_that_are_there_and_can_be_undone(database: Database) -> None:
-    call_command("migrate", "telemetry", "0003", verbosity=0)
+    call_command("migrate", "telemetry", "0004", verbosity=0)
     old, odd = NOW - timedelta(days=70), datetime(1971, 1, 1, tzinfo=UTC)
     for number, at in enumerate((NOW, old, odd)):
         database.add("abc"[number], at, number)
@@ -119,7 +119,7 @@ def test_the_migration_moves_the_rows_that_are_there_and_can_be_undone(database:
     ]
     database.add("d", NOW, 9)
     assert database.query(f"SELECT id FROM {TABLE} WHERE endpoint = 'd'") == [(last + 1,)]
-    call_command("migrate", "telemetry", "0003", verbosity=0)
+    call_command("migrate", "telemetry", "0004", verbosity=0)
     assert database.query(f"SELECT * FROM {TABLE} WHERE endpoint < 'd' ORDER BY id") == before
     database.add("e", NOW, 10)
     assert database.query(f"SELECT id FROM {TABLE} WHERE endpoint = 'e'") == [(last + 2,)]

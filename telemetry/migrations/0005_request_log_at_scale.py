@@ -68,7 +68,7 @@ def join(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('telemetry', '0003_webhooks'),
+        ('telemetry', '0004_time_series'),
     ]
 
     operations = [
