@@ -21,11 +21,9 @@ from telemetry.models import RequestLog
 from telemetry.partitions import month_after, month_of, name_of
 from telemetry.search import equal, tagged
 from tests.support import postgres
-from tests.telemetry.test_ingest import KILLED_AT_EVERY_STATEMENT, abandoned, entry, folder, names, start
+from tests.telemetry.test_ingest import abandoned, entry, names, start
 from tests.telemetry.test_search import SERVED, plan_of
 from tokenhub.settings import _database
-
-__all__ = ["folder"]
 
 pytestmark = pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
 
@@ -185,14 +183,37 @@ def test_a_month_that_somebody_reads_is_dropped_the_next_time(database: Database
     assert "3" not in left()
 
 
+KILLED_AT_EVERY_STATEMENT = """
+def ingest_until(statement):
+    def kill(execute, *rest):
+        nonlocal statement
+        statement -= 1
+        if statement < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return execute(*rest)
+    with connection.execute_wrapper(kill):
+        ingest.ingest_all(journal)
+
+deaths = 0
+for statement in [*range(20), *range(20, 90, 7), 10_000]:
+    child = os.fork()
+    if child == 0:
+        ingest_until(statement)
+        os._exit(0)
+    deaths += os.waitpid(child, 0)[1] == signal.SIGKILL
+print(deaths)
+"""
+
+
 def test_an_ingester_killed_at_any_statement_counts_nothing_twice_and_loses_nothing(
-    database: Database, folder: Path
+    database: Database, tmp_path: Path
 ) -> None:
-    journal, at = folder / "journal", int(NOW.timestamp() * 1e6)
+    journal, at = tmp_path / "journal", int(NOW.timestamp() * 1e6)
+    journal.mkdir()
     for number in range(4):
         lines = [entry(one, at=at - one * 10**12) for one in range(number * 25, number * 25 + 25)]  # over years
         abandoned(journal, *lines, lines[0], number=number)
-    said, _ = start(folder, KILLED_AT_EVERY_STATEMENT, database.env).communicate(timeout=100)
+    said, _ = start(tmp_path, KILLED_AT_EVERY_STATEMENT, database.env).communicate(timeout=100)
     assert int(said) >= 12
     found = database.query(f"SELECT request_id FROM {TABLE} ORDER BY request_id")
     assert [identity.int for (identity,) in found] == list(range(100))
