@@ -47,10 +47,12 @@ def test_requests_are_logged_once_a_new_key_reaches_both_workers_and_metrics_out
                 Gateway.wait_until(lambda: ids <= {row[0] for row in rows()})
                 found = [row for row in rows() if row[0] in ids]
             assert "tokenhub_database_up 1.0" in gateway.get("/metrics").text
+            all_60 = re.compile(r'tokenhub_requests_total\{mode="",model="m",provider="p",status="200"\} 60')
+            Gateway.wait_until(lambda: all_60.search(gateway.get("/metrics").text) is not None)
             database.stop()
             text = gateway.get("/metrics").text
             assert "tokenhub_database_up 0.0" in text
-            assert re.search(r'tokenhub_requests_total\{mode="",model="m",provider="p",status="200"\} 60', text)
+            assert all_60.search(text)
     assert len(found) == len(ids) == 40
     assert {f"{row[1]:f}" for row in found} == {"9.876000001"}
     assert upstream.requests[0].headers["authorization"] == "Bearer sk-1"

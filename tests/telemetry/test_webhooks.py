@@ -249,8 +249,8 @@ def test_a_budget_that_fills_up_calls_the_webhook_from_a_running_server(tmp_path
         while gateway.chat("m").status_code == 200:
             pass
         budget = "SELECT settled_nano FROM keys_budgetperiod"
-        Gateway.wait_until(lambda: gateway.query(budget)[0]["settled_nano"] > 10**9, seconds=15)
-        Gateway.wait_until(lambda: bool(receiver.got), seconds=15)
+        Gateway.wait_until(lambda: gateway.query(budget)[0]["settled_nano"] > 10**9, seconds=60)
+        Gateway.wait_until(lambda: bool(receiver.got), seconds=60)
         (headers, body) = receiver.got[0]
         assert json.loads(body)["data"]["percent"] == 50
         assert is_signed(made.json()["secret"], headers, body)
