@@ -27,6 +27,8 @@ from routing.call import Call, forwardable_headers, forwardable_query
 from routing.directives import MARK, taken_from_body
 from routing.eligibility import expected_cost, needs_of, needs_of_embedding
 from routing.errors import ApiError
+from routing.idempotency import HEADER as IDEMPOTENCY
+from routing.idempotency import answer_once
 from routing.learning import MODE as THOMPSON
 from routing.learning import Lesson, lesson_of
 from routing.policy import Policy, choose, from_headers
@@ -68,6 +70,8 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
     methods: ClassVar[tuple[str, ...]] = ("POST",)
     dialect: ClassVar[Dialect] = DIALECTS["openai-chat"]
     scopes: ClassVar[tuple[str, ...]] = ("chat",)
+    is_repeatable: ClassVar[bool] = True
+    refusals: ClassVar = (ApiError, AuthError, InvalidRequest)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         held = runtime()
@@ -110,14 +114,21 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
             if method not in self.methods:
                 message = f"{self.path} takes {' and '.join(self.methods)}, not {method}."
                 raise ApiError("method_not_allowed", message, allow=self.methods)
-            await self.answer(visit)
-        except ApiError as error:
-            await visit.fail(error)
-        except AuthError as problem:
-            visit.key = problem.record
-            await visit.fail(ApiError(problem.code, problem.message, hint=problem.hint))
-        except InvalidRequest as problem:
-            await visit.fail(ApiError.of(problem))
+            if IDEMPOTENCY in visit.headers and method == "POST" and self.is_repeatable:
+                await answer_once(self, visit)
+            else:
+                await self.answer(visit)
+        except self.refusals as problem:
+            await self.refuse(visit, problem)
+
+    async def refuse(self, visit: Visit, problem: ApiError | AuthError | InvalidRequest) -> None:
+        match problem:
+            case AuthError():
+                visit.key = problem.record
+                problem = ApiError(problem.code, problem.message, hint=problem.hint)
+            case InvalidRequest():
+                problem = ApiError.of(problem)
+        await visit.fail(problem)
 
     async def answer(self, visit: Visit) -> None:
         raise NotImplementedError

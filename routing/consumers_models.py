@@ -71,6 +71,7 @@ class NotFound(Endpoint):
 
     path = "/v1"
     methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    is_repeatable = False
 
     async def answer(self, visit: Visit) -> None:
         path = visit.scope["path"][:200]

@@ -31,6 +31,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "not_found": (404, "not_found_error"),
     "method_not_allowed": (405, _INVALID),
     "request_timeout": (408, _INVALID),
+    "idempotency_conflict": (409, _INVALID),
     "request_too_large": (413, _INVALID),
     "output_schema_mismatch": (422, _INVALID),
     "rate_limit_exceeded": (429, "rate_limit_error"),

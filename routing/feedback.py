@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from django.db import transaction
 
 from routing.bandit import Reward
+from routing.idempotency import REASON
 from routing.models import Feedback
 from telemetry import search
 from telemetry.models import RequestLog
@@ -61,8 +62,9 @@ def note(
 
 def _find(key_id: str, request_id: str) -> RequestLog | None:
     """By either id, the newest first."""
+    asked = RequestLog.objects.exclude(client_request_id=request_id, routing_reason=REASON)
     terms = [search.named(request_id), search.equal("api_key_id", key_id)]
-    return search.search(RequestLog.objects.all(), terms).rows.first()
+    return search.search(asked, terms).rows.first()
 
 
 @transaction.atomic

@@ -344,6 +344,25 @@ class BanditDelta(models.Model):
         return str(self.pk)
 
 
+class IdempotentCall(models.Model):
+    """A call with an Idempotency-Key; see `routing.idempotency_store`. Without a status it runs, and `claim` says for
+    whom. `answer`: sealed."""
+
+    id = models.CharField(max_length=64, primary_key=True)
+    claim = models.CharField(max_length=32)
+    request_id = models.UUIDField()
+    body_digest = models.CharField(max_length=64)
+    holder = models.CharField(max_length=40)
+    host = models.CharField(max_length=64)
+    leased_until = models.DateTimeField()
+    expires_at = models.DateTimeField(db_index=True)
+    status = models.PositiveSmallIntegerField(null=True)
+    answer = models.BinaryField(default=b"")
+
+    def __str__(self) -> str:
+        return str(self.request_id)
+
+
 class ConfigVersion(models.Model):
     """One row, raised in the transaction of every change that the data plane must see."""
 

@@ -77,6 +77,7 @@ class Visit:
         "headers",
         "is_noted",
         "is_valid",
+        "kept_body",
         "key",
         "leg",
         "lesson",
@@ -127,6 +128,8 @@ class Visit:
         self.estimated_cost_nano: int | None = None
         self.first_chunk_ms: int | None = None
         self.trace: Trace | None = None
+        self.kept_body: bytes | None = None
+        """Read already, for whoever asks for it next."""
         self.shape: Shape | None = None
         self.plain: Envelope | None = None
         self.is_valid: bool | None = None
@@ -159,6 +162,8 @@ class Visit:
     # -- the client's body and leaving ---------------------------------------------------------------------------
     async def body(self) -> bytes:
         """Raises ApiError past the size or the time allowed, ClientLeft."""
+        if self.kept_body is not None:
+            return self.kept_body
         limit = self.runtime.max_body_bytes
         declared = self.headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > limit:
@@ -296,6 +301,11 @@ class Visit:
             ]
         return headers
 
+    def divert(self, send: Any) -> Any:
+        """What is sent from now on goes there, in place of where it went."""
+        before, self._send = self._send, send
+        return before
+
     async def start(self, status: int, headers: ResponseHeaders) -> None:
         self.started = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -370,8 +380,10 @@ class Visit:
         estimated: bool = False,
         error: ApiError | None = None,
         answer_follows: bool = False,
+        cost: int | None = None,
     ) -> int | None:
-        """Journals the request, once; must be called before its last byte leaves. The cost in nano-dollars.
+        """Journals the request, once; must be called before its last byte leaves. The cost in nano-dollars: `cost`,
+        where usage does not say it.
         `answer_follows`: a whole answer is sent next, and the outbox writes the journal ahead of it."""
         if self._accounted:
             return None
@@ -380,7 +392,6 @@ class Visit:
         if error is not None and error.status == 401 and not runtime.count_refusal(self.address):
             return None
         latency_ms = (monotonic() - self.started_at) * 1000
-        cost = None
         if usage is None:
             usage = _NOTHING
         elif target is not None and target.prices is not None:

@@ -140,7 +140,7 @@ class Journal:
     """The writer of one process. `append` is called on the event loop's thread only."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self.holder = ""
         """Names this process's segments, and whatever else it holds; from `open` on."""
         self._descriptor = -1
@@ -155,7 +155,7 @@ class Journal:
 
     def open(self) -> None:
         """Must be called after the process forked. Raises OSError when the folder cannot be written."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.holder = secrets.token_hex(6)
         self._open_segment()
         self._syncer = threading.Thread(target=self._sync_until_stopped, name="journal-sync", daemon=True)
@@ -227,11 +227,11 @@ class Journal:
 
     def _open_segment(self) -> None:
         name = f"{socket.gethostname()}-{os.getpid()}-{time_ns()}-{self.holder}{SUFFIX}"
-        unnamed = self._folder / f"{name}.new"  # a segment without a lock would be taken for an abandoned one
+        unnamed = self.folder / f"{name}.new"  # a segment without a lock would be taken for an abandoned one
         descriptor = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            unnamed.rename(self._folder / name)
+            unnamed.rename(self.folder / name)
         except OSError:
             os.close(descriptor)
             raise

@@ -15,6 +15,7 @@ class TokenHubConfig(AppConfig):
         from keys.services import DueKeys
         from providers.models import SECRET_PREFIX
         from routing import runtime
+        from routing.idempotency_store import Pruning
         from telemetry import ingest
         from telemetry.last_use import LastUse
         from telemetry.tsdb.upkeep import Upkeep
@@ -27,7 +28,7 @@ class TokenHubConfig(AppConfig):
         keys = LastUse(lambda entry: uuid_or_nothing(entry.key_id), lambda key: ClientKey.objects.filter(pk=key))
         secrets = LastUse(lambda entry: entry.provider, lambda key: Secret.objects.filter(name=SECRET_PREFIX + key))
         ingest.WATCHERS += [keys.note, secrets.note]
-        ingest.SWEEPS += [bank.sweep, DueKeys(), Upkeep()]
+        ingest.SWEEPS += [bank.sweep, DueKeys(), Upkeep(), Pruning()]
         runtime.AT_START.append(attend_credentials_file)
 
 

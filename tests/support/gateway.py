@@ -229,6 +229,15 @@ class Gateway:
         finally:
             connection.close()
 
+    def execute(self, sql: str, *arguments: Any) -> None:
+        """Changes rows behind the server's back."""
+        connection = sqlite3.connect(self.folder / "tokenhub.sqlite3", timeout=20)
+        try:
+            with connection:
+                connection.execute(sql, arguments)
+        finally:
+            connection.close()
+
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
