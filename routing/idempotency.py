@@ -52,6 +52,7 @@ _read = msgspec.json.Decoder(_Streaming).decode
 async def answer_once(endpoint: Endpoint, visit: Visit) -> None:
     """Answers in place of the endpoint. Raises what it raises."""
     endpoint.require_key(visit, counts=False)
+    endpoint.require_journal(visit)
     name = visit.headers[HEADER]
     if not 0 < len(name) <= MAX_NAME_BYTES or any(not 0x21 <= one <= 0x7E for one in name):
         raise ApiError(

@@ -26,7 +26,7 @@ WITHHELD: Final = (
     "auth.user", "auth.group", "auth.permission", "admin.logentry", "contenttypes.contenttype", "sessions.session",
     "telemetry.journalsegment", "telemetry.audithead", "telemetry.seriesunrolled", "keys.lease",
     "routing.healthrecord", "routing.healthnotice", "routing.probelease", "routing.banditdelta",
-    "routing.configversion", "tokenhub.loginlink",
+    "routing.configversion", "routing.idempotentcall", "tokenhub.loginlink",
 )  # fmt: skip
 OPERATED: Final = (
     "providers.provider", "routing.model", "routing.price", "routing.alias", "routing.aliasvariant",

@@ -26,6 +26,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": {"model": "m", "messages": MESSAGES},
     "/v1/responses": {"model": "m", "input": "Say it once"},
     "/v1/chat": {"request": {"messages": MESSAGES, "model_hint": "m"}},
+    "/v1/plan": {"request": {"messages": MESSAGES, "model_hint": "m"}, "orchestration": {"mode": "planning"}},
     "/v1/embeddings": {"model": "e", "input": "Say it once"},
 }
 
