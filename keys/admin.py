@@ -39,7 +39,7 @@ class ClientKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for t
         model = ClientKey
         fields = (
             "name", "owner", "project", "tags", "scopes", "allowed_models", "allow_fallback", "allow_directives",
-            "enabled", "expires_at", "rotation_days", *LIMIT_FIELDS,
+            "capture", "enabled", "expires_at", "rotation_days", *LIMIT_FIELDS,
         )  # fmt: skip
 
 
@@ -88,6 +88,7 @@ class ClientKeyAdmin(Admin):
                     "allowed_models",
                     "allow_fallback",
                     "allow_directives",
+                    "capture",
                 )
             },
         ),
@@ -203,7 +204,7 @@ class ClientKeyAdmin(Admin):
 class ProjectAdmin(Admin):
     list_display = ("name", "key_count", "budget", "spent", "created_at")
     search_fields = ("name", "description")
-    fieldsets = ((None, {"fields": ("name", "description")}), ("How much", {"fields": _LIMITS}))
+    fieldsets = ((None, {"fields": ("name", "description", "capture")}), ("How much", {"fields": _LIMITS}))
     empty_title = "No project yet"
     empty_hint = "A project groups client keys, which name it: a budget on it holds for all of them together."
 

@@ -27,7 +27,8 @@ class BudgetRecord:
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
     """A client key as the data plane needs it. Empty `scopes` or `allowed_models`: all. `expires_at`: Unix time.
-    `budgets`: its own, its project's and the installation's; `limits`: its own and its project's. All must hold."""
+    `capture`: its prompts and answers. `budgets`: its own, its project's and the installation's; `limits`: its own and
+    its project's. All must hold."""
 
     id: str
     name: str
@@ -41,6 +42,7 @@ class KeyRecord:
     allow_directives: bool = True
     budgets: tuple[BudgetRecord, ...] = ()
     limits: tuple[Limits, ...] = ()
+    capture: bool = False
 
     def may_use(self, model_id: str) -> bool:
         return not self.allowed_models or model_id in self.allowed_models

@@ -78,6 +78,7 @@ class ClientKeyQuerySet(models.QuerySet["ClientKey"]):
             "allowed_models",
             "allow_fallback",
             "allow_directives",
+            "capture",
             "enabled",
             "expires_at",
             "old_digest",
@@ -104,6 +105,11 @@ class ClientKey(Limited):
     allow_directives = models.BooleanField(
         default=True,
         help_text="@@tokenhub lines in messages are obeyed. Off for whoever forwards the text of strangers.",
+    )
+    capture = models.BooleanField(
+        "capture prompts and answers",
+        default=False,
+        help_text="They are kept for some days, encrypted, for those who may read them. Tell the key's users.",
     )
     rotation_days = models.PositiveIntegerField(
         null=True,
@@ -152,6 +158,11 @@ class Project(Limited):
 
     name = models.CharField(max_length=200, primary_key=True)
     description = models.CharField(max_length=1000, blank=True)
+    capture = models.BooleanField(
+        "capture prompts and answers",
+        default=False,
+        help_text="Of all its client keys. They are kept for some days, encrypted, for those who may read them.",
+    )
     created_at = models.DateTimeField(auto_now_add=True, editable=False)
 
     class Meta:

@@ -125,7 +125,7 @@ class ProjectSerializer(WithBudget[Project]):
 
     class Meta:
         model = Project
-        fields = ("name", "description", *LIMIT_FIELDS, *WithBudget.budget_fields, "created_at")
+        fields = ("name", "description", "capture", *LIMIT_FIELDS, *WithBudget.budget_fields, "created_at")
         read_only_fields = ("created_at",)
 
     def create(self, validated_data: Mapping[str, Any]) -> Project:
@@ -167,7 +167,7 @@ class ClientKeySerializer(WithBudget[ClientKey]):
         model = ClientKey
         fields = (
             "id", "name", "owner", "project", "tags", "scopes", "allowed_models", "allow_fallback",
-            "allow_directives", "enabled", "expires_in", "expires_at", *LIMIT_FIELDS,
+            "allow_directives", "capture", "enabled", "expires_in", "expires_at", *LIMIT_FIELDS,
             *WithBudget.budget_fields, "rotation_days", "rotation_due_at", "key_prefix", "created_at",
             "last_used_at",
         )  # fmt: skip

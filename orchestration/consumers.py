@@ -42,6 +42,7 @@ class Plans(Chat):
         self.require_journal(visit)
         raw = await visit.body()
         visit.watch_client()
+        self.capture(visit, raw)
         body = form.read(raw)
         visit.stream = body.streams
         plan = await self._planned(visit, body)
@@ -149,8 +150,10 @@ async def _whole(visit: Visit, plan: Plan) -> None:
     _count(visit, outcome)
     if isinstance(outcome.step, Failed):
         raise api_error(outcome.step.error)
+    answer = answer_of(plan, outcome)
+    await visit.captured(answer)
     visit.account(200)
-    await visit.respond(200, answer_of(plan, outcome), [*visit.base_headers(), *_headers(plan, outcome), _JSON])
+    await visit.respond(200, answer, [*visit.base_headers(), *_headers(plan, outcome), _JSON])
 
 
 def _count(visit: Visit, outcome: Outcome) -> None:
@@ -249,8 +252,10 @@ async def _streamed(visit: Visit, plan: Plan) -> None:
     if isinstance(outcome.step, Failed):
         await end_with(visit, api_error(outcome.step.error))
         return
+    answer = answer_of(plan, outcome)
+    await visit.captured(answer)
     visit.account(200)
-    await visit.send(event("result", answer_of(plan, outcome)), more=False)
+    await visit.send(event("result", answer), more=False)
 
 
 async def end_with(visit: Visit, error: ApiError) -> None:

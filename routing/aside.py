@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from time import monotonic, time_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from keys.ledger import Ledger
 from providers.formats.dialect import Answer
@@ -15,6 +15,7 @@ from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
 from routing.attempt import AttemptFailed
 from routing.call import Call
+from routing.capturing import Captures
 from routing.eligibility import expected_cost
 from routing.engine import Engine
 from routing.errors import ApiError
@@ -29,15 +30,21 @@ from telemetry.journal import Attempt, Entry, Journal
 if TYPE_CHECKING:
     from routing.visit import Visit
 
-MAX_ANSWER_BYTES: Final = 65_536
-
 
 class Asides:
     """So many at once, and no more. `dropped`: is told of each that found no room."""
 
     def __init__(
-        self, *, engine: Engine, journal: Journal, ledger: Ledger, at_once: int, dropped: Callable[[], None]
+        self,
+        *,
+        engine: Engine,
+        journal: Journal,
+        ledger: Ledger,
+        captures: Captures,
+        at_once: int,
+        dropped: Callable[[], None],
     ) -> None:
+        self._captures = captures
         self._engine = engine
         self._ledger = ledger
         self._journal = journal
@@ -75,12 +82,14 @@ class Asides:
                 None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
             )
             entry.status = 200
-            entry.answer = answer.body[:MAX_ANSWER_BYTES].decode("utf-8", "replace").replace("\0", "")
             entry.usage_estimated = answer.usage is None
             entry.input_tokens, entry.output_tokens = usage.input_tokens, usage.output_tokens
             entry.cached_input_tokens, entry.cache_write_tokens = usage.cached_input_tokens, usage.cache_write_tokens
             entry.reasoning_tokens = usage.reasoning_tokens
             entry.cost_nano = cost_nano(target.prices, usage) if target.prices is not None else None
+            entry.capture = await asyncio.to_thread(
+                self._captures.sealed, call.snapshot, entry.id, answer=answer.body, dialect=call.dialect
+            )
         except AttemptFailed as failure:
             attempt.error_class, attempt.message = failure.error.value, failure.message
             entry.status, entry.error_class = failure.status or 502, failure.error.value

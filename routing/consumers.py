@@ -24,6 +24,7 @@ from routing.affinity import Conversation, conversation
 from routing.asking import in_words, natively
 from routing.attempt import Delivery
 from routing.call import Call, forwardable_headers, forwardable_query
+from routing.capturing import Capture
 from routing.directives import MARK, taken_from_body
 from routing.eligibility import expected_cost, needs_of, needs_of_embedding
 from routing.errors import ApiError
@@ -157,6 +158,11 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
                 retry_after_seconds=5,
             )
 
+    def capture(self, visit: Visit, body: bytes) -> None:
+        """Where the client key, or its project, wants it."""
+        if visit.key is not None and visit.key.capture:
+            visit.capture = Capture(visit.runtime.captures, visit.runtime.snapshot, self.dialect, body)
+
 
 class Chat(Endpoint):
     """A chat completion in one dialect, whole or streamed."""
@@ -183,6 +189,7 @@ class Chat(Endpoint):
         self.require_journal(visit)
         body = await visit.body()
         visit.watch_client()
+        self.capture(visit, body)
         envelope, policy = self.read(visit, body)
         if visit.shape is not None:
             await require_usable(visit.shape)
@@ -223,6 +230,8 @@ class Chat(Endpoint):
             None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
         )
         settle(visit, call, delivery, usage, has_form=visit.is_valid)
+        if visit.capture is not None:
+            await visit.captured(answer.body)
         cost = visit.account(200, usage=usage, estimated=answer.usage is None, answer_follows=True)
         if answer.usage is not None:
             learn_size(visit, call, delivery, usage)
@@ -269,6 +278,9 @@ class Chat(Endpoint):
                 settle(visit, call, delivery, usage, has_form=visit.is_valid)
             else:
                 note_break(visit, call, delivery, error)
+            if visit.capture is not None:
+                visit.capture.streamed(delivery.first)
+                await visit.capture.prepare(visit.request_id)
             visit.account(200 if error is None else error.status, usage=usage, estimated=estimated, error=error)
             if usage is not None and not estimated:
                 learn_size(visit, call, delivery, usage)
@@ -302,6 +314,8 @@ class Chat(Endpoint):
                 with visit.patience.within(pause):
                     while not stream.finished and stream.error is None:
                         if delivery.first:
+                            if visit.capture is not None:
+                                visit.capture.streamed(delivery.first)
                             blocked_on_client = True
                             await visit.send(delivery.first, more=True)
                             blocked_on_client, delivery.first = False, b""

@@ -31,6 +31,9 @@ class CountTokens(Chat):
     path = "/v1/messages/count_tokens"
     dialect = DIALECTS["anthropic-messages"]
 
+    def capture(self, visit: Visit, body: bytes) -> None:
+        """Nothing is answered, and the request itself comes next."""
+
     async def answer(self, visit: Visit) -> None:
         call = await self.call(visit)
         engine, without = visit.runtime.engine, visit.runtime.without_count

@@ -12,7 +12,6 @@ from datetime import timedelta
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from time import monotonic
 from typing import Final
 from uuid import uuid4
 
@@ -31,7 +30,6 @@ KEPT: Final = timedelta(hours=24)
 LEASE: Final = timedelta(seconds=60)
 MAX_ANSWER_BYTES: Final = 1_048_576
 PURPOSE: Final = "idempotency 1"
-PRUNE_EVERY_SECONDS: Final = 600.0
 _PRUNED_AT_ONCE: Final = 200
 _host_of = cache(host_of)
 
@@ -136,18 +134,6 @@ def prune() -> int:
     while keys := list(old.values_list("pk", flat=True)[:_PRUNED_AT_ONCE]):
         removed += old.filter(pk__in=keys).delete()[0]
     return removed
-
-
-class Pruning:
-    """For the ingester: now and then, after a pass."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def __call__(self, folder: Path) -> None:
-        if monotonic() >= self._next:
-            self._next = monotonic() + PRUNE_EVERY_SECONDS
-            prune()
 
 
 def _of(claim: Claim) -> QuerySet[IdempotentCall]:

@@ -57,9 +57,12 @@ class Judge:
         return self._share > 0.0 and self._rng.random() < self._share
 
     def follow(self, visit: Visit, call: Call, heard: Heard | None) -> None:
-        """Has an answer judged that its client has got. `heard`: what it says; None where that is not known."""
+        """Has an answer judged that its client has got, by a model that its key may use. `heard`: what it says; None
+        where that is not known."""
         target = call.snapshot.targets.get(self._model_id)
-        if heard is not None and target is not None and not self._asides.rests(target):
+        if target is None or not call.key.may_use(target.model_id):
+            return
+        if heard is not None and not self._asides.rests(target):
             self._asides.begin(partial(self._ask, visit, call, target, heard))
 
     async def _ask(self, visit: Visit, call: Call, target: Target, heard: Heard) -> None:

@@ -32,6 +32,7 @@ from routing.aside import Asides
 from routing.attempt import Timeouts
 from routing.bandit import RewardWeights
 from routing.breaker import State
+from routing.capturing import Captures
 from routing.changes import CHANGED
 from routing.engine import Engine
 from routing.health import Health, provider_states
@@ -44,6 +45,7 @@ from routing.shadow import Shadows
 from routing.snapshot import Snapshot
 from routing.snapshot_build import build_snapshot, config_version
 from telemetry import webhooks
+from telemetry.capture_text import Redaction
 from telemetry.events import BUS
 from telemetry.ingest import Ingester
 from telemetry.journal import Journal
@@ -53,6 +55,8 @@ from telemetry.metrics import Metrics, Page, alone
 from telemetry.metrics_page import of_registry
 from telemetry.metrics_shared import Shared, its_run
 from telemetry.retention import Pruner
+from vault import capture_key
+from vault.errors import VaultLocked
 from vault.keyring import KEYRING
 from vault.services import lock_when_idle, open_from_environment
 
@@ -90,6 +94,11 @@ class Runtime:
         self._lag = LoopLag()
         self.journal = Journal(journal_folder())
         self.events = BUS
+        self.captures = Captures(
+            Redaction(settings.TOKENHUB_CAPTURE_REDACT),
+            most=settings.TOKENHUB_CAPTURE_MAX_BYTES,
+            lost=self._capture_lost,
+        )
         self.outbox = Outbox(before=self.journal.flush)
         self.output_repairs: int = settings.TOKENHUB_OUTPUT_REPAIRS
         self.addresses = Addresses(
@@ -128,6 +137,7 @@ class Runtime:
             self._loop = asyncio.get_running_loop()
             if KEYRING.is_untouched:  # no master process did it: uvicorn or daphne by themselves
                 await asyncio.to_thread(_open_vault)
+            await asyncio.to_thread(self._make_capture_key)
             self.journal.open()
             self._bank = DatabaseBank(holder=self.journal.holder, host=host_of(journal_folder()))
             self.ledger = Ledger(self._bank)
@@ -217,6 +227,18 @@ class Runtime:
         for provider_id in changed:
             self._post(partial(self.health.credential_changed, provider_id, monotonic()))
 
+    def _make_capture_key(self) -> None:
+        """With the first that is to be captured, once the vault is open."""
+        if not self.snapshot.is_capturing or self.snapshot.capture_key is not None or not KEYRING.is_open:
+            return
+        try:
+            capture_key.make()
+            self._load()
+        except VaultLocked:
+            pass
+        finally:
+            close_old_connections()
+
     def _poll(self) -> None:
         """Follows the version in the database; at once after a change made in this process."""
         while not self._stop.is_set():
@@ -228,6 +250,7 @@ class Runtime:
                 lock_when_idle()
                 if time() >= self.snapshot.stale_at or config_version() != self.snapshot.version:
                     self._load()
+                self._make_capture_key()
                 self._share_health()
                 self.shared_learning.sync()
                 self._settle_leases()
@@ -317,8 +340,16 @@ class Runtime:
             self.metrics.shadows_dropped += 1
 
         return Asides(
-            engine=self.engine, journal=self.journal, ledger=self.ledger, at_once=ASIDES_AT_ONCE, dropped=dropped
+            engine=self.engine,
+            journal=self.journal,
+            ledger=self.ledger,
+            captures=self.captures,
+            at_once=ASIDES_AT_ONCE,
+            dropped=dropped,
         )
+
+    def _capture_lost(self) -> None:
+        self.metrics.captures_lost += 1
 
     def is_trusted_proxy(self, address: str) -> bool:
         try:

@@ -31,10 +31,13 @@ class Shadows:
         self._rng = rng
 
     def follow(self, visit: Visit, call: Call) -> None:
-        """Sends the copies that are due for a request which has got its answer."""
+        """Sends the copies that are due for a request which has got its answer, to models that its key may use."""
         if call.alias is None:
             return
+        names_alias = call.key.may_use(call.alias.name)
         for variant in call.alias.shadows:
+            if not names_alias and not call.key.may_use(variant.target.model_id):
+                continue
             if self._rng.random() < variant.share and not self._asides.rests(variant.target):
                 self._asides.begin(partial(self._ask, visit, call, variant.target))
 

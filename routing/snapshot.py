@@ -104,5 +104,8 @@ class Snapshot:
     budgets: tuple[BudgetRecord, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Of orchestration, in place of the built-in ones."""
+    is_capturing: bool = False
+    """Whether anything is to be captured; `capture_key` seals it, and is None until there is one."""
+    capture_key: SealedCredential | None = None
     stale_at: float = inf
     """When a price of another date begins, in seconds since 1970."""

@@ -28,6 +28,7 @@ from routing.pricing import NANO, Prices
 from routing.scoring import PROFILES, Profile
 from routing.snapshot import Alias, Endpoint, ProviderRecord, Snapshot, Target, Variant
 from telemetry.logs import EventLogger
+from vault import capture_key
 from vault.keyring import SealedCredential
 from vault.services import sealed_credentials
 
@@ -63,15 +64,24 @@ def build_snapshot() -> Snapshot:
         if row.provider_id in providers
     }
     budgets = _budgets()
-    projects = {row.pk: limits_of("project", row.pk, f"The project {row.pk!r}", row) for row in Project.objects.all()}
+    groups = list(Project.objects.all())
+    projects = {row.pk: limits_of("project", row.pk, f"The project {row.pk!r}", row) for row in groups}
+    capturing = frozenset(row.pk for row in groups if row.capture)
     profiles = {**PROFILES, **{row.name: _profile(row) for row in RoutingProfile.objects.all()}}
+    aliases, keys = _aliases(targets), _keys(budgets, projects, capturing)
     return Snapshot(
         version=version,
         stale_at=min(coming, default=inf),
         targets=targets,
         routable=_routable(providers, list(targets.values())),
-        keys=_keys(budgets, projects),
-        aliases=_aliases(targets),
+        keys=keys,
+        aliases=aliases,
+        capture_key=credentials.get(capture_key.NAME),
+        is_capturing=(
+            bool(settings.TOKENHUB_JUDGE_MODEL)
+            or any(one.capture for one in keys.values())
+            or any(one.shadows for one in aliases.values())
+        ),
         profiles=profiles,
         default_policy=default_policy(profiles),
         provider_count=len(providers),
@@ -215,11 +225,11 @@ def _whose(row: Budget) -> str:
             return "this installation"
 
 
-def _keys(budgets: Budgets, projects: ProjectLimits) -> dict[str, KeyRecord]:
+def _keys(budgets: Budgets, projects: ProjectLimits, capturing: frozenset[str]) -> dict[str, KeyRecord]:
     """By digest; a secret that was replaced lasts as long as its grace."""
     found: dict[str, KeyRecord] = {}
     for row in ClientKey.objects.servable():
-        record = found[row.digest] = _key(row, budgets, projects)
+        record = found[row.digest] = _key(row, budgets, projects, capturing)
         if row.old_digest and row.old_digest_until is not None:
             until = row.old_digest_until.timestamp()
             ends = until if record.expires_at is None else min(until, record.expires_at)
@@ -227,7 +237,7 @@ def _keys(budgets: Budgets, projects: ProjectLimits) -> dict[str, KeyRecord]:
     return found
 
 
-def _key(row: ClientKey, budgets: Budgets, projects: ProjectLimits) -> KeyRecord:
+def _key(row: ClientKey, budgets: Budgets, projects: ProjectLimits, capturing: frozenset[str]) -> KeyRecord:
     return KeyRecord(
         id=str(row.id),
         name=row.name,
@@ -245,4 +255,5 @@ def _key(row: ClientKey, budgets: Budgets, projects: ProjectLimits) -> KeyRecord
             *budgets.get((Subject.INSTALLATION, ""), ()),
         ),
         limits=limits_of("key", str(row.id), "This client key", row) + projects.get(row.project, ()),
+        capture=row.capture or row.project in capturing,
     )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from keys.shared_limits import Ticket
     from providers.formats.envelope import Envelope
     from routing.bandit import Reward
+    from routing.capturing import Capture
     from routing.learning import Lesson
     from routing.purse import Purse
     from routing.runtime import Runtime
@@ -67,6 +68,7 @@ class Visit:
         "at_home",
         "attempts",
         "candidates",
+        "capture",
         "client_id",
         "client_left",
         "context",
@@ -128,6 +130,7 @@ class Visit:
         self.estimated_cost_nano: int | None = None
         self.first_chunk_ms: int | None = None
         self.trace: Trace | None = None
+        self.capture: Capture | None = None
         self.kept_body: bytes | None = None
         """Read already, for whoever asks for it next."""
         self.shape: Shape | None = None
@@ -323,6 +326,8 @@ class Visit:
 
     async def fail(self, error: ApiError) -> None:
         """The error in the client's dialect: as an answer, or as the event that ends a stream which has begun."""
+        if self.capture is not None and not self._accounted:
+            await self.capture.prepare(self.request_id)
         self.account(error.status, error=error)
         shown = client_error(error, self.client_id or self.request_id)
         if self.started:
@@ -370,6 +375,12 @@ class Visit:
             self.spent_nano += cost_nano(target.prices, usage)
         if self.purse is not None:
             self.purse.spent = self.spent_nano
+
+    async def captured(self, answer: bytes) -> None:
+        """The whole answer, where it is wanted; to be called ahead of `account`."""
+        if self.capture is not None:
+            self.capture.answered(answer)
+            await self.capture.prepare(self.request_id)
 
     # -- the record ----------------------------------------------------------------------------------------------
     def account(
@@ -451,6 +462,7 @@ class Visit:
                 reward=self.reward.value if self.reward is not None else None,
                 reward_parts=self.reward.shown() if self.reward is not None else {},
                 at_home=self.at_home,
+                capture=self.capture.take(self.request_id) if self.capture is not None else b"",
                 plan=self.plan,
                 leg=self.leg,
             )

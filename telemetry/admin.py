@@ -5,19 +5,21 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.template.loader import render_to_string
+from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 from unfold.contrib.filters.admin import FieldTextFilter, RangeDateTimeFilter
 from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
-from telemetry import export, webhooks
+from telemetry import captures, export, webhooks
 from telemetry.log_filters import KeyFilter, LogList, LogPaginator, OutcomeFilter, ValueFilter, YesNoFilter
 from telemetry.models import AuditEntry, RequestLog, Webhook, WebhookDelivery
-from tokenhub.adminkit import Admin, ReadOnlyAdmin, display
+from tokenhub.adminkit import Admin, ReadOnlyAdmin, action, display
 
 
 @admin.register(RequestLog)
@@ -64,7 +66,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
         ),
         ("Why this model", {"fields": ("candidate_table",)}),
         ("What was learned", {"fields": ("reward_shown",)}),
-        ("Beside another request", {"fields": ("beside", "aside_answer")}),
+        ("Beside another request", {"fields": ("beside",)}),
         ("Part of a plan", {"fields": ("plan_shown",)}),
         (
             "Tokens and cost",
@@ -78,6 +80,35 @@ class RequestLogAdmin(ReadOnlyAdmin):
         ),
         ("Time", {"fields": (("latency_ms", "time_to_first_chunk_ms", "client_disconnected"),)}),
     )
+
+    actions_detail = ("capture",)
+
+    def has_capture_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return request.user.has_perm("telemetry.view_capture")
+
+    @action(description="Prompt and answer", url_path="capture", permissions=["capture"])
+    def capture(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """What was captured. Each reading is in the audit log."""
+        row = self.get_object(request, object_id)
+        if row is None or not self.has_view_permission(request, row) or not self.has_capture_permission(request):
+            raise PermissionDenied
+        context: dict[str, Any] = {
+            **self.admin_site.each_context(request),
+            "title": f"Prompt and answer of {row}",
+            "opts": self.opts,
+            "row": row,
+        }
+        try:
+            context["kept"], context["captured"] = captures.read(request_id=row.request_id)
+        except captures.NotCaptured:
+            context["problem"] = "Nothing is kept of this request: nobody wanted it captured, or its time is over."
+        except captures.Locked:
+            context["problem"] = "It cannot be read while the vault is locked. Unlock the vault, and come back."
+        except captures.Unreadable:
+            context["problem"] = "It cannot be read: it was changed, or its key was removed from the vault."
+        response = TemplateResponse(request, "telemetry/capture.html", context)
+        response["Cache-Control"] = "no-store"
+        return response
 
     def get_readonly_fields(self, request: HttpRequest, obj: RequestLog | None = None) -> tuple[str, ...]:
         rows = (field.name for field in RequestLog._meta.fields)  # noqa: SLF001  Django's documented interface
@@ -166,10 +197,6 @@ class RequestLogAdmin(ReadOnlyAdmin):
     def plan_shown(self, row: RequestLog) -> str:
         plan, leg = row.detail.get("plan", ""), row.detail.get("leg")
         return f"the leg {leg} of {plan}" if leg else f"the whole run {plan}; its legs have their own rows, and costs"
-
-    @display(description="Its answer, which nobody got")
-    def aside_answer(self, row: RequestLog) -> str:
-        return str(row.detail.get("answer", ""))
 
     @display(description="Candidates")
     def candidate_table(self, row: RequestLog) -> SafeString:

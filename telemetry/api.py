@@ -16,13 +16,14 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from telemetry import export, search, stats, webhooks
+from telemetry import captures, export, search, stats, webhooks
 from telemetry.journal import Attempt, Candidate
 from telemetry.models import AuditEntry, RequestLog, Webhook
 from telemetry.serializers import (
     AuditExportSerializer,
     AuditFiltersSerializer,
     AuditSerializer,
+    CaptureSerializer,
     DeliverySerializer,
     EventFiltersSerializer,
     FiltersSerializer,
@@ -140,6 +141,35 @@ def _wanted(query: dict[str, str]) -> tuple[QuerySet[RequestLog], list[search.Te
     return rows, terms
 
 
+class LogCapture(View):
+    """What was captured of one request, by its id: ours, or the client's."""
+
+    rights = {"GET": ("telemetry.view_capture",)}
+
+    @extend_schema(responses=CaptureSerializer)
+    def get(self, request: Request, id: str) -> Response:  # noqa: A002  as in the URL
+        """Prompt and answer. Each reading is in the audit log."""
+        row = search.newest(id) if "\0" not in id else None
+        if row is None:
+            raise Http404
+        try:
+            kept, captured = captures.read(request_id=row.request_id)
+        except (captures.NotCaptured, captures.Unreadable):
+            raise Http404 from None
+        except captures.Locked:
+            raise ApiError(
+                "vault_locked", "What was captured cannot be read while the vault is locked.", hint="Unlock the vault."
+            ) from None
+        shown = {
+            "request_id": kept.request_id,
+            "prompt": captured.prompt,
+            "answer": captured.answer,
+            "captured_at": kept.captured_at,
+            "expires_at": kept.expires_at,
+        }
+        return Response(CaptureSerializer(shown).data, headers={"Cache-Control": "no-store"})
+
+
 class Log(View):
     """One request by its id, ours or the client's; the newest of several. `shown` gives a candidate its form, which the
     router knows."""
@@ -164,7 +194,6 @@ class Log(View):
                 "reward": row.detail.get("reward"),
                 "reward_parts": row.detail.get("reward_parts") or None,
                 "pressure": row.detail.get("pressure"),
-                "answer": row.detail.get("answer"),
                 "plan": row.detail.get("plan"),
                 "leg": row.detail.get("leg") or None,
             }

@@ -18,6 +18,7 @@ import msgspec
 from django.db import close_old_connections, connection, transaction
 from django.db.utils import DataError, Error, IntegrityError
 
+from telemetry import captures
 from telemetry.journal import Entry, Segment, segments
 from telemetry.logs import EventLogger
 from telemetry.models import JournalSegment, RequestLog
@@ -58,7 +59,7 @@ def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
                 told["pressure"] = entry.pressure
         detail = _encode(told).decode()
     if entry.shadow_of or entry.judge_of:
-        aside = {"attempts": entry.attempt_list, "answer": entry.answer}
+        aside: dict[str, Any] = {"attempts": entry.attempt_list}
         aside |= {"shadow_of": entry.shadow_of} if entry.shadow_of else {"judge_of": entry.judge_of}
         detail = _encode(aside).decode()
     if entry.plan:
@@ -168,6 +169,7 @@ def ingest_segment(segment: Segment) -> int:
                     sink(charged)
             if fresh:
                 fold(fresh)
+                captures.store(fresh)
             for watch in WATCHERS:
                 watch(entries)
             if unreadable:

@@ -68,8 +68,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     microseconds since 1970. `context` and `reward`: the bandit's, where it decided; `reward_parts`: what that is made
     of, each with its value and weight; `pressure`: of budgets that are spent too fast, in points of reward per dollar.
     `shadow_of`: the request that this one is a copy of; `judge_of`: the one whose
-    answer is judged by this one; `answer`: what was said to them. `charges`: on budgets, each to be booked once.
-    `at_home`: answered by the model that the conversation was at.
+    answer is judged by this one. `capture`: what was asked and answered, sealed. `charges`: on budgets, each to be
+    booked once. `at_home`: answered by the model that the conversation was at.
     `plan`: the orchestrated request that this one is a `leg` of, or is itself."""
 
     id: str
@@ -111,7 +111,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     shadow_of: str = ""
     judge_of: str = ""
     charges: list[Charge] = []
-    answer: str = ""
+    capture: bytes = b""
     at_home: bool = False
     plan: str = ""
     leg: str = ""

@@ -64,6 +64,7 @@ _ALL: Final = (
     _counter("tokenhub_rate_limited_total", "Requests refused by a rate limit."),
     _counter("tokenhub_client_disconnects_total", "Clients that left early."),
     _counter("tokenhub_shadows_dropped_total", "Copies that found no room."),
+    _counter("tokenhub_captures_lost_total", "Prompts and answers that could not be sealed."),
     _counter("tokenhub_unlogged_refusals_total", "Refused keys beyond those the log takes."),
     _gauge("tokenhub_requests_in_flight", "Requests being answered now."),
     _gauge("tokenhub_budget_amount_usd", "What a budget allows.", "budget", "subject", "every", scale=NANO),
@@ -182,6 +183,7 @@ class Metrics:
         self.in_flight = 0
         self.disconnects = 0
         self.shadows_dropped = 0
+        self.captures_lost = 0
         self.snapshot_version = 0
         self.temporal_up: int | None = None
         """None: it is not used."""
@@ -210,6 +212,7 @@ class Metrics:
             "tokenhub_rate_limited_total": self.rate_limited,
             "tokenhub_client_disconnects_total": self.disconnects,
             "tokenhub_shadows_dropped_total": self.shadows_dropped,
+            "tokenhub_captures_lost_total": self.captures_lost,
             "tokenhub_unlogged_refusals_total": self.unlogged_refusals,
             "tokenhub_requests_in_flight": self.in_flight,
             "tokenhub_snapshot_version": self.snapshot_version,

@@ -12,8 +12,8 @@ from django.db.models import Q
 from telemetry.tsdb.models import Sample, Series, SeriesLevel, SeriesUnrolled
 
 __all__ = [
-    "AuditEntry", "AuditHead", "DeliveryState", "JournalSegment", "RequestLog", "Sample", "Series", "SeriesLevel",
-    "SeriesUnrolled", "Webhook", "WebhookDelivery",
+    "AuditEntry", "AuditHead", "Capture", "DeliveryState", "JournalSegment", "RequestLog", "Sample", "Series",
+    "SeriesLevel", "SeriesUnrolled", "Webhook", "WebhookDelivery",
 ]  # fmt: skip
 
 
@@ -80,6 +80,18 @@ class RequestLog(models.Model):
                 condition=Q(client_request_id__gt=""),
             ),
         ]
+
+    def __str__(self) -> str:
+        return str(self.request_id)
+
+
+class Capture(models.Model):
+    """What a request's client sent and got, sealed; see telemetry.captures."""
+
+    request_id = models.UUIDField(primary_key=True, editable=False)
+    sealed = models.BinaryField()
+    captured_at = models.DateTimeField()
+    expires_at = models.DateTimeField(db_index=True)
 
     def __str__(self) -> str:
         return str(self.request_id)

@@ -67,7 +67,6 @@ class LogDetailSerializer(LogRowSerializer):
     candidates = CandidateSerializer(many=True)
     shadow_of = serializers.CharField(allow_null=True, help_text="The request that this one is a copy of.")
     judge_of = serializers.CharField(allow_null=True, help_text="The request whose answer this one judged.")
-    answer = serializers.CharField(allow_null=True, help_text="What was said to the copy, or by the judge.")
     plan = serializers.CharField(allow_null=True, help_text="The run of /v1/plan that this request belongs to.")
     leg = serializers.CharField(allow_null=True, help_text="Its part in that run; null for the run's own row.")
     pressure = serializers.FloatField(
@@ -88,6 +87,14 @@ class LogDetailSerializer(LogRowSerializer):
         fields = (
             *ROW, "candidates", "shadow_of", "judge_of", "answer", "plan", "leg", "reward", "reward_parts", "pressure",
         )  # fmt: skip
+
+
+class CaptureSerializer(serializers.Serializer[Any]):
+    request_id = serializers.UUIDField()
+    prompt = serializers.CharField(help_text="The request's body, short of what was redacted or too much.")
+    answer = serializers.CharField(help_text="The answer's body; of a stream, its texts and calls as JSON.")
+    captured_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField()
 
 
 @extend_schema_field(OpenApiTypes.DATETIME)

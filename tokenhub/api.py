@@ -41,7 +41,7 @@ from routing.api import (
 )
 from routing.models import Model
 from routing.simulation import shown
-from telemetry.api import Audit, AuditExport, Events, Log, Logs, Stats, Webhooks
+from telemetry.api import Audit, AuditExport, Events, Log, LogCapture, Logs, Stats, Webhooks
 from telemetry.models import RequestLog
 from telemetry.tsdb.api import MetricNames, Prune, Query, Retention
 from tokenhub import admin_token
@@ -258,6 +258,7 @@ urlpatterns: list[URLPattern] = [
     path("audit", Audit.as_view()),
     path("audit/export", AuditExport.as_view()),
     path("logs", Logs.as_view()),
+    path("logs/<path:id>/capture", LogCapture.as_view()),
     path("logs/<path:id>", Log.as_view(shown=shown)),
     path("tsdb/query", Query.as_view()),
     path("tsdb/metrics", MetricNames.as_view()),

@@ -15,11 +15,12 @@ class TokenHubConfig(AppConfig):
         from keys.services import DueKeys
         from providers.models import SECRET_PREFIX
         from routing import runtime
-        from routing.idempotency_store import Pruning
-        from telemetry import ingest
+        from routing.idempotency_store import prune as prune_calls
+        from telemetry import captures, ingest, retention
         from telemetry.last_use import LastUse
         from telemetry.tsdb.upkeep import Upkeep
         from tokenhub import audited, checks, roles  # noqa: F401  registers them
+        from vault import capture_key
         from vault.models import Secret
 
         audited.connect()
@@ -28,7 +29,9 @@ class TokenHubConfig(AppConfig):
         keys = LastUse(lambda entry: uuid_or_nothing(entry.key_id), lambda key: ClientKey.objects.filter(pk=key))
         secrets = LastUse(lambda entry: entry.provider, lambda key: Secret.objects.filter(name=SECRET_PREFIX + key))
         ingest.WATCHERS += [keys.note, secrets.note]
-        ingest.SWEEPS += [bank.sweep, DueKeys(), Upkeep(), Pruning()]
+        ingest.SWEEPS += [bank.sweep, DueKeys(), Upkeep()]
+        retention.PRUNERS += [prune_calls, captures.prune]
+        captures.OPENERS[:] = [capture_key.opened]
         runtime.AT_START.append(attend_credentials_file)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -152,6 +153,32 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 def words(raw: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in raw.split(",") if part.strip())
+
+
+REDACTIONS = ("email", "card", "iban", "phone")
+
+
+def redactions(raw: str) -> tuple[str, ...]:
+    """Names with commas between them, or a JSON list of names and of regular expressions."""
+    if not raw.strip().startswith("["):
+        for one in (found := words(raw)):
+            if one not in REDACTIONS:
+                raise ValueError(f"{one!r} is not one of {', '.join(REDACTIONS)}; expressions stand in a JSON list")
+        return found
+    try:
+        listed = json.loads(raw)
+    except ValueError:
+        listed = None
+    if not isinstance(listed, list) or not all(isinstance(one, str) and one for one in listed):
+        raise ValueError("it is no JSON list of strings")
+    import regex  # only where it is needed
+
+    for one in listed:
+        try:
+            regex.compile(one, regex.VERSION0)
+        except (regex.error, RecursionError, OverflowError):
+            raise ValueError(f"{one!r} is no regular expression") from None
+    return tuple(listed)
 
 
 def time_zone(raw: str) -> str:

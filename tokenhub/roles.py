@@ -24,7 +24,7 @@ VIEWED: Final = (
 WITHHELD: Final = (
     "vault.vaultstate", "vault.secret",
     "auth.user", "auth.group", "auth.permission", "admin.logentry", "contenttypes.contenttype", "sessions.session",
-    "telemetry.journalsegment", "telemetry.audithead", "telemetry.seriesunrolled", "keys.lease",
+    "telemetry.capture", "telemetry.journalsegment", "telemetry.audithead", "telemetry.seriesunrolled", "keys.lease",
     "routing.healthrecord", "routing.healthnotice", "routing.probelease", "routing.banditdelta",
     "routing.configversion", "routing.idempotentcall", "tokenhub.loginlink",
 )  # fmt: skip
@@ -49,7 +49,7 @@ ROLES: Final = {
     "Operator": _OPERATOR,
     "Key manager": _KEY_MANAGER,
     "Admin": _OPERATOR | _KEY_MANAGER | _may(_VERBS, ("auth.user", "auth.group")) | _may(("view",), WITHHELD[:2])
-    | {ADMINISTER},
+    | _may(("view",), ("telemetry.capture",)) | {ADMINISTER},
 }  # fmt: skip
 
 

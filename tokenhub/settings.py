@@ -23,6 +23,7 @@ from tokenhub.env import (
     networks,
     one_of,
     public_url,
+    redactions,
     redis_url,
     seconds,
     share,
@@ -128,6 +129,16 @@ TOKENHUB_REWARD_WEIGHTS: dict[str, float] = ENV.read(
 TOKENHUB_JUDGE_MODEL = ENV.read("TOKENHUB_JUDGE_MODEL", "", str, "id of the model that judges answers of thompson")
 TOKENHUB_JUDGE_SHARE = ENV.read(
     "TOKENHUB_JUDGE_SHARE", 0.02, share, "of the answers of thompson that are judged, where there is a judge"
+)
+TOKENHUB_CAPTURE_DAYS = ENV.read("TOKENHUB_CAPTURE_DAYS", 7, whole(1), "for which prompts and answers are kept")
+TOKENHUB_CAPTURE_MAX_BYTES = ENV.read(
+    "TOKENHUB_CAPTURE_MAX_BYTES", 65_536, whole(1024), "of a prompt, and of an answer, that are captured at most"
+)
+TOKENHUB_CAPTURE_REDACT: tuple[str, ...] = ENV.read(
+    "TOKENHUB_CAPTURE_REDACT",
+    (),
+    redactions,
+    "what is taken out of captured prompts and answers: email, card, iban, phone, regular expressions",
 )
 TOKENHUB_BODY_TIMEOUT_SECS = ENV.read(
     "TOKENHUB_BODY_TIMEOUT_SECS", 30.0, seconds, "for a client to deliver its request's body", shown="30"

@@ -79,6 +79,11 @@ def secret_context(vault_id: UUID, secret_id: UUID, name: str) -> bytes:
     return _bound(b"secret", vault_id.bytes, secret_id.bytes, name.encode("utf-8"))
 
 
+def capture_context(request_id: UUID) -> bytes:
+    """What a captured request is bound to."""
+    return _bound(b"capture", request_id.bytes)
+
+
 def seal(cipher: AESGCM, plaintext: bytes, context: bytes) -> bytes:
     nonce = os.urandom(NONCE_BYTES)
     return FORMAT + nonce + cipher.encrypt(nonce, plaintext, context)

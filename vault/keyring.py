@@ -147,10 +147,14 @@ class SealedCredential:
     name: str
     sealed: bytes
 
+    def peek(self) -> str:
+        """For TokenHub itself: the automatic lock is not put off. Raises VaultLocked, Damaged."""
+        return KEYRING.open(name=self.name, secret_id=self.secret_id, sealed=self.sealed).decode("utf-8")
+
     def reveal(self) -> str:
         """For a client's request, which puts off the automatic lock. Raises VaultLocked, Damaged."""
         KEYRING.note_use()
-        return KEYRING.open(name=self.name, secret_id=self.secret_id, sealed=self.sealed).decode("utf-8")
+        return self.peek()
 
     def __repr__(self) -> str:
         return "***"
