@@ -85,7 +85,7 @@ class LogDetailSerializer(LogRowSerializer):
     class Meta:
         model = RequestLog
         fields = (
-            *ROW, "candidates", "shadow_of", "judge_of", "answer", "plan", "leg", "reward", "reward_parts", "pressure",
+            *ROW, "candidates", "shadow_of", "judge_of", "plan", "leg", "reward", "reward_parts", "pressure",
         )  # fmt: skip
 
 
