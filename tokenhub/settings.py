@@ -139,6 +139,7 @@ TOKENHUB_CAPTURE_REDACT: tuple[str, ...] = ENV.read(
     (),
     redactions,
     "what is taken out of captured prompts and answers: email, card, iban, phone, regular expressions",
+    shown="",
 )
 TOKENHUB_BODY_TIMEOUT_SECS = ENV.read(
     "TOKENHUB_BODY_TIMEOUT_SECS", 30.0, seconds, "for a client to deliver its request's body", shown="30"

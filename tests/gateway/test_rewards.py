@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -37,7 +37,9 @@ def gateway(upstream: Upstream, judges: Upstream, tmp_path_factory: pytest.TempP
         yield running
 
 
-def started(folder: Path, upstream: Upstream, judges: Upstream, **env: str) -> Gateway:
+def started(
+    folder: Path, upstream: Upstream, judges: Upstream, *, allowed: Sequence[str] = ("one", "judge"), **env: str
+) -> Gateway:
     prices = {"input_per_1k": "0.001", "output_per_1k": "0.002"}
     return Gateway(
         folder,
@@ -47,9 +49,16 @@ def started(folder: Path, upstream: Upstream, judges: Upstream, **env: str) -> G
         ],
         models=[
             {"id": "one", "provider_id": "p", **prices, "abilities": ["tools"]},
-            {"id": "judge", "provider_id": "judges", **prices, "abilities": [], "max_context_tokens": 1_000_000},
+            {
+                "id": "judge",
+                "provider_id": "judges",
+                **prices,
+                "abilities": [],
+                "weight": 0,
+                "max_context_tokens": 1_000_000,
+            },
         ],
-        keys=[{"key": KEY, "allowed_models": ["one"]}],
+        keys=[{"key": KEY, "allowed_models": allowed}],
         env=env,
     )
 
@@ -57,7 +66,9 @@ def started(folder: Path, upstream: Upstream, judges: Upstream, **env: str) -> G
 def ask(gateway: Gateway, text: str, **fields: Any) -> str:
     """The id of the request."""
     messages = [{"role": "user", "content": text}]
-    answer = gateway.post("/v1/chat/completions", {"model": "tokenhub/thompson", "messages": messages, **fields})
+    headers = gateway.headers(X_TokenHub_Min_Weight="1")  # no choice but one
+    body = {"model": "tokenhub/thompson", "messages": messages, **fields}
+    answer = gateway.post("/v1/chat/completions", body, headers=headers)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-tokenhub-model"] == "one"
     return answer.headers["x-tokenhub-request-id"]
@@ -169,6 +180,21 @@ def test_a_judge_that_fails_or_says_nothing_changes_nothing(
             ask(gateway, text)
         gateway.wait_until(lambda: len([row for row in gateway.rows() if row["routing_reason"] == "judge"]) == 2)
         assert gateway.query("SELECT * FROM routing_feedback") == []
+
+
+def test_a_key_is_judged_by_no_model_that_it_may_not_use(upstream: Upstream, judges: Upstream, tmp_path: Path) -> None:
+    judge = {"TOKENHUB_JUDGE_MODEL": "judge", "TOKENHUB_JUDGE_SHARE": "1"}
+    with started(tmp_path, upstream, judges, allowed=["one"], **judge) as gateway:
+        judges.requests.clear()
+        ask(gateway, "For whom?")
+        gateway.configure(keys=[{"key": KEY, "allowed_models": ["one", "judge"]}])
+
+        def judged() -> bool:
+            ask(gateway, "And now?")
+            return bool(judges.requests)
+
+        gateway.wait_until(judged)
+        assert not [one for one in judges.requests if "For whom?" in one.body.decode()]
 
 
 def test_weights_are_settings(upstream: Upstream, judges: Upstream, tmp_path: Path) -> None:
