@@ -17,7 +17,8 @@ from unfold.paginator import InfinitePaginator
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from telemetry import captures, export, webhooks
-from telemetry.log_filters import KeyFilter, LogList, LogPaginator, OutcomeFilter, ValueFilter, YesNoFilter
+from telemetry.log_filters import InfinitePaginator as LogPaginator
+from telemetry.log_filters import KeyFilter, LogList, OutcomeFilter, ValueFilter, YesNoFilter
 from telemetry.models import AuditEntry, RequestLog, Webhook, WebhookDelivery
 from tokenhub.adminkit import Admin, ReadOnlyAdmin, action, display
 

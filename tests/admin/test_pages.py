@@ -340,6 +340,11 @@ def test_a_strange_query_breaks_no_list(rows: Rows, admin_client: Client) -> Non
         assert admin_client.get(f"{url_of(rows, 'changelist')}?{query}").status_code in {200, 302}, query
 
 
+def test_the_request_log_claims_no_number_that_nobody_counted(admin_client: Client) -> None:
+    request_row(1)
+    assert "10000" not in text(admin_client.get(url_of(RequestLog, "changelist")))
+
+
 def test_a_request_shows_why_its_model_was_chosen(admin_client: Client) -> None:
     candidates = [
         {"model": "chosen", "provider": "p", "score": -0.25, "cost": 0.125, "capability": 0.375},
