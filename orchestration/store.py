@@ -28,6 +28,10 @@ from vault.errors import Damaged
 
 log = EventLogger(__name__)
 LEASE_SECONDS: Final = 10.0
+DURABLE: Final = "temporal"
+"""The holder, and the host, of runs that Temporal drives: whichever of its workers is at work writes in this name."""
+DURABLE_LEASE_SECONDS: Final = 20.0  # another of its workers goes on before that
+FORSAKEN_SECONDS: Final = 5.0  # without a sign from its workers, while Temporal itself is gone
 MAX_ATTEMPTS: Final = 2
 LOST_TWICE: Final = LegError(
     "internal_error", "The server ended twice while this step was under way.", 500, "Start the plan again."
@@ -52,12 +56,12 @@ def dollars(nano: int | None) -> Decimal | None:
     return None if nano is None else Decimal(nano).scaleb(-9)
 
 
-def _nano(amount: Decimal | None) -> int | None:
+def nano(amount: Decimal | None) -> int | None:
     return None if amount is None else int(amount.scaleb(9))
 
 
-def _lease() -> datetime:
-    return timezone.now() + timedelta(seconds=LEASE_SECONDS)
+def _lease(holder: str) -> datetime:
+    return timezone.now() + timedelta(seconds=DURABLE_LEASE_SECONDS if holder == DURABLE else LEASE_SECONDS)
 
 
 def insert(plan: Plan, key: KeyRecord, *, holder: str, host: str, is_background: bool) -> None:
@@ -76,12 +80,12 @@ def insert(plan: Plan, key: KeyRecord, *, holder: str, host: str, is_background:
         estimated_cost_usd=dollars(plan.estimated_cost_nano),
         holder=holder,
         host=host,
-        lease_until=_lease() if holder else now,
+        lease_until=_lease(holder) if holder else now,
         sealed_plan=seal(plan, run_id=plan.id, place="plan") if is_background else None,
     )
 
 
-def _held(run_id: str, holder: str) -> PlanRun:
+def held_run(run_id: str, holder: str) -> PlanRun:
     """To be called in a transaction. Raises LostRun."""
     found = PlanRun.objects.select_for_update().filter(pk=run_id, holder=holder, state=RunState.RUNNING).first()
     if found is None:
@@ -94,23 +98,34 @@ def advance(
     run_id: str, *, holder: str, result: LegResult | None, following: Sequence[Due], attempts: Mapping[str, int]
 ) -> None:
     """Keeps what came of a leg, and which are called next. Raises LostRun."""
-    run = _held(run_id, holder)
-    now = timezone.now()
+    run = held_run(run_id, holder)
     if result is not None:
-        PlanLeg.objects.filter(run=run, request_id=UUID(result.request_id)).update(
-            state=LegState.COMPLETED if result.error is None else LegState.FAILED,
-            model_id=result.model[:200],
-            provider_id=result.provider[:200],
-            finished_at=now,
-            latency_ms=result.latency_ms,
-            input_tokens=result.input_tokens,
-            output_tokens=result.output_tokens,
-            cost_usd=dollars(result.cost_nano),
-            error_code=result.error.code if result.error is not None else "",
-            sealed_result=seal(result, run_id=run_id, place=result.name) if run.is_background else None,
-        )
-        if result.cost_nano is not None:
-            run.cost_usd = (run.cost_usd or Decimal(0)) + (dollars(result.cost_nano) or 0)
+        keep_result(run, result)
+    add_legs(run, following, attempts)
+    run.lease_until = _lease(holder)
+    run.save(update_fields=["cost_usd", "lease_until"])
+
+
+def keep_result(run: PlanRun, result: LegResult) -> None:
+    """The run's cost is left to be saved."""
+    PlanLeg.objects.filter(run=run, request_id=UUID(result.request_id)).update(
+        state=LegState.COMPLETED if result.error is None else LegState.FAILED,
+        model_id=result.model[:200],
+        provider_id=result.provider[:200],
+        finished_at=timezone.now(),
+        latency_ms=result.latency_ms,
+        input_tokens=result.input_tokens,
+        output_tokens=result.output_tokens,
+        cost_usd=dollars(result.cost_nano),
+        error_code=result.error.code if result.error is not None else "",
+        sealed_result=seal(result, run_id=run.pk, place=result.name) if run.is_background else None,
+    )
+    if result.cost_nano is not None:
+        run.cost_usd = (run.cost_usd or Decimal(0)) + (dollars(result.cost_nano) or 0)
+
+
+def add_legs(run: PlanRun, due: Sequence[Due], attempts: Mapping[str, int]) -> None:
+    now = timezone.now()
     PlanLeg.objects.bulk_create(
         PlanLeg(
             run=run,
@@ -121,16 +136,14 @@ def advance(
             request_id=UUID(request_id),
             started_at=now,
         )
-        for leg, request_id in following
+        for leg, request_id in due
     )
-    run.lease_until = _lease()
-    run.save(update_fields=["cost_usd", "lease_until"])
 
 
 @transaction.atomic
 def finish(run_id: str, *, holder: str, outcome: Outcome) -> None:
     """Raises LostRun."""
-    run = _held(run_id, holder)
+    run = held_run(run_id, holder)
     match outcome.step:
         case Done():
             run.state, run.is_partial = RunState.COMPLETED, outcome.step.is_partial
@@ -163,13 +176,24 @@ def _close(run: PlanRun) -> None:
 def tend(runs: Collection[str], *, holder: str) -> set[str]:
     """Renews the leases of runs that this process works on. Those that it still holds."""
     mine = PlanRun.objects.filter(pk__in=list(runs), holder=holder, state=RunState.RUNNING)
-    mine.update(lease_until=_lease())
+    mine.update(lease_until=_lease(holder))
     return {str(one) for one in mine.values_list("pk", flat=True)}
 
 
 def release(*, holder: str) -> None:
     """Of a process that ends: others may go on at once."""
     PlanRun.objects.filter(holder=holder, state=RunState.RUNNING).update(holder="", lease_until=timezone.now())
+
+
+def forsake(run_id: str = "") -> None:
+    """Of runs that Temporal drives: this one, or all that show no sign of it any more. Others may go on at once."""
+    runs = PlanRun.objects.filter(holder=DURABLE, state=RunState.RUNNING)
+    if run_id:
+        runs = runs.filter(pk=run_id)
+    else:
+        silent = timezone.now() + timedelta(seconds=DURABLE_LEASE_SECONDS - FORSAKEN_SECONDS)
+        runs = runs.filter(lease_until__lte=silent)
+    runs.update(lease_until=timezone.now())
 
 
 def take(
@@ -210,23 +234,28 @@ def _take(pk: UUID, whose: str, *, holder: str, host: str, is_alive: bool) -> Ta
     run = _open("" if is_alive else host).select_for_update().filter(pk=pk, holder=whose).first()
     if run is None:
         return None
-    _lose_legs(run)
+    lose_legs(run.legs.all())
     if not run.is_background:  # its client's connection ended with its worker
         run.state, run.error_code = RunState.FAILED, "internal_error"
         _close(run)
         return None
-    taken = _read(run)
+    taken = read_run(run)
     run.resumed += run.state == RunState.RUNNING
-    run.state, run.holder, run.host, run.lease_until = RunState.RUNNING, holder, host, _lease()
-    costs = [one.cost_usd for one in run.legs.all() if one.cost_usd is not None]
-    run.cost_usd = sum(costs, Decimal(0)) if costs else None
+    run.state, run.holder, run.host, run.lease_until = RunState.RUNNING, holder, host, _lease(holder)
+    run.cost_usd = paid(run)
     run.save()
     return taken
 
 
-def _lose_legs(run: PlanRun) -> None:
+def paid(run: PlanRun) -> Decimal | None:
+    """For all its legs, also those that were lost."""
+    costs = [one.cost_usd for one in run.legs.all() if one.cost_usd is not None]
+    return sum(costs, Decimal(0)) if costs else None
+
+
+def lose_legs(legs: QuerySet[PlanLeg]) -> None:
     """What was under way when its worker died. Perhaps its answer had come, and was paid for: the log knows."""
-    under_way = list(run.legs.filter(state=LegState.RUNNING))
+    under_way = list(legs.filter(state=LegState.RUNNING))
     rows = RequestLog.objects.filter(request_id__in=[leg.request_id for leg in under_way])
     costs = dict(rows.values_list("request_id", "cost_usd"))
     for leg in under_way:
@@ -234,7 +263,7 @@ def _lose_legs(run: PlanRun) -> None:
         leg.save()
 
 
-def _read(run: PlanRun) -> Taken:
+def read_run(run: PlanRun) -> Taken:
     """Raises Damaged."""
     if run.sealed_plan is None:
         raise Damaged
@@ -245,8 +274,8 @@ def _read(run: PlanRun) -> Taken:
         if leg.sealed_result is not None:
             taken.known[leg.name] = unseal(leg.sealed_result, LegResult, run_id=run.pk, place=leg.name)
         elif leg.state == LegState.LOST:
-            if (nano := _nano(leg.cost_usd)) is not None:
-                lost.append(nano)
+            if (cost := nano(leg.cost_usd)) is not None:
+                lost.append(cost)
             if leg.attempt >= MAX_ATTEMPTS:
                 taken.known[leg.name] = LegResult(leg.name, leg.role, model=leg.model_id, error=LOST_TWICE)
     taken.lost_nano = sum(lost) if lost else None

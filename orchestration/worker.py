@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from time import monotonic, time
-from typing import Any, Final, TypeVar
+from time import monotonic
+from typing import Any, Final, Protocol, TypeVar
 
 from django.db import close_old_connections, connection
 from django.db.utils import DatabaseError
@@ -19,13 +19,13 @@ from keys.auth import KeyRecord
 from keys.bank import host_of
 from orchestration import store
 from orchestration.legs import TRACE
+from orchestration.payers import Payers
 from orchestration.plan import Due, Outcome, Plan, leg_error
 from orchestration.runner import InProcess, Runner, Watcher
 from orchestration.steps import Failed, LegResult
 from orchestration.store import LostRun, Taken
 from routing.errors import ApiError
 from routing.runtime import Runtime, journal_folder, runtime
-from routing.snapshot import Snapshot
 from telemetry.journal import living_holders
 from telemetry.logs import REQUEST_ID, EventLogger
 from telemetry.tracing import trace_of
@@ -37,6 +37,28 @@ PRUNE_SECONDS: Final = 60.0
 AT_ONCE: Final = 32  # runs in the background; the others wait
 PATIENCE_SECONDS: Final = 60.0  # with a database that cannot be reached, before a run is left to others
 MAX_BEHIND: Final = 1_000
+
+
+class Durable(Protocol):
+    """What drives runs in the background so that they outlive any process of ours; perhaps it cannot be reached. Runs
+    that it drives are held by `store.DURABLE`, until they are forsaken. Belongs to the event loop."""
+
+    @property
+    def is_up(self) -> bool: ...
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def begin(self, plan: Plan) -> None:
+        """A run that the database has. Does not wait; if it fails, the run is forsaken."""
+
+    def end(self, run_id: str) -> None:
+        """One that was cancelled, if it drives it. Does not wait."""
+
+
+DURABLY: Final[list[Callable[[Runtime], Durable]]] = []
+"""How to make one, where it is enabled: so nobody else loads it."""
 
 
 class _Entry:
@@ -59,7 +81,8 @@ class Worker:
         self._tending: asyncio.Task[None] | None = None
         self._pruned_at = 0.0
         self._unreadable: set[str] = set()
-        self._keys: tuple[Snapshot | None, dict[str, KeyRecord]] = (None, {})
+        self._payers = Payers(held)
+        self.durable = DURABLY[0](held) if DURABLY else None
         self.behind = Behind()
 
     @property
@@ -70,6 +93,8 @@ class Worker:
         if self._tending is None:
             self._host = host_of(journal_folder())
             self._tending = asyncio.get_running_loop().create_task(self._tend())
+            if self.durable is not None:
+                self.durable.start()
 
     async def stop(self) -> None:
         """Runs in the background are left to others."""
@@ -79,6 +104,8 @@ class Worker:
             task.cancel()
         await asyncio.gather(self._tending, *self._background, return_exceptions=True)
         await self.behind.stop()
+        if self.durable is not None:
+            await self.durable.stop()
         with suppress(DatabaseError):
             await in_thread(partial(store.release, holder=self.holder))
         await in_thread(_disconnect)
@@ -109,6 +136,12 @@ class Worker:
     async def submit(self, plan: Plan, key: KeyRecord) -> None:
         """From here on the run outlives this process. Raises DatabaseError."""
         self.start()
+        durable = self.durable
+        if durable is not None and durable.is_up:
+            held = {"holder": store.DURABLE, "host": store.DURABLE}
+            await in_thread(partial(store.insert, plan, key, **held, is_background=True))
+            durable.begin(plan)
+            return
         has_room = len(self._background) < AT_ONCE
         holder = self.holder if has_room else ""
         await in_thread(partial(store.insert, plan, key, holder=holder, host=self._host, is_background=True))
@@ -120,6 +153,8 @@ class Worker:
         if (entry := self._entries.get(run_id)) is not None and not entry.is_over:
             entry.is_cancelled = True
             entry.task.cancel()
+        elif entry is None and self.durable is not None:
+            self.durable.end(run_id)
 
     def _begin(self, taken: Taken) -> None:
         task = asyncio.get_running_loop().create_task(self._run(taken))
@@ -137,7 +172,7 @@ class Worker:
         try:
             try:
                 outcome = await self.runner.run(
-                    plan, partial(self._key, plan.key_id), keeper, known=taken.known, lost_nano=taken.lost_nano
+                    plan, partial(self._payers.key, plan.key_id), keeper, known=taken.known, lost_nano=taken.lost_nano
                 )
             except (LostRun, DatabaseError, asyncio.CancelledError):
                 raise
@@ -153,23 +188,6 @@ class Worker:
             log.error("plan_run_not_kept", plan=plan.id, error=type(problem).__name__)
         finally:
             self._entries.pop(plan.id, None)
-
-    def _key(self, key_id: str) -> KeyRecord:
-        """The key that started a run, as it is by now. Raises ApiError when it may not be used any more."""
-        snapshot = self._runtime.snapshot
-        if self._keys[0] is not snapshot:
-            by_id: dict[str, KeyRecord] = {}
-            for record in snapshot.keys.values():  # a replaced secret comes after the new one
-                by_id.setdefault(record.id, record)
-            self._keys = (snapshot, by_id)
-        found = self._keys[1].get(key_id)
-        if found is None:
-            raise ApiError("invalid_api_key", "The client key that started this plan was revoked.")
-        if not found.enabled:
-            raise ApiError("disabled_api_key", "The client key that started this plan is disabled.")
-        if found.expires_at is not None and time() >= found.expires_at:
-            raise ApiError("expired_api_key", "The client key that started this plan has expired.")
-        return found
 
     # -- leases ----------------------------------------------------------------------------------------------------
     async def _tend(self) -> None:
@@ -199,6 +217,8 @@ class Worker:
             self._pruned_at = monotonic()
             store.prune()
         held = store.tend(watched, holder=self.holder) if watched else set()
+        if self.durable is not None and not self.durable.is_up:
+            store.forsake()
         taken = store.take(
             holder=self.holder,
             host=self._host,

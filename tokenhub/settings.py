@@ -208,6 +208,16 @@ TOKENHUB_WEBHOOK_NETWORKS = ENV.read(
     "TOKENHUB_WEBHOOK_NETWORKS", NO_WORDS, networks, "private networks that webhooks may be sent to", shown=""
 )
 
+# -- Temporal ----------------------------------------------------------------------------------------------------
+TOKENHUB_TEMPORAL_ENABLED = ENV.read(
+    "TOKENHUB_TEMPORAL_ENABLED", False, boolean, "whether Temporal drives plans in the background", shown="false"
+)
+TOKENHUB_TEMPORAL_HOST = ENV.read("TOKENHUB_TEMPORAL_HOST", "localhost:7233", address, "HOST:PORT of its frontend")
+TOKENHUB_TEMPORAL_NAMESPACE = ENV.read("TOKENHUB_TEMPORAL_NAMESPACE", "default", str, "namespace of the workflows")
+TOKENHUB_TEMPORAL_TASK_QUEUE = ENV.read(
+    "TOKENHUB_TEMPORAL_TASK_QUEUE", "tokenhub-tasks", str, "queue that manage.py temporal_worker works on"
+)
+
 # -- traces ------------------------------------------------------------------------------------------------------
 TOKENHUB_OTEL_ENABLED = ENV.read(
     "TOKENHUB_OTEL_ENABLED", False, boolean, "whether requests are traced by OpenTelemetry", shown="false"

@@ -163,7 +163,7 @@ def test_what_is_sealed_opens_in_its_place_only() -> None:
     PlanRun.objects.filter(pk=second.id).update(sealed_plan=row(first).sealed_plan)
     store.cancel(first.id)
     with pytest.raises(Damaged):
-        store._read(row(second))
+        store.read_run(row(second))
 
 
 def test_a_cancelled_run_belongs_to_nobody() -> None:

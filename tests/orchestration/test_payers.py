@@ -9,24 +9,24 @@ from typing import Any
 import pytest
 
 from keys.auth import KeyRecord
-from orchestration.worker import Worker
+from orchestration.payers import Payers
 from routing.errors import ApiError
 from routing.snapshot import Snapshot
 
 KEY = KeyRecord("k", "shop", "", (), frozenset(), frozenset(), True, True, None)
 
 
-def worker(*keys: KeyRecord) -> Any:
+def payers(*keys: KeyRecord) -> Any:
     held: Any = SimpleNamespace(snapshot=Snapshot(keys={str(place): key for place, key in enumerate(keys)}))
-    return Worker(held)
+    return Payers(held)
 
 
 def test_a_key_that_may_still_be_used_pays() -> None:
-    assert worker(replace(KEY, id="other"), KEY)._key("k") is KEY
+    assert payers(replace(KEY, id="other"), KEY).key("k") is KEY
 
 
 def test_a_secret_that_was_replaced_does_not_end_its_keys_runs() -> None:
-    assert worker(KEY, replace(KEY, expires_at=1.0))._key("k") is KEY
+    assert payers(KEY, replace(KEY, expires_at=1.0)).key("k") is KEY
 
 
 @pytest.mark.parametrize(
@@ -39,13 +39,13 @@ def test_a_secret_that_was_replaced_does_not_end_its_keys_runs() -> None:
 )
 def test_a_key_that_may_not_be_used_any_more_ends_its_runs(keys: list[KeyRecord], code: str) -> None:
     with pytest.raises(ApiError) as refused:
-        worker(*keys)._key("k")
+        payers(*keys).key("k")
     assert refused.value.code == code
 
 
 def test_a_changed_configuration_is_seen() -> None:
-    one = worker(KEY)
-    assert one._key("k") is KEY
+    one = payers(KEY)
+    assert one.key("k") is KEY
     one._runtime.snapshot = Snapshot()
     with pytest.raises(ApiError):
-        one._key("k")
+        one.key("k")
