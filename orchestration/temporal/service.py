@@ -27,6 +27,10 @@ OURS: Final = ("orchestration", "routing", "providers", "keys", "vault", "teleme
 """Not loaded anew for each workflow: modes are pure, which import-linter holds."""
 
 
+def sandbox() -> SandboxedWorkflowRunner:
+    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*OURS))
+
+
 async def serve() -> None:
     """Until it is told to stop. Raises DatabaseError or OSError when there is nothing to work from."""
     stop = asyncio.Event()
@@ -53,9 +57,7 @@ async def _work(client: Client, activities: Activities, stop: asyncio.Event) -> 
         task_queue=settings.TOKENHUB_TEMPORAL_TASK_QUEUE,
         workflows=[PlanWorkflow],
         activities=[activities.begin, activities.send, activities.record, activities.cancel],
-        workflow_runner=SandboxedWorkflowRunner(
-            restrictions=SandboxRestrictions.default.with_passthrough_modules(*OURS)
-        ),
+        workflow_runner=sandbox(),
         max_concurrent_activities=AT_ONCE,
         max_heartbeat_throttle_interval=timedelta(seconds=1),
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),  # a worker that died holds nobody up

@@ -29,7 +29,7 @@ RETRY: Final = RetryPolicy(
 )
 
 
-@workflow.defn(name="plan", failure_exception_types=[workflow.NondeterminismError])
+@workflow.defn(name="plan")
 class PlanWorkflow:
     def __init__(self) -> None:
         self._results: dict[str, LegResult] = {}

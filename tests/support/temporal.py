@@ -4,6 +4,7 @@ then. And `manage.py temporal_worker`, as processes that can be killed."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -15,7 +16,11 @@ from secrets import token_hex
 from typing import Self
 
 import pytest
+from temporalio.client import Client, WorkflowHistory
 
+from orchestration.temporal.messages import Progress, workflow_id
+from orchestration.temporal.payloads import CONVERTER
+from orchestration.temporal.workflow import PlanWorkflow
 from tests.support.gateway import ROOT, Gateway, environment, free_port
 
 GIVEN = os.environ.get("TOKENHUB_TEST_TEMPORAL_ADDRESS", "")
@@ -71,6 +76,41 @@ class Temporal:
                 return True
         except OSError:
             return False
+
+    def history(self, run_id: str) -> WorkflowHistory:
+        """As the server has it: whatever was sealed still is."""
+
+        async def fetched() -> WorkflowHistory:
+            client = await Client.connect(self.address)
+            return await client.get_workflow_handle(workflow_id(run_id)).fetch_history()
+
+        return asyncio.run(fetched())
+
+    def progress(self, run_id: str) -> Progress:
+        """For a gateway that has the secret of this process."""
+
+        async def asked() -> Progress:
+            client = await Client.connect(self.address, data_converter=CONVERTER)
+            return await client.get_workflow_handle(workflow_id(run_id)).query(PlanWorkflow.progress)
+
+        return asyncio.run(asked())
+
+    def cancel(self, run_id: str) -> None:
+        """As in Temporal's own pages."""
+
+        async def asked() -> None:
+            client = await Client.connect(self.address)
+            await client.get_workflow_handle(workflow_id(run_id)).cancel()
+
+        asyncio.run(asked())
+
+    def status(self, run_id: str) -> str:
+        async def asked() -> str:
+            client = await Client.connect(self.address)
+            found = (await client.get_workflow_handle(workflow_id(run_id)).describe()).status
+            return "" if found is None else found.name
+
+        return asyncio.run(asked())
 
     def stop(self) -> None:
         """At once."""
