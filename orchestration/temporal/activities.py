@@ -1,6 +1,6 @@
 """What workflows have done, in the process of `manage.py temporal_worker`: legs through the whole of routing, and
-writing down. While legs are under way, the run's lease is renewed and Temporal told; a run that is cancelled, or driven by
-others, ends them within a second or two."""
+writing down. While legs are under way, the run's lease is renewed and Temporal told; a run that is cancelled, or driven
+by others, ends them within a second or two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Histories of earlier runs: today's workflow goes the same way through them. They were recorded by `test_temporal.py`."""
+"""Histories of earlier runs, recorded by `test_temporal.py`: today's workflow goes the same way through them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Runs that Temporal drives, in the database: whoever is sent again repeats nothing that was finished, and whoever comes
-too late changes nothing but the cost."""
+"""Runs that Temporal drives, in the database: whoever is sent again repeats nothing that was finished, and whoever
+comes too late changes nothing but the cost."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Runs in the background, driven by Temporal: a real development server, and workers that are killed. The first tests hold
-for both runners alike.
+"""Runs in the background, driven by Temporal: a real development server, and workers that are killed. The first tests
+hold for both runners alike.
 
 With TOKENHUB_RECORD_HISTORIES=1 the histories of their runs are written down, for `test_replay.py`."""
 
@@ -245,9 +245,7 @@ def test_another_worker_goes_on_when_one_is_killed(
 
 
 @pytest.mark.slow
-def test_without_a_worker_the_server_does_it(
-    gateway: Gateway, worker: TemporalWorker, upstream: Upstream
-) -> None:
+def test_without_a_worker_the_server_does_it(gateway: Gateway, worker: TemporalWorker, upstream: Upstream) -> None:
     worker.stop()
     upstream.next(PLAN, FLAW, BETTER)
     run_id = begin(gateway, "adversarial", review_model_id="b")
