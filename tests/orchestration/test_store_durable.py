@@ -50,7 +50,7 @@ def result(request_id: str, name: str = "one") -> LegResult:
 
 
 def legs(plan: Plan) -> list[tuple[str, int, str]]:
-    return list(PlanLeg.objects.filter(run_id=plan.id).order_by("id").values_list("name", "attempt", "state"))
+    return list(PlanLeg.objects.filter(run__pk=plan.id).order_by("id").values_list("name", "attempt", "state"))
 
 
 def test_legs_are_begun_in_one_order_and_each_is_called_as_begun(plan: Plan) -> None:
