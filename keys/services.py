@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
-from time import monotonic
 from typing import Final
 
 from django.db import transaction
@@ -113,18 +111,6 @@ def tell_due(now: datetime) -> int:
             webhooks.announce("key_rotation_due", data)
             told += 1
     return told
-
-
-class DueKeys:
-    """A sweep of the ingester, which one worker of a host runs: looks at once, and then every five minutes."""
-
-    def __init__(self) -> None:
-        self._next_at = 0.0
-
-    def __call__(self, folder: Path) -> None:
-        if monotonic() >= self._next_at:
-            self._next_at = monotonic() + DUE_SECONDS
-            tell_due(timezone.now())
 
 
 def revoke(*, key: ClientKey) -> None:

@@ -33,7 +33,6 @@ from telemetry.tracing import trace_of
 T = TypeVar("T")
 log = EventLogger(__name__)
 TEND_SECONDS: Final = 1.0
-PRUNE_SECONDS: Final = 60.0
 AT_ONCE: Final = 32  # runs in the background; the others wait
 PATIENCE_SECONDS: Final = 60.0  # with a database that cannot be reached, before a run is left to others
 MAX_BEHIND: Final = 1_000
@@ -79,7 +78,6 @@ class Worker:
         self._entries: dict[str, _Entry] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._tending: asyncio.Task[None] | None = None
-        self._pruned_at = 0.0
         self._unreadable: set[str] = set()
         self._payers = Payers(held)
         self.durable = DURABLY[0](held) if DURABLY else None
@@ -213,9 +211,6 @@ class Worker:
                 self._begin(one)
 
     def _look_in_database(self, *, watched: list[str], mine: list[str], room: int) -> tuple[set[str], list[Taken]]:
-        if monotonic() - self._pruned_at > PRUNE_SECONDS:
-            self._pruned_at = monotonic()
-            store.prune()
         held = store.tend(watched, holder=self.holder) if watched else set()
         if self.durable is not None and not self.durable.is_up:
             store.forsake()

@@ -11,14 +11,13 @@ from secrets import token_hex
 from time import monotonic, time
 from typing import Any, Final, NamedTuple
 
-from django.db import DatabaseError, IntegrityError, transaction
-from django.db.models import Q
+from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from providers.models import Provider
 from routing.breaker import DOWN, DOWN_AFTER, Circuit, Rests, State
 from routing.health import DECAY, Change, Health, Notice, TargetStats, combined
-from routing.models import HealthNotice, HealthRecord, Model, ProbeLease
+from routing.models import HealthNotice, HealthRecord, Model
 from telemetry import webhooks
 from telemetry.logs import EventLogger
 
@@ -294,28 +293,6 @@ def _prune() -> None:
     old = HealthRecord.objects.filter(updated_at__lt=now - timedelta(days=FORGOTTEN_DAYS))
     if old.exists():
         old.delete()
-
-
-# -- who probes ----------------------------------------------------------------------------------------------------
-def take_lease(holder: str, *, seconds: float) -> bool:
-    """Whether `holder` is the one worker that probes, for so long from now."""
-    now = timezone.now()
-    found = ProbeLease.objects.filter(pk=1).first()
-    if found is not None and found.holder != holder and found.expires_at > now:
-        return False
-    values = {"holder": holder, "expires_at": now + timedelta(seconds=seconds)}
-    if found is None:
-        try:
-            with transaction.atomic():
-                ProbeLease.objects.create(pk=1, **values)
-        except IntegrityError:  # somebody was faster
-            return False
-        return True
-    return bool(ProbeLease.objects.filter(Q(holder=holder) | Q(expires_at__lte=now), pk=1).update(**values))
-
-
-def drop_lease(holder: str) -> None:
-    ProbeLease.objects.filter(pk=1, holder=holder).update(expires_at=timezone.now())
 
 
 # -- for people ----------------------------------------------------------------------------------------------------

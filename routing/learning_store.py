@@ -1,5 +1,5 @@
 """What the bandit learned, in the database: one row per worker and second in which something was. Every worker reads
-the others' rows; all of them together are what a restart begins with. Rows that everybody has read become one.
+the others' rows; all of them together are what a restart begins with. Rows that everybody has read become one (`fold`).
 Synchronous Django; belongs to the poller's thread."""
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from routing.models import BanditDelta
 from telemetry.logs import EventLogger
 
 log = EventLogger(__name__)
-FOLD_SECONDS: Final = 600.0
 LATE_SECONDS: Final = 30.0
 READ_BY_ALL: Final = timedelta(hours=1)
 FOLD_FROM: Final = 100
@@ -35,7 +34,6 @@ class LearningStore:
         self._post = post
         self._origin = token_hex(8)
         self._read_to = 0
-        self._fold_at = monotonic() + FOLD_SECONDS
 
     def load(self) -> None:
         """Before anything is served: all that was learned so far."""
@@ -46,9 +44,6 @@ class LearningStore:
         self._settle()
         self._write()
         self._read(self._post)
-        if monotonic() >= self._fold_at:
-            self._fold_at = monotonic() + FOLD_SECONDS
-            fold()
 
     def end(self) -> None:
         """When the event loop learns nothing any more."""

@@ -284,20 +284,6 @@ class HealthNotice(models.Model):
         return f"{self.provider_id}/{self.model_id}: {self.reason}"
 
 
-class ProbeLease(models.Model):
-    """One row: which worker probes the providers, and until when."""
-
-    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
-    holder = models.CharField(max_length=32, blank=True)
-    expires_at = models.DateTimeField()
-
-    class Meta:
-        constraints = [models.CheckConstraint(condition=Q(id=1), name="probelease_single_row")]
-
-    def __str__(self) -> str:
-        return self.holder
-
-
 class Feedback(models.Model):
     """What came to be known of an answer after it was given. `score`: what its client said of it. `parts`: the reward
     that all of it led to, by what it is made of; empty where the model was not the bandit's choice."""

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from providers.client import FailureKind, Headers, Transport, UpstreamFailure, Url
+from django.conf import settings
+
+from providers.client import FailureKind, Headers, Transport, UpstreamFailure, Url, build_transport
 from providers.models import CredentialStore, Provider, ProviderType
 from providers.outcomes import ErrorClass, classify_failure
 from providers.types import TYPES, health_url, models_url
 from routing.health import Health
-from routing.health_store import drop_lease, take_lease
 from telemetry.logs import EventLogger
 from vault.errors import Damaged, VaultLocked
 from vault.keyring import KEYRING, SealedCredential
@@ -24,7 +25,6 @@ log = EventLogger(__name__)
 LIMIT_SECONDS: Final = 10.0
 MAX_ANSWER_BYTES: Final = 1_048_576
 AT_ONCE: Final = 16
-LEASE_SECONDS: Final = 10.0
 _SHOWN = {FailureKind.DNS: "DNS", FailureKind.TLS: "TLS"}
 
 
@@ -178,35 +178,15 @@ async def probe_all(
             group.create_task(one(subject))
 
 
-class Rounds:
-    """When it is time for a round, and whether it is this worker's to make. Synchronous Django, for the poller's
-    thread. `seconds` between two rounds; 0: never."""
-
-    def __init__(self, holder: str, *, seconds: float) -> None:
-        self._holder = holder
-        self._seconds = seconds
-        self._next = monotonic() + seconds
-        self._renew_at = 0.0
-        self._holds_lease = False
-
-    def due(self) -> list[Subject]:
-        """Whom to probe now; mostly nobody. Raises DatabaseError."""
-        now = monotonic()
-        if not self._seconds:
-            return []
-        if now >= self._renew_at:
-            self._holds_lease = False
-            self._holds_lease = take_lease(self._holder, seconds=LEASE_SECONDS)
-            self._renew_at = now + LEASE_SECONDS / 3
-        if not self._holds_lease or now < self._next:
-            return []
-        self._next = now + self._seconds
-        return load_subjects()
-
-    def end(self) -> None:
-        """Lets another worker take over at once. Raises DatabaseError."""
-        if self._holds_lease:
-            drop_lease(self._holder)
+async def round_alone(subjects: Iterable[Subject]) -> list[Finding]:
+    """On a loop that serves nothing, over connections of its own."""
+    door = build_transport(settings.TOKENHUB_UPSTREAM_TRANSPORT)
+    findings: list[Finding] = []
+    try:
+        await probe_all(subjects, door, findings.append)
+    finally:
+        await door.close()
+    return findings
 
 
 class Prober:
@@ -219,10 +199,22 @@ class Prober:
         self._last: dict[str, str] = {}
         self._stopped = False
 
-    def begin(self, subjects: Sequence[Subject]) -> None:
-        """A round, unless the one before is still under way."""
-        if not self._stopped and (self._round is None or self._round.done()):
-            self._round = asyncio.get_running_loop().create_task(probe_all(subjects, self._door, self._found))
+    async def round(self, subjects: Sequence[Subject]) -> list[Finding]:
+        """What was found; nothing while the round before is still under way."""
+        if self._stopped or self._round is not None:
+            return []
+        findings: list[Finding] = []
+
+        def found(finding: Finding) -> None:
+            self._found(finding)
+            findings.append(finding)
+
+        self._round = asyncio.get_running_loop().create_task(probe_all(subjects, self._door, found))
+        try:
+            await asyncio.wait([self._round])
+        finally:
+            self._round = None
+        return findings
 
     def _found(self, finding: Finding) -> None:
         note(self._health, finding)

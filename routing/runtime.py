@@ -8,7 +8,8 @@ import gc
 import ipaddress
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ from routing.health_store import HealthStore
 from routing.judging import Judge
 from routing.learning import Learner
 from routing.learning_store import LearningStore
-from routing.probes import Prober, Rounds
+from routing.probes import Finding, Prober, Subject
 from routing.shadow import Shadows
 from routing.snapshot import Snapshot
 from routing.snapshot_build import build_snapshot, config_version
@@ -54,7 +55,6 @@ from telemetry.loop_lag import LoopLag
 from telemetry.metrics import Metrics, Page, alone
 from telemetry.metrics_page import of_registry
 from telemetry.metrics_shared import Shared, its_run
-from telemetry.retention import Pruner
 from vault import capture_key
 from vault.errors import VaultLocked
 from vault.keyring import KEYRING
@@ -118,13 +118,11 @@ class Runtime:
         self._webhooks = webhooks.Sender()
         self._poller = threading.Thread(target=self._poll, name="snapshot-poller", daemon=True)
         self._ingester = Ingester(journal_folder())
-        self._pruner = Pruner(journal_folder())
         self.money_fail_open: bool = settings.TOKENHUB_MONEY_FAIL_OPEN
         self._recalls_read_to = timezone.now()
         self._spent_read_at = 0.0
         self._transports: list[Transport] = []
         self.tracer: Tracer | None = None
-        self._rounds = Rounds(self.shared_health.origin, seconds=settings.TOKENHUB_PROBE_SECONDS)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
@@ -177,7 +175,6 @@ class Runtime:
             self._lag.start()
             self._poller.start()
             self._ingester.start()
-            self._pruner.start()
             self._webhooks.start()
             for task in AT_START:
                 threading.Thread(target=task, args=(self._stop,), name=task.__name__, daemon=True).start()
@@ -204,7 +201,6 @@ class Runtime:
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.stop)
         await asyncio.to_thread(self.all_metrics.stop)
-        await asyncio.to_thread(self._pruner.stop)
         await asyncio.to_thread(self._ingester.stop)
         await asyncio.to_thread(self._end_health)
         await asyncio.to_thread(self.events.stop)
@@ -270,13 +266,20 @@ class Runtime:
             close_old_connections()
 
     def _share_health(self) -> None:
-        """In the poller's thread. Providers are probed by one of the workers."""
+        """In the poller's thread."""
         try:
             self.shared_health.sync()
-            if subjects := self._rounds.due():
-                self._post(partial(self._prober.begin, subjects))
         except DatabaseError as problem:
             log.warning("health_not_shared", error=type(problem).__name__)
+
+    def probe(self, subjects: Sequence[Subject]) -> list[Finding]:
+        """A round over the connections of the traffic. For a thread that may wait; nothing once the worker stops."""
+        if not self.ready or self._loop is None:
+            return []
+        try:
+            return asyncio.run_coroutine_threadsafe(self._prober.round(subjects), self._loop).result()
+        except CancelledError:
+            return []
 
     def _end_health(self) -> None:
         self._poller.join(timeout=10)
@@ -284,7 +287,6 @@ class Runtime:
             self.shared_health.sync()
             self.shared_health.save()
             self.shared_learning.end()
-            self._rounds.end()
             self.ledger.surrender(everything=True)
             self._return_leases()
         except DatabaseError as problem:
@@ -425,3 +427,8 @@ def runtime() -> Runtime:
     if _RUNTIME is None:
         _RUNTIME = Runtime()
     return _RUNTIME
+
+
+def serving() -> Runtime | None:
+    """This process's, if it serves. From any thread."""
+    return _RUNTIME if _RUNTIME is not None and _RUNTIME.ready else None

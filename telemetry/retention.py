@@ -7,36 +7,30 @@ and only what is left over goes in chunks. Killed at any point, the next pass go
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final
 
 from django.conf import settings
-from django.db import close_old_connections, connection
+from django.db import connection
 from django.db.models import Max, QuerySet
 from django.db.utils import Error
 from django.utils import timezone
 
 from telemetry import partitions, webhooks
-from telemetry.ingest import Lease
 from telemetry.logs import EventLogger
 from telemetry.models import RequestLog
 from telemetry.tsdb import upkeep
 
 log = EventLogger(__name__)
-FIRST_SECONDS: Final = 60.0
-EVERY_SECONDS: Final = 3600.0
 HELD_SECONDS: Final = 0.008
 REST: Final = 3.0
 """Rests are so many times as long as what was held: pruning takes a quarter of the writer's time at most."""
 SMALLEST, LARGEST = 8, 2000
-_stopping = threading.Event()
 
 
-def prune_log(*, now: datetime | None = None, rest: Callable[[float], object] = _stopping.wait) -> int:
+def prune_log(*, now: datetime | None = None, rest: Callable[[float], object] = sleep) -> int:
     """The request log, by TOKENHUB_LOG_RETENTION_DAYS and TOKENHUB_LOG_MAX_ROWS. How many rows or months went. Raises
     DatabaseError."""
     now = now or timezone.now()
@@ -80,7 +74,7 @@ def _is_over(month: datetime, oldest: datetime | None) -> bool:
 def _delete(rows: QuerySet[RequestLog], rest: Callable[[float], object]) -> int:
     """Chunk by chunk; each as large as its time allows."""
     gone, size = 0, SMALLEST
-    while not _stopping.is_set():
+    while True:
         keys = list(rows.values_list("pk", flat=True)[:size])  # read before the writer is held
         if not keys:
             break
@@ -107,8 +101,6 @@ def prune_once(pruners: Iterable[Callable[[], int]] = PRUNERS) -> int:
     """One pass. One that fails does not keep the others from theirs."""
     gone = 0
     for prune in pruners:
-        if _stopping.is_set():
-            break
         try:
             removed = prune()
         except Error as problem:
@@ -118,34 +110,3 @@ def prune_once(pruners: Iterable[Callable[[], int]] = PRUNERS) -> int:
             log.info("pruned", what=prune.__name__, removed=removed)
         gone += removed
     return gone
-
-
-class Pruner:
-    """A thread that prunes every hour, in one worker of a host."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pruner", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        _stopping.set()
-        self._thread.join(timeout=10)
-        _stopping.clear()
-
-    def _run(self) -> None:
-        lease, seconds = Lease(self._folder, "prune.lock"), FIRST_SECONDS
-        while not self._stop.wait(seconds):
-            seconds = EVERY_SECONDS
-            try:
-                if lease.take():
-                    prune_once()
-            except Exception:  # the thread must outlive a defect
-                log.exception("prune_failed")
-            finally:
-                close_old_connections()
-        lease.release()

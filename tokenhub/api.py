@@ -48,6 +48,7 @@ from tokenhub import admin_token
 from tokenhub.apiauth import check
 from tokenhub.apikit import ADMINS_ALONE, Allowed, ApiError, OnlyJSON, Strict, View
 from tokenhub.configuration_api import Export, Import
+from tokenhub.job_api import Jobs
 from vault import services as vault
 from vault.api import Lock, Rotate, Secrets, Unlock
 
@@ -266,6 +267,8 @@ urlpatterns: list[URLPattern] = [
     path("tsdb/retention", Retention.as_view()),
     path("config/export", Export.as_view()),
     path("config/import", Import.as_view()),
+    path("jobs", Jobs.as_view({"get": "list"})),
+    path("jobs/<str:id>/run", Jobs.as_view({"post": "run"})),
     path("schema", Schema.as_view(), name="admin-api-schema"),
     path("docs", Docs.as_view(url_name="admin-api-schema")),
     re_path("", Nowhere.as_view()),

@@ -12,14 +12,13 @@ class TokenHubConfig(AppConfig):
     def ready(self) -> None:
         from keys import bank
         from keys.models import ClientKey
-        from keys.services import DueKeys
+        from orchestration import store
         from providers.models import SECRET_PREFIX
         from routing import runtime
         from routing.idempotency_store import prune as prune_calls
         from telemetry import captures, ingest, retention
         from telemetry.last_use import LastUse
-        from telemetry.tsdb.upkeep import Upkeep
-        from tokenhub import audited, checks, roles  # noqa: F401  registers them
+        from tokenhub import audited, checks, login, roles  # noqa: F401  registers them
         from vault import capture_key
         from vault.models import Secret
 
@@ -29,10 +28,10 @@ class TokenHubConfig(AppConfig):
         keys = LastUse(lambda entry: uuid_or_nothing(entry.key_id), lambda key: ClientKey.objects.filter(pk=key))
         secrets = LastUse(lambda entry: entry.provider, lambda key: Secret.objects.filter(name=SECRET_PREFIX + key))
         ingest.WATCHERS += [keys.note, secrets.note]
-        ingest.SWEEPS += [bank.sweep, DueKeys(), Upkeep()]
-        retention.PRUNERS += [prune_calls, captures.prune]
+        ingest.SWEEPS.append(bank.sweep)
+        retention.PRUNERS += [prune_calls, captures.prune, store.prune, login.prune_sessions]
         captures.OPENERS[:] = [capture_key.opened]
-        runtime.AT_START.append(attend_credentials_file)
+        runtime.AT_START += [attend_credentials_file, attend_jobs]
 
 
 def attend_credentials_file(stop: Event) -> None:
@@ -41,6 +40,12 @@ def attend_credentials_file(stop: Event) -> None:
         from tokenhub import credentials_file
 
         credentials_file.attend(stop)
+
+
+def attend_jobs(stop: Event) -> None:
+    from tokenhub import job_scheduler
+
+    job_scheduler.attend(stop)
 
 
 def uuid_or_nothing(text: str) -> str:

@@ -19,6 +19,13 @@ def environment_is_understood(**_: Any) -> list[CheckMessage]:
 
 
 @register()
+def celery_has_a_broker(**_: Any) -> list[CheckMessage]:
+    if settings.TOKENHUB_JOBS != "celery" or settings.TOKENHUB_REDIS_URL:
+        return []
+    return [CheckWarning("TOKENHUB_JOBS: celery needs TOKENHUB_REDIS_URL; no job will run.", id="tokenhub.W003")]
+
+
+@register()
 def credentials_file_is_usable(**_: Any) -> list[CheckMessage]:
     from tokenhub import credentials_file
 

@@ -8,6 +8,7 @@ from hashlib import sha256
 
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.urls import reverse
 from django.utils import timezone
@@ -40,6 +41,11 @@ def new_link() -> str:
     LoginLink.objects.filter(expires_at__lt=now).delete()
     LoginLink.objects.create(digest=_digest(token), expires_at=now + VALID_FOR)
     return token
+
+
+def prune_sessions() -> int:
+    """Those that are over. How many."""
+    return Session.objects.filter(expire_date__lt=timezone.now()).delete()[0]
 
 
 def link_url(token: str, *, listen: str) -> str:

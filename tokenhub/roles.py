@@ -19,19 +19,19 @@ VIEWED: Final = (
     "providers.provider",
     "routing.model", "routing.price", "routing.alias", "routing.aliasvariant", "routing.routingprofile",
     "routing.routingdefaults", "routing.feedback", "routing.policyevaluation",
-    "orchestration.planrun", "orchestration.planleg", "orchestration.prompttemplate",
+    "orchestration.planrun", "orchestration.planleg", "orchestration.prompttemplate", "tokenhub.jobstate",
 )  # fmt: skip
 WITHHELD: Final = (
     "vault.vaultstate", "vault.secret",
     "auth.user", "auth.group", "auth.permission", "admin.logentry", "contenttypes.contenttype", "sessions.session",
     "telemetry.capture", "telemetry.journalsegment", "telemetry.audithead", "telemetry.seriesunrolled", "keys.lease",
-    "routing.healthrecord", "routing.healthnotice", "routing.probelease", "routing.banditdelta",
+    "routing.healthrecord", "routing.healthnotice", "routing.banditdelta",
     "routing.configversion", "routing.idempotentcall", "tokenhub.loginlink",
 )  # fmt: skip
 OPERATED: Final = (
     "providers.provider", "routing.model", "routing.price", "routing.alias", "routing.aliasvariant",
     "routing.routingprofile", "routing.routingdefaults", "telemetry.webhook", "telemetry.serieslevel",
-    "orchestration.planrun", "orchestration.prompttemplate",
+    "orchestration.planrun", "orchestration.prompttemplate", "tokenhub.jobstate",
 )  # fmt: skip
 KEPT: Final = ("keys.clientkey", "keys.project", "keys.budget")
 ADMINISTER: Final = "tokenhub.administer"

@@ -169,6 +169,13 @@ TOKENHUB_PLAN_RETENTION_HOURS = ENV.read(
 )
 
 
+# -- background work ---------------------------------------------------------------------------------------------
+TOKENHUB_JOBS = ENV.read("TOKENHUB_JOBS", "process", one_of("process", "celery"), "who runs background jobs")
+TOKENHUB_PRICE_UPDATES = ENV.read(
+    "TOKENHUB_PRICE_UPDATES", "show", one_of("show", "apply"), "what becomes of new prices in the catalogue"
+)
+
+
 # -- the admin API -----------------------------------------------------------------------------------------------
 def _visible(raw: str) -> str:
     if not raw.isascii() or not raw.isprintable() or " " in raw:

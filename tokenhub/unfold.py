@@ -54,6 +54,7 @@ UNFOLD: dict[str, Any] = {
                     _item("Audit log", "history", "telemetry.auditentry"),
                     _item("Webhooks", "webhook", "telemetry.webhook"),
                     _item("Webhook deliveries", "outbox", "telemetry.webhookdelivery"),
+                    _item("Background jobs", "schedule", "tokenhub.jobstate"),
                 ],
             },
             {

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
-from time import monotonic, time
+from time import time
 from typing import Final
 
 from django.db import transaction
@@ -19,7 +18,6 @@ from telemetry.tsdb.totals import Totals
 
 GRACE_SECONDS: Final = 120
 """After its end, a span gets what was still on its way."""
-EVERY_SECONDS: Final = 30.0
 MAX_DAYS: Final = 36_500
 _SPANS_AT_ONCE: Final = 10  # of their rows, in one transaction
 _DAY: Final = Span.DAY.value
@@ -115,17 +113,3 @@ def set_retention(*, days: Mapping[Span, int]) -> None:
         if changes:
             SeriesLevel.objects.bulk_update(kept.values(), ["days"])
             audit.record("tsdb.retention", resource="tsdb/retention", changes=changes)
-
-
-# -- beside ingestion ------------------------------------------------------------------------------------------------
-class Upkeep:
-    """For the ingester: after a pass, one small step of what is due, so that ingestion never waits long."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def __call__(self, folder: Path) -> None:
-        if monotonic() < self._next:
-            return
-        if not roll_up(most=1) and not prune(most=1):
-            self._next = monotonic() + EVERY_SECONDS

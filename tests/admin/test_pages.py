@@ -27,6 +27,7 @@ from routing.models import Alias, AliasVariant, Feedback, Model, PolicyEvaluatio
 from telemetry import audit, search
 from telemetry.models import AuditEntry, RequestLog, Webhook, WebhookDelivery
 from tests.admin.forms import submit, text
+from tokenhub.models import JobState
 from vault.models import VaultState
 
 pytestmark = pytest.mark.django_db
@@ -106,6 +107,7 @@ SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
     RoutingProfile: profile,
     Feedback: feedback,
     PlanRun: plan_run,
+    JobState: lambda number: JobState.objects.create(name="rollup", host=f"host-{number}"),
     PromptTemplate: lambda number: PromptTemplate.objects.create(name="vote.judge", version=number + 1, text="{{x}}"),
     PolicyEvaluation: lambda number: feedback(number, rows=PolicyEvaluation),
     ClientKey: client_key,
@@ -122,7 +124,7 @@ SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
     Group: lambda number: Group.objects.create(name=f"group {number}"),
 }
 WRITTEN_BY_THE_SYSTEM: set[Rows] = {
-    RequestLog, AuditEntry, WebhookDelivery, VaultState, Feedback, PolicyEvaluation, PlanRun,
+    RequestLog, AuditEntry, WebhookDelivery, VaultState, Feedback, PolicyEvaluation, PlanRun, JobState,
 }  # fmt: skip
 WITH_A_LIST = [one for one in SAMPLES if one not in {VaultState, PolicyEvaluation}]
 PAGES = ["changelist", "add", "change", "delete", "history"]

@@ -73,7 +73,18 @@ def test_a_viewer_reads_everything_but_secrets(db: None) -> None:
     [
         (
             "Operator",
-            {"providers", "models", "prices", "aliases", "profiles", "routing-config", "webhooks", "tsdb", "workflows"},
+            {
+                "providers",
+                "models",
+                "prices",
+                "aliases",
+                "profiles",
+                "routing-config",
+                "webhooks",
+                "tsdb",
+                "workflows",
+                "jobs",
+            },
         ),
         ("Key manager", {"apikeys", "projects", "budget"}),
     ],

@@ -21,12 +21,10 @@ from routing.health_store import (
     KEPT_SECONDS,
     HealthStore,
     _announce,
-    drop_lease,
     health_report,
     health_states,
-    take_lease,
 )
-from routing.models import HealthNotice, HealthRecord, Model, ProbeLease
+from routing.models import HealthNotice, HealthRecord, Model
 from telemetry import webhooks
 
 pytestmark = pytest.mark.django_db
@@ -209,23 +207,6 @@ def test_many_targets_are_saved_with_few_queries(django_assert_max_num_queries: 
 
 
 # -- who probes --------------------------------------------------------------------------------------------------------
-def test_one_worker_at_a_time_holds_the_lease() -> None:
-    assert take_lease("one", seconds=60)
-    assert not take_lease("other", seconds=60)
-    assert take_lease("one", seconds=60)
-    drop_lease("other")
-    assert not take_lease("other", seconds=60)
-    drop_lease("one")
-    assert take_lease("other", seconds=60)
-
-
-def test_a_lease_that_nobody_renews_goes_to_another_worker() -> None:
-    assert take_lease("one", seconds=60)
-    ProbeLease.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
-    assert take_lease("other", seconds=60)
-    assert not take_lease("one", seconds=60)
-
-
 # -- for people --------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def rows() -> None:

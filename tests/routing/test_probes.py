@@ -20,8 +20,8 @@ from providers.outcomes import ErrorClass
 from providers.types import TYPES, health_url
 from routing.breaker import DOWN_AFTER, State
 from routing.health import Health
-from routing.models import HealthNotice, Model, ProbeLease
-from routing.probes import Finding, Prober, Rounds, Subject, load_subjects, note, probe, probe_all
+from routing.models import HealthNotice, Model
+from routing.probes import Finding, Prober, Subject, load_subjects, note, probe, probe_all
 from tests.support.upstream import Fault, Reply, Upstream, closed_port
 from vault import services
 from vault.crypto import Parameters
@@ -192,11 +192,12 @@ def test_a_round_ends_with_its_prober(upstream: Upstream) -> None:
 
     async def run(door: Transport) -> None:
         prober = Prober(Health(), door)
-        prober.begin([subject(upstream.url)])
+        first = asyncio.create_task(prober.round([subject(upstream.url)]))
         await asyncio.to_thread(upstream.wait_for_requests, 1)
-        prober.begin([subject(upstream.url)])
+        assert await prober.round([subject(upstream.url)]) == []
         await prober.stop()
-        prober.begin([subject(upstream.url)])
+        assert await first == []
+        assert await prober.round([subject(upstream.url)]) == []
         assert len(asyncio.all_tasks()) == 1
 
     through_door(run)
@@ -249,26 +250,6 @@ def test_a_locked_vault_skips_who_needs_a_credential_and_marks_nothing(upstream:
     (again,) = [look(one) for one in load_subjects() if one.provider_id == "p"]
     assert again.accepted
     assert upstream.requests[0].headers["authorization"] == "Bearer sk-credential"
-
-
-@pytest.mark.django_db
-def test_one_worker_makes_the_rounds() -> None:
-    Provider.objects.create(id="p", type="openai", cred_store=CredentialStore.NONE)
-    one, other, never = Rounds("one", seconds=0.001), Rounds("other", seconds=0.001), Rounds("never", seconds=0)
-    assert never.due() == []
-    assert not ProbeLease.objects.exists()
-    one._next = other._next = 0.0
-    assert [subject.provider_id for subject in one.due()] == ["p"]
-    assert other.due() == []
-    one.end()
-    other._renew_at = 0.0
-    assert [subject.provider_id for subject in other.due()] == ["p"]
-
-
-@pytest.mark.django_db
-def test_the_first_round_comes_after_the_pause() -> None:
-    Provider.objects.create(id="p", type="openai", cred_store=CredentialStore.NONE)
-    assert Rounds("one", seconds=30).due() == []
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ from django.utils import timezone
 
 from telemetry import retention, webhooks
 from telemetry.models import DeliveryState, RequestLog, Webhook, WebhookDelivery
-from telemetry.retention import PRUNERS, Pruner, prune_log, prune_once
+from telemetry.retention import PRUNERS, prune_log, prune_once
 from tests.telemetry.test_ingest import abandoned, entry, folder, rows, start
 
 __all__ = ["folder"]
@@ -116,30 +115,6 @@ def test_the_command_prunes_once(kept: Any, capsys: pytest.CaptureFixture[str]) 
     call_command("prune")
     assert capsys.readouterr().out == "1 removed.\n"
     assert left() == [1]
-
-
-def test_one_worker_of_a_host_prunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "FIRST_SECONDS", 0.0)
-    passes, go_on = threading.Semaphore(0), threading.Event()
-
-    def pass_once() -> int:
-        passes.release()
-        go_on.wait(20)
-        return 0
-
-    monkeypatch.setattr(retention, "prune_once", pass_once)
-    first, second = Pruner(tmp_path), Pruner(tmp_path)
-    first.start()
-    assert passes.acquire(timeout=20)
-    second.start()
-    second.stop()
-    assert not passes.acquire(blocking=False)
-    go_on.set()
-    first.stop()
-    third = Pruner(tmp_path)  # the lease went with its holder
-    third.start()
-    assert passes.acquire(timeout=20)
-    third.stop()
 
 
 PRUNE = """

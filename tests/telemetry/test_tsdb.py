@@ -27,7 +27,7 @@ from telemetry.tsdb.metrics import METRICS
 from telemetry.tsdb.models import Span
 from telemetry.tsdb.query import Question, TooMany, ask, pieces, step_of
 from telemetry.tsdb.store import fold
-from telemetry.tsdb.upkeep import Upkeep, prune, roll_up, set_retention
+from telemetry.tsdb.upkeep import prune, roll_up, set_retention
 from tests.support import postgres
 from tests.support.gateway import ROOT, environment
 from tests.telemetry.series_told import told
@@ -327,17 +327,6 @@ def test_a_shorter_retention_holds_from_the_next_pass_on() -> None:
     assert prune(NOON + 3 * DAY) == 1
     with pytest.raises(upkeep.TooShort):
         set_retention(days={Span.HOUR: 1})
-
-
-@pytest.mark.django_db
-def test_the_ingester_keeps_house_a_step_at_a_time(tmp_path: Path) -> None:
-    note(*(entry(NOON + hour * HOUR) for hour in range(3)))  # years ago, by now or soon
-    keep = Upkeep()
-    for _ in range(3):
-        keep(tmp_path)
-    assert SeriesUnrolled.objects.filter(span=HOUR).count() == 0
-    keep(tmp_path)
-    assert not SeriesUnrolled.objects.exists()
 
 
 @pytest.mark.django_db

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db.utils import DatabaseError
 
-from providers.client import build_transport
 from providers.models import Provider
 from routing.health import Health
 from routing.health_store import HealthStore, health_report
-from routing.probes import Finding, Subject, load_subjects, note, probe_all
+from routing.probes import Finding, load_subjects, note, round_alone
 from vault.services import open_from_environment
 
 
@@ -28,7 +25,7 @@ class Command(BaseCommand):
             health = Health()
             store = HealthStore(health)
             store.load()
-            findings = asyncio.run(_round(load_subjects()))
+            findings = asyncio.run(round_alone(load_subjects()))
             for finding in findings:
                 note(health, finding)
             store.sync()
@@ -46,16 +43,6 @@ class Command(BaseCommand):
         for provider, state, ms, what in rows:
             line = f"{provider:{widths[0]}}  {state:{widths[1]}}  {ms:>{widths[2]}}  {what}"
             self.stdout.write(line.rstrip())
-
-
-async def _round(subjects: Sequence[Subject]) -> list[Finding]:
-    door = build_transport(settings.TOKENHUB_UPSTREAM_TRANSPORT)
-    findings: list[Finding] = []
-    try:
-        await probe_all(subjects, door, findings.append)
-    finally:
-        await door.close()
-    return findings
 
 
 def _row(name: str, state: str, finding: Finding | None) -> tuple[str, str, str, str]:
