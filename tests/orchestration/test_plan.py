@@ -366,7 +366,8 @@ def test_at_the_deadline_the_run_ends_with_what_there_is(gateway: Gateway, upstr
     )
     assert body["partial"] is True
     assert body["response"]["refined_plan"] == "The plan."
-    assert body["response"]["rounds"] == [{"error": "upstream_timeout"}]
+    (told_of,) = body["response"]["rounds"]
+    assert told_of["error"] in {"upstream_timeout", "all_models_failed"}  # or the other model, too, had no time left
 
 
 def test_a_deadline_before_the_first_answer_is_a_timeout(gateway: Gateway, upstream: Upstream) -> None:

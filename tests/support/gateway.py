@@ -31,7 +31,7 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "tokenhub_" + "ab" * 32
 VAULT_PASSWORD = "a test's vault password"
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 HTTP = httpx.Client(  # a fresh one takes 40 ms, to read certificates
     verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
 )
@@ -209,7 +209,7 @@ class Gateway:
         return HTTP.get(f"{self.base}{path}", headers=headers, timeout=30)
 
     # -- what it left behind ---------------------------------------------------------------------------------------
-    def rows(self, *, at_least: int = 0, seconds: float = 10.0) -> list[dict[str, Any]]:
+    def rows(self, *, at_least: int = 0, seconds: float = 30.0) -> list[dict[str, Any]]:
         """The request log, oldest first, as soon as it holds so many rows."""
         found: list[dict[str, Any]] = []
 
@@ -242,7 +242,7 @@ class Gateway:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     @staticmethod
-    def wait_until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    def wait_until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds} seconds"
