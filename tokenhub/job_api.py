@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from tokenhub import job_runs
 from tokenhub.apikit import ApiError, Done, Record, Records, done
 from tokenhub.jobs import JOBS, Scope
-from tokenhub.models import JobState
+from tokenhub.models import JobState, Outcome
 
 
 class JobSerializer(Record[JobState]):
@@ -19,6 +19,7 @@ class JobSerializer(Record[JobState]):
     does = serializers.SerializerMethodField()
     every_seconds = serializers.SerializerMethodField()
     scope = serializers.SerializerMethodField()
+    last_outcome = serializers.SerializerMethodField(help_text="Null before the first run.")
 
     class Meta:
         model = JobState
@@ -33,6 +34,10 @@ class JobSerializer(Record[JobState]):
 
     def get_every_seconds(self, state: JobState) -> int:
         return JOBS[state.name].every_seconds
+
+    @extend_schema_field({"type": ["string", "null"], "enum": [*Outcome.values, None]})
+    def get_last_outcome(self, state: JobState) -> str | None:
+        return state.last_outcome or None
 
     @extend_schema_field({"type": "string", "enum": [one.value for one in Scope]})
     def get_scope(self, state: JobState) -> str:

@@ -19,7 +19,7 @@ log = EventLogger(__name__)
 LOOK_SECONDS: Final = 1.0
 """How soon a job starts that somebody asks for."""
 ENSURE_SECONDS: Final = 600.0
-HEAD_START_SECONDS: Final = 0.5
+HEAD_START_SECONDS: Final = 2.0
 """Of the worker that ran a job last: what it knows of providers goes on, and the others need not try in vain."""
 
 

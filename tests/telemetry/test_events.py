@@ -55,7 +55,7 @@ def test_a_request_is_told_without_what_was_said(tmp_path: Path) -> None:
         entry(
             model="m", provider="p", project="shop", key_name="web", requested_model="fast", alias="fast", mode="",
             reason="alias-variant", cost_nano=1_500_000, input_tokens=3, output_tokens=4, latency_ms=80,
-            attempt_list=[Attempt("m", "p", message="what the provider said")], answer="what was answered",
+            attempt_list=[Attempt("m", "p", message="what the provider said")],
         )
     )  # fmt: skip
     bus.finished(entry(2, status=502, error_class="transient", error_code="upstream_error"))
