@@ -128,6 +128,18 @@ class Gateway:
 
     # -- the process ---------------------------------------------------------------------------------------------
     def start(self) -> Self:
+        """A server that is not up after half a minute is started once more."""
+        self._spawn()
+        try:
+            self.wait_until(self._answers, seconds=START_SECONDS / 2)
+        except AssertionError:
+            print(f"not up after {START_SECONDS / 2:g} seconds: {self.log()[-3000:]}")
+            self.kill()
+            self._spawn()
+            self.wait_until(self._answers, seconds=START_SECONDS)
+        return self
+
+    def _spawn(self) -> None:
         listen = f"127.0.0.1:{self.port}"
         command = {
             "serve": ["manage.py", "serve", "--listen", listen, "--workers", str(self.workers)],
@@ -147,8 +159,6 @@ class Gateway:
                 [sys.executable, *command], cwd=ROOT, env=environment(self.folder, self.env), stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        self.wait_until(self._answers, seconds=START_SECONDS)
-        return self
 
     def _answers(self) -> bool:
         assert self.process is not None
