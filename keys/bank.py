@@ -39,21 +39,24 @@ class DatabaseBank:
         self._holder = holder
         self._host = host
 
-    def grant(self, budget_id: int, lease: str, *, most: int, least: int) -> Grant:
-        """More for the lease, or a new one where it is empty or of another period. Raises Budget.DoesNotExist."""
+    def grant(self, budget_id: int, lease: str, *, most: int, least: int, have: int = 0) -> Grant:
+        """For the lease, or for a new one where it is empty or of another period. `have` is what the lease had free:
+        it is handed in, so that nobody sits on a part of what another one waits for. Raises Budget.DoesNotExist."""
         with transaction.atomic():
             budget = Budget.objects.get(pk=budget_id)
             period = current_period(budget, timezone.now())
             mine = Lease.objects.select_for_update().filter(pk=lease or None, period=period, is_closed=False).first()
+            handed_in = have if mine is not None else 0
             left = budget.amount_nano - period.settled_nano - period.leased_nano
             elsewhere = period.leased_nano - (mine.remaining_nano if mine is not None else 0)
-            amount = min(left, max(most, left // LEASED_SHARE)) if left >= least else 0
+            whole = left + handed_in
+            amount = min(whole, max(most, handed_in + max(left, 0) // LEASED_SHARE)) if whole >= least else 0
             if amount < most:
                 period.recalled_at = timezone.now()
             if mine is None:
                 mine = Lease(id=uuid4().hex, period=period, holder=self._holder, host=self._host)
-            mine.remaining_nano += amount
-            period.leased_nano += amount
+            mine.remaining_nano += amount - handed_in
+            period.leased_nano += amount - handed_in
             mine.save()
             period.save()
         return Grant(
@@ -62,6 +65,7 @@ class DatabaseBank:
             period.starts_at.timestamp(),
             period.ends_at.timestamp() if period.ends_at is not None else inf,
             amount,
+            handed_in,
             mine.remaining_nano,
             period.settled_nano,
             elsewhere,

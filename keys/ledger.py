@@ -46,14 +46,16 @@ class Holding:
 
 
 class Grant(NamedTuple):
-    """`amount`: more for the lease, 0 where nothing is left. `remaining`: of the lease, with that and with what was
-    charged and not booked yet. `spent`: settled by now; `elsewhere`: in leases of other processes."""
+    """`amount`: for the lease, 0 where that is not enough. `handed_in`: what it had before, and is in it. `remaining`:
+    of the lease, with that and with what was charged and not booked yet. `spent`: settled by now; `elsewhere`: in
+    leases of other processes."""
 
     lease: str
     period: int
     starts_at: float
     ends_at: float
     amount: int
+    handed_in: int
     remaining: int
     spent: int
     elsewhere: int
@@ -78,7 +80,7 @@ class Return(NamedTuple):
 class Bank(Protocol):
     """The database. Each method runs in a thread, and raises what Django raises."""
 
-    def grant(self, budget_id: int, lease: str, *, most: int, least: int) -> Grant: ...
+    def grant(self, budget_id: int, lease: str, *, most: int, least: int, have: int) -> Grant: ...
 
     def give_back(self, one: Return) -> None: ...
 
@@ -187,8 +189,8 @@ class Ledger:
             for holding in list(account.holdings):
                 is_over = everything or wall >= holding.ends_at or holding is not account.holdings[-1]
                 is_over = is_over or now - holding.used_at > IDLE_SECONDS
-                if not is_over and holding.period not in recalled:
-                    continue
+                if not is_over and (holding.period not in recalled or account.lock.locked()):
+                    continue  # who waits for more hands in what there is with each question
                 is_last = is_over and not holding.reserved and not account.lock.locked()
                 if is_last:
                     account.holdings.remove(holding)
@@ -236,35 +238,61 @@ class Ledger:
         until = monotonic() + PATIENCE_SECONDS
         while True:
             holding = self._current(account)
-            free = holding.free if holding is not None else 0
-            if holding is not None and free >= most:
+            if holding is not None and holding.free >= most:
                 return holding
             if monotonic() >= account.refused_until:
-                lease = holding.lease if holding is not None else ""
-                grant = await asyncio.to_thread(
-                    self._bank.grant, account.record.id, lease, most=most - free, least=max(least - free, 1)
-                )
-                holding = self._book(account, grant)
+                holding, may_come = await self._ask(account, most, most)
                 if holding.free >= most:
                     return holding
-                may_come = grant.elsewhere > 0 or any(one.reserved for one in account.holdings)
                 if may_come and monotonic() < until:
                     account.is_short = True
                     await asyncio.sleep(PAUSE_SECONDS)
                     continue
-                account.refused_until = monotonic() + REFUSED_SECONDS
+                if least < most:
+                    holding, _ = await self._ask(account, most, least)
+                if holding.free < most:
+                    account.refused_until = monotonic() + REFUSED_SECONDS
             if holding is not None and holding.free >= least:
                 return holding
             raise _exceeded(account)
 
-    def _book(self, account: _Account, grant: Grant) -> Holding:
+    async def _ask(self, account: _Account, most: int, least: int) -> tuple[Holding, bool]:
+        """The bank, for at least `least`. Whether more may come soon. A grant is booked even if nobody waits for it
+        any more."""
+        return await asyncio.shield(asyncio.ensure_future(self._exchange(account, most, least)))
+
+    async def _exchange(self, account: _Account, most: int, least: int) -> tuple[Holding, bool]:
+        holding = self._current(account)
+        lease, have = (holding.lease, max(holding.free, 0)) if holding is not None else ("", 0)
+        on_its_way = self._on_its_way(account)
+        if holding is not None:
+            holding.granted -= have  # nobody may spend it in the meantime
+        handed_in = 0
+        try:
+            grant = await asyncio.to_thread(
+                self._bank.grant, account.record.id, lease, most=most, least=least, have=have
+            )
+            handed_in = grant.handed_in
+        finally:
+            if holding is not None:
+                holding.granted += have - handed_in
+        holding = self._book(account, grant, on_its_way)
+        may_come = grant.elsewhere > 0 or on_its_way > 0 or any(one.reserved for one in account.holdings)
+        return holding, may_come
+
+    def _on_its_way(self, account: _Account) -> int:
+        """What was surrendered of the account's leases, and the bank may not have yet."""
+        leases = {one.lease for one in account.holdings}
+        return sum(one.amount for one in tuple(self.returns) if one.lease in leases)
+
+    def _book(self, account: _Account, grant: Grant, on_its_way: int) -> Holding:
         holding = account.holdings[-1] if account.holdings else None
         if holding is None or holding.lease != grant.lease:
             holding = Holding(grant.lease, grant.period, grant.starts_at, grant.ends_at)
             account.holdings.append(holding)
         holding.granted += grant.amount
         holding.used_at = monotonic()
-        booked = holding.granted - grant.remaining
+        booked = min(max(holding.granted + on_its_way - grant.remaining, 0), holding.spent)
         account.spent, account.ends_at = grant.spent + holding.spent - booked, grant.ends_at
         return holding
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from datetime import timedelta
 from functools import partial
+from math import inf
 from pathlib import Path
 from random import Random
 from time import monotonic, time
@@ -69,6 +70,8 @@ POLL_SECONDS = 0.5
 REFUSALS_LOGGED_PER_SECOND = 10
 ASIDES_AT_ONCE = 16
 SPENT_SECONDS = 5.0
+HURRY_SECONDS = 0.05  # while processes pass a nearly spent budget to each other
+HURRIES_FOR_SECONDS = 3.0
 
 
 AT_START: list[Callable[[threading.Event], None]] = []
@@ -121,6 +124,7 @@ class Runtime:
         self.money_fail_open: bool = settings.TOKENHUB_MONEY_FAIL_OPEN
         self._recalls_read_to = timezone.now()
         self._spent_read_at = 0.0
+        self._hurry_until = 0.0
         self._transports: list[Transport] = []
         self.tracer: Tracer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -236,20 +240,26 @@ class Runtime:
             close_old_connections()
 
     def _poll(self) -> None:
-        """Follows the version in the database; at once after a change made in this process."""
+        """Follows the version in the database; at once after a change made in this process. Leases that others wait for
+        are looked at more often."""
+        followed_at = -inf
         while not self._stop.is_set():
-            CHANGED.wait(POLL_SECONDS)
+            CHANGED.wait(HURRY_SECONDS if monotonic() < self._hurry_until else POLL_SECONDS)
+            woken = CHANGED.is_set()
             CHANGED.clear()
             if self._stop.is_set():
                 return
             try:
+                self._settle_leases()
+                if not woken and monotonic() - followed_at < POLL_SECONDS:
+                    continue
+                followed_at = monotonic()
                 lock_when_idle()
                 if time() >= self.snapshot.stale_at or config_version() != self.snapshot.version:
                     self._load()
                 self._make_capture_key()
                 self._share_health()
                 self.shared_learning.sync()
-                self._settle_leases()
             except DatabaseError as problem:
                 log.warning("snapshot_not_refreshed", error=type(problem).__name__)
             except Exception:  # the thread must outlive a defect: it is how revoked keys are learnt
@@ -301,7 +311,9 @@ class Runtime:
             return
         since = self._recalls_read_to
         self._recalls_read_to = timezone.now() - timedelta(seconds=1)  # a transaction may end later than its clock says
-        self._post(partial(self._surrender, recalled(periods, since)))
+        if wanted := recalled(periods, since):
+            self._hurry_until = monotonic() + HURRIES_FOR_SECONDS
+        self._post(partial(self._surrender, wanted))
         if monotonic() - self._spent_read_at > SPENT_SECONDS:
             self._spent_read_at = monotonic()
             self._post(partial(self.ledger.saw, settled(periods)))

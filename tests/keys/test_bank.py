@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
+from keys.auth import BudgetRecord
 from keys.bank import DatabaseBank, book, host_of, release_dead, release_host
-from keys.ledger import Grant, Return
+from keys.ledger import Grant, Ledger, Return
 from keys.models import NANO, Budget, BudgetPeriod, Lease, Subject
 from telemetry.journal import Charge, Entry, Journal
 
@@ -56,6 +58,41 @@ def test_what_is_short_is_recalled_from_the_others() -> None:
     assert period().recalled_at is not None
     DatabaseBank(holder="a", host="h").give_back(Return(one.lease, CAP, is_last=True))
     assert DatabaseBank(holder="b", host="h").grant(made.pk, other.lease, most=10, least=1).amount == CAP // 16
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_process_is_giving_back_itself_is_waited_for() -> None:
+    made = budget()
+    record = BudgetRecord(made.pk, CAP, "total", "of the project p")
+    bank = DatabaseBank(holder="a", host="h")
+    ledger = Ledger(bank)
+
+    async def give_back_soon() -> None:
+        await asyncio.sleep(0.15)
+        await asyncio.to_thread(bank.give_back, ledger.returns[0])
+        ledger.returns.popleft()
+
+    async def reserve_what_was_just_recalled() -> int:
+        ledger.settle(await ledger.reserve(record, most=CAP * 3 // 4, least=1), 100)
+        ledger.surrender(recalled=ledger.periods())
+        asyncio.get_running_loop().create_task(give_back_soon())
+        return (await ledger.reserve(record, most=CAP * 3 // 4, least=CAP * 3 // 4)).amount
+
+    assert asyncio.run(reserve_what_was_just_recalled()) == CAP * 3 // 4
+
+
+@pytest.mark.django_db
+def test_who_asks_in_vain_keeps_nothing_that_another_could_use() -> None:
+    made = budget()
+    first, second = DatabaseBank(holder="a", host="h"), DatabaseBank(holder="b", host="h")
+    one = first.grant(made.pk, "", most=CAP // 2, least=1)
+    other = second.grant(made.pk, "", most=CAP // 2, least=1)
+    assert one.amount == other.amount == CAP // 2
+    one = first.grant(made.pk, one.lease, most=CAP * 3 // 4, least=CAP * 3 // 4, have=one.amount)
+    assert (one.amount, one.handed_in, one.elsewhere) == (0, CAP // 2, CAP // 2)
+    other = second.grant(made.pk, other.lease, most=CAP * 3 // 4, least=CAP * 3 // 4, have=other.amount)
+    assert (other.amount, other.elsewhere) == (CAP * 3 // 4, 0)
+    assert period().leased_nano == CAP * 3 // 4
 
 
 @pytest.mark.django_db
@@ -110,7 +147,7 @@ class AnyOrder(TestCase):
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["take", "spend", "book", "return", "close", "die"]),
+                st.sampled_from(["take", "exchange", "spend", "book", "return", "close", "die"]),
                 st.integers(0, 2),
                 st.integers(1, CAP),
             ),
@@ -128,6 +165,11 @@ class AnyOrder(TestCase):
                     lease = one.grant.lease if one.grant is not None else ""
                     one.grant = one.bank.grant(made.pk, lease, most=amount, least=min(amount, 100))
                     one.free += one.grant.amount
+                case "exchange" if one.grant is not None:
+                    lease, have = one.grant.lease, one.free
+                    one.grant = one.bank.grant(made.pk, lease, most=amount, least=amount, have=have)
+                    one.free += one.grant.amount - one.grant.handed_in
+                    assert one.grant.lease != lease or one.free == one.grant.amount
                 case "spend" if one.free:
                     spent = min(amount, one.free)
                     one.free -= spent

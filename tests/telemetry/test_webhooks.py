@@ -246,8 +246,9 @@ def test_a_budget_that_fills_up_calls_the_webhook_from_a_running_server(tmp_path
         token = {"Authorization": f"Bearer {(tmp_path / 'admin-token').read_text().strip()}"}
         made = gateway.post("/admin/v1/webhooks", {"url": receiver.url}, headers=token)
         assert made.status_code == 200, made.text
-        while gateway.chat("m").status_code == 200:
+        while (answer := gateway.chat("m")).status_code == 200:
             pass
+        assert answer.json()["error"]["code"] == "budget_exceeded", answer.text
         budget = "SELECT settled_nano FROM keys_budgetperiod"
         Gateway.wait_until(lambda: gateway.query(budget)[0]["settled_nano"] > 10**9, seconds=60)
         Gateway.wait_until(lambda: bool(receiver.got), seconds=60)
