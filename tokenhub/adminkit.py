@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from django import forms
+from django.db.models import Field
 from django.http import HttpRequest
 from unfold import decorators
 from unfold.admin import ModelAdmin
@@ -41,7 +42,14 @@ class Admin(ModelAdmin):  # type: ignore[misc]  # unfold has no type information
 
 
 class TabularInline(UnfoldTabularInline):  # type: ignore[misc]  # unfold has no type information
-    """Rows that belong to the page's object."""
+    """Rows that belong to the page's object. A field's only label is its column's head, so each says its name itself."""
+
+    def formfield_for_dbfield(self, db_field: Field[Any, Any], request: HttpRequest, **options: Any) -> Any:
+        found = super().formfield_for_dbfield(db_field, request, **options)
+        if found is not None and found.label:
+            widget = getattr(found.widget, "widget", found.widget)  # the one inside the links to the related rows
+            widget.attrs.setdefault("aria-label", str(found.label))
+        return found
 
 
 class ReadOnlyAdmin(Admin):

@@ -36,8 +36,8 @@ def rows_of(name: str) -> str:
 
 
 def page_urls(samples: Mapping[str, str]) -> dict[str, str]:
-    """By name, but for those that are refused to everybody. What to fill in for `object_id`: the primary key of a row by
-    `app.model`."""
+    """By name, but for those that are refused to everybody. `samples`: by `app.model`, the primary key of the row to
+    show."""
     found = {}
     refused = {
         f"admin:{rows._meta.app_label}_{rows._meta.model_name}_{verb}"

@@ -22,6 +22,15 @@ from routing.models import Model, PolicyEvaluation
 from telemetry import search
 from telemetry.models import AuditEntry, RequestLog
 from tests.admin.forms import submit, text
+from tests.admin.samples import (
+    SAMPLES,
+    WRITTEN_BY_THE_SYSTEM,
+    Rows,
+    client_key,
+    model,
+    provider,
+    request_row,
+)
 from vault.models import VaultState
 
 pytestmark = pytest.mark.django_db

@@ -43,11 +43,13 @@ def fill(gateway: Gateway, *, rows: int = 2) -> dict[str, str]:
 def log_in(gateway: Gateway, context: BrowserContext, *, name: str = "root", password: str = PASSWORD) -> None:
     """Through the login page, without the browser; its cookies go into the context."""
     url = f"{gateway.base}/admin/login/"
-    shown = HTTP.get(url)
+    shown = HTTP.get(url, timeout=60)
     token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', shown.text)
     assert token is not None
     sent = {"username": name, "password": password, "csrfmiddlewaretoken": token[1], "next": "/admin/"}
-    answer = HTTP.post(url, data=sent, headers={"Cookie": f"csrftoken={shown.cookies['csrftoken']}", "Referer": url})
+    answer = HTTP.post(
+        url, data=sent, headers={"Cookie": f"csrftoken={shown.cookies['csrftoken']}", "Referer": url}, timeout=60
+    )
     assert answer.status_code == 302, answer.text[:2000]
     cookies = [{"name": name, "value": value, "url": gateway.base} for name, value in answer.cookies.items()]
     context.add_cookies(cookies)  # type: ignore[arg-type]
