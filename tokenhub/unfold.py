@@ -25,7 +25,7 @@ UNFOLD: dict[str, Any] = {
     "SITE_SYMBOL": "hub",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("favicon.svg")}],
     "STYLES": [lambda request: static("tokenhub/admin.css")],
-    "SCRIPTS": [lambda request: static("tokenhub/admin.js")],
+    "SCRIPTS": [lambda request: static("tokenhub/admin.js"), lambda request: static("tokenhub/copy.js")],
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "tokenhub.dashboard.context",
     "ENVIRONMENT": "tokenhub.dashboard.environment",

@@ -4,6 +4,7 @@ with a screen reader as far as axe can tell."""
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import Browser
 
 import tokenhub.urls  # noqa: F401  registers the pages
 from tests.admin.pages import page_urls
@@ -41,3 +42,24 @@ def test_axe_finds_nothing_serious_on_pages_that_are_not_a_list_or_a_row(tab: Ta
 def test_axe_finds_nothing_serious_anywhere_in_any_look(tab: Tab, urls: dict[str, str]) -> None:
     for url in urls.values():
         tab.check_page(url, looks=EVERY_LOOK)
+
+
+def test_the_page_of_the_api_shows_its_paths_under_the_content_security_policy(tab: Tab) -> None:
+    tab.open("/admin/v1/docs")
+    tab.page.get_by_text("/admin/v1/providers", exact=True).first.wait_for()
+
+
+def test_a_script_that_stands_in_a_page_is_refused_and_noticed(tab: Tab) -> None:
+    tab.open("/admin/")
+    tab.page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))")
+    tab.page.wait_for_function("document.body.lastChild.tagName === 'SCRIPT'")
+    assert tab.page.evaluate("window.ran") is None
+    assert any("script-src" in one for one in tab.problems)
+    tab.problems.clear()
+
+
+def test_the_login_page_is_readable_and_named(browser: Browser, gateway: Gateway) -> None:
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    stranger = Tab(context, gateway.base)
+    stranger.check_page("/admin/login/")
+    context.close()
