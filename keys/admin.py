@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, OuterRef, QuerySet
@@ -20,6 +21,7 @@ from unfold.widgets import (
 
 from keys import services
 from keys.models import LIMIT_FIELDS, Budget, ClientKey, Project, Scope, Subject
+from keys.snippets import snippets
 from tokenhub.adminkit import Admin, WordsField, action, display
 
 _LIMITS = (("rate_limit_rps", "rate_limit_burst", "rate_limit_rpm"), ("rate_limit_tpm", "max_concurrent"))
@@ -186,13 +188,15 @@ class ClientKeyAdmin(Admin):
 
     def _issued(self, request: HttpRequest, issued: services.IssuedKey) -> HttpResponse:
         """Shows the key in this one answer: neither session nor message store ever holds it."""
+        base = (settings.TOKENHUB_PUBLIC_URL or f"{request.scheme}://{request.get_host()}").rstrip("/")
         context = {
             **self.admin_site.each_context(request),
             "title": "Client key",
             "opts": self.opts,
             "key": issued.record,
             "plaintext": issued.plaintext,
-            "base_url": f"{request.scheme}://{request.get_host()}/v1",
+            "base": base,
+            "snippets": snippets(base=base, key=issued.plaintext),
         }
         response = TemplateResponse(request, "keys/issued.html", context)
         response["Cache-Control"] = "no-store"

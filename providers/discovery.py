@@ -107,13 +107,14 @@ class Look:
         return HINTS[self.problem] if self.problem else ""
 
 
-def look(provider: Provider, *, limit: float = LIMIT_SECONDS) -> list[Look]:
-    """At each of its addresses, enabled or not. Synchronous; raises DatabaseError only."""
+def look(provider: Provider, *, credential: str = "", limit: float = LIMIT_SECONDS) -> list[Look]:
+    """At each of its addresses, enabled or not, with the stored credential or with the one that is given: the provider
+    need not be saved for that. Synchronous; raises DatabaseError only."""
     if provider.type == ProviderType.SANDBOX:
         return [Look("built in", models=tuple(_of_sandbox()))]
     headers: Headers = [(name.encode(), value.encode()) for name, value in TYPES[provider.type].extra_headers.items()]
     if provider.cred_store == CredentialStore.VAULT:
-        problem = _add_credential(provider, headers)
+        problem = _add_credential(provider, headers, credential)
         if problem is not None:
             return [replace(problem, address=base) for base in provider.bases]
     return asyncio.run(_look_at_all(provider, headers, limit))
@@ -136,8 +137,11 @@ def _of_sandbox() -> list[Listed]:
     ]
 
 
-def _add_credential(provider: Provider, headers: Headers) -> Look | None:
+def _add_credential(provider: Provider, headers: Headers, given: str = "") -> Look | None:
     """Straight from the keyring: a look is no use of the vault. What is wrong with it, if anything is."""
+    if given:
+        _add(provider, headers, given)
+        return None
     sealed = sealed_credentials().get(provider.secret_name)
     if sealed is None:
         return Look("", Problem.NO_CREDENTIAL, "The provider's credential is missing.")
@@ -147,9 +151,13 @@ def _add_credential(provider: Provider, headers: Headers) -> Look | None:
         return Look("", Problem.VAULT_LOCKED, "The vault is locked, and the provider needs its credential.")
     except Damaged:
         return Look("", Problem.DAMAGED, "The provider's credential cannot be opened.")
-    name, value = TYPES[provider.type].credential_header(secret.decode("utf-8"))
-    headers.append((name.encode("ascii"), value.encode("latin-1", "replace")))
+    _add(provider, headers, secret.decode("utf-8"))
     return None
+
+
+def _add(provider: Provider, headers: Headers, credential: str) -> None:
+    name, value = TYPES[provider.type].credential_header(credential)
+    headers.append((name.encode("ascii"), value.encode("latin-1", "replace")))
 
 
 async def _look_at_all(provider: Provider, headers: Headers, limit: float) -> list[Look]:

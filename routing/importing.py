@@ -3,8 +3,8 @@ Providers know nothing of models' rows: that is why this is here."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -36,6 +36,23 @@ class Offered:
     max_context_tokens: int | None
     answer: dict[str, Any] | None = None
     """The catalogue's."""
+    edited: bool = False
+    """Prices are the operator's: the catalogue's are not taken."""
+
+    @property
+    def per_million(self) -> dict[str, str]:
+        """As people say prices: dollars per million tokens; empty: not known."""
+        known = {name: self.prices.get(f"{name}_per_1k") for name in ("input", "output")}
+        return {name: "" if price is None else f"{(price * 1000).normalize():f}" for name, price in known.items()}
+
+    def with_edits(self, *, per_million: Mapping[str, Decimal | None], max_context_tokens: int | None) -> Offered:
+        """As the operator has it; a price that was emptied is none."""
+        given = {name: None if price is None else price / 1000 for name, price in per_million.items()}
+        changed = any(self.prices.get(f"{name}_per_1k") != price for name, price in given.items())
+        prices = {**self.prices} if not changed else {
+            f"{name}_per_1k": price for name, price in given.items() if price is not None
+        }  # fmt: skip
+        return replace(self, prices=prices, max_context_tokens=max_context_tokens, edited=changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +125,7 @@ def _take(provider: Provider, offer: Offered, *, enabled: bool) -> Taken:
         max_context_tokens=offer.max_context_tokens or DEFAULT_CONTEXT_TOKENS,
         max_output_tokens=listed.max_output_tokens,
         abilities=list(listed.abilities),
-        price_source=PriceSource.CATALOGUE if offer.prices else PriceSource.OPERATOR,
+        price_source=PriceSource.CATALOGUE if offer.prices and not offer.edited else PriceSource.OPERATOR,
         **{name: offer.prices.get(name) for name in PRICE_FIELDS},
     )
     for known in SANDBOX_MODELS if provider.type == ProviderType.SANDBOX else ():
@@ -117,7 +134,7 @@ def _take(provider: Provider, offer: Offered, *, enabled: bool) -> Taken:
     try:
         with audit.doing("model.import"), transaction.atomic():
             services.save(model=model)
-            if offer.answer:
+            if offer.answer and not offer.edited:
                 catalogue.save_tiers(model, catalogue.tiers_of(offer.answer))
     except ValidationError as problem:
         return Taken(offer.id, listed.id, "skipped", " ".join(problem.messages))

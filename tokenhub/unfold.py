@@ -51,6 +51,7 @@ UNFOLD: dict[str, Any] = {
                 "title": "",
                 "items": [
                     {"title": "Overview", "icon": "dashboard", "link": reverse_lazy("admin:index")},
+                    {"title": "Set-up", "icon": "rocket_launch", "link": reverse_lazy("setup:index")},
                     _item("Request log", "receipt_long", "telemetry.requestlog"),
                     _item("Runs", "account_tree", "orchestration.planrun"),
                     _item("Audit log", "history", "telemetry.auditentry"),

@@ -13,5 +13,6 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("login-link/<str:token>/", views.login_link, name="login-link"),
     path("first-password/", views.first_password, name="first-password"),
     path("admin/v1/", include("tokenhub.api")),
+    path("admin/setup/", include("tokenhub.setup.urls")),
     path("admin/", admin.site.urls),
 ]

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from tests.browser.tab import ARGUMENTS, CHROMIUM, NO_CHROMIUM, Tab
 from tests.support.gateway import HTTP, ROOT, Gateway, environment, run_manage
 
+expect.set_options(timeout=30_000)  # a busy machine is no defect
 PASSWORD = "a superuser's password"
 
 

@@ -33,6 +33,14 @@ async (rules) => {
             (node) => `${one.id} (${one.impact}): ${node.target.join(" ")} ${node.html.slice(0, 200)}`));
 }
 """
+# What reaches beyond the right border, when the page as a whole does.
+_TOO_WIDE: Final = """
+(width) => document.documentElement.scrollWidth <= width ? [] : [...document.querySelectorAll("body *")]
+    .map((one) => [one, one.getBoundingClientRect().right])
+    .filter(([one, right]) => right > width + 1)
+    .map(([one, right]) => `${Math.round(right)} ${one.cloneNode().outerHTML.slice(0, 200)}`)
+    .slice(-10);
+"""
 THEIRS: Final[dict[str, str]] = {}
 """Rules of axe that are off: rule to reason. What unfold or Django violate and what cannot be mended here."""
 
@@ -46,7 +54,7 @@ class Tab:
         self.problems: list[str] = []
         self.expected: set[int] = set()
         """Statuses of answers that the test is about."""
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(30_000)
         self.page.add_init_script(_TELL_OF_POLICY)
         self.page.on("console", lambda one: self._console(one))
         self.page.on("pageerror", lambda error: self.problems.append(f"script: {error}"))
@@ -85,8 +93,8 @@ class Tab:
         for theme, width in looks:
             self.look(theme, width)
             where = f"{self.page.url} {theme} {width}px"
-            wide = self.page.evaluate("document.documentElement.scrollWidth")
-            assert wide <= width, f"{where}: {wide} pixels wide"
+            wide = self.page.evaluate(_TOO_WIDE, width)
+            assert wide == [], "\n".join([f"{where}: wider than the screen", *wide])
             if axe:
                 if not self.page.evaluate("typeof axe === 'object'"):
                     self.page.evaluate(AXE)
