@@ -21,7 +21,7 @@ from telemetry.models import RequestLog
 from telemetry.search import Term
 
 Choices = list[tuple[str, str]]
-_FAILED: Final = {"client": (400, 500), "server": (500, 1000), "ok": (0, 400)}
+_FAILED: Final = {"failed": (400, 1000), "client": (400, 500), "server": (500, 1000), "ok": (0, 400)}
 
 
 class InfinitePaginator(paginator.InfinitePaginator):  # type: ignore[misc]  # unfold has no type information
@@ -35,7 +35,12 @@ class OutcomeFilter(DropdownFilter):  # type: ignore[misc]
     parameter_name = "outcome"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Choices:
-        return [("ok", "Answered"), ("client", "Client's error (4xx)"), ("server", "Failed (5xx)")]
+        return [
+            ("ok", "Answered"),
+            ("failed", "Any error"),
+            ("client", "Client's error (4xx)"),
+            ("server", "Failed (5xx)"),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[RequestLog]) -> QuerySet[RequestLog]:
         return queryset  # the list asks for `term`

@@ -1,16 +1,12 @@
-"""The admin's first page: what is left to set up, and the last day in a few figures."""
+"""The admin's first page: what is left to set up. State and figures below it: tokenhub/overview.py."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, Q, Sum
 from django.http import HttpRequest
-from django.utils import timezone
 
-from telemetry.models import RequestLog
 from tokenhub.setup.views import panel
 
 
@@ -19,12 +15,5 @@ def environment(request: HttpRequest) -> list[str] | None:
 
 
 def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    day = RequestLog.objects.filter(created_at__gte=timezone.now() - timedelta(days=1)).aggregate(
-        requests=Count("id"),
-        failed=Count("id", filter=Q(status__gte=500)),
-        cost=Sum("cost_usd"),
-        input_tokens=Sum("input_tokens"),
-        output_tokens=Sum("output_tokens"),
-    )
-    context |= {**panel(request), "day": day}
+    context |= panel(request)
     return context

@@ -107,16 +107,11 @@ def test_the_menu_offers_staff_only_what_they_may_open(staff_client: Client, adm
     assert [link for link in links if f'href="{link}"' in menu_of_clerk] == []
 
 
-def test_the_overview_names_what_is_left_to_do_and_counts_the_last_day(admin_client: Client) -> None:
+def test_the_overview_names_what_is_left_to_do(admin_client: Client) -> None:
     before = text(admin_client.get(reverse("admin:index")))
     assert [step for step in ("Open the vault", "Add a provider", "Send a request") if step not in before] == []
-    request_row(1, input_tokens=1234)
-    request_row(2, status=503, created_at=timezone.now() - timedelta(hours=1))
-    request_row(3, created_at=timezone.now() - timedelta(days=2), input_tokens=10**9)
+    request_row(1)
     answer: Any = admin_client.get(reverse("admin:index"))
-    assert {name: answer.context["day"][name] for name in ("requests", "failed", "input_tokens")} == {
-        "requests": 2, "failed": 1, "input_tokens": 1234,
-    }  # fmt: skip
     assert [step.done for step in answer.context["steps"]] == [False, False, False, False, True]
 
 

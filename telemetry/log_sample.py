@@ -1,0 +1,51 @@
+"""The newest requests of the log, of which a bounded number is read, by the index of their moment: for pages that show
+what the time series do not know."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from telemetry.models import RequestLog
+from telemetry.sketch import bucket_of, encode
+from telemetry.tsdb.overview import Figures
+from telemetry.tsdb.totals import CLIENT_LEFT, LARGEST
+
+ROWS: Final = 10_000
+NANO: Final = 1_000_000_000
+
+
+class Sample(NamedTuple):
+    """`keys`: id, name and figures, the busiest first. `back_to`: the oldest request that was looked at, where the
+    window holds more than ROWS."""
+
+    keys: list[tuple[str, str, Figures]]
+    back_to: datetime | None
+
+
+def by_key(*, since: int) -> Sample:
+    """Of what came since that second."""
+    rows = (
+        RequestLog.objects.filter(created_at__gte=datetime.fromtimestamp(since, UTC))
+        .order_by("-created_at")
+        .values_list(
+            "api_key_id", "api_key_name", "status", "cost_usd", "input_tokens", "output_tokens", "model_id",
+            "latency_ms", "time_to_first_chunk_ms", "created_at",
+        )[:ROWS]
+    )  # fmt: skip
+    found: defaultdict[str, Figures] = defaultdict(Figures)
+    names: dict[str, str] = {}
+    count, last = 0, None
+    for key, name, status, cost, asked, answered, model, latency, first, last in rows:  # noqa: B007  the last one
+        count += 1
+        names.setdefault(key, name)
+        failed = int(status >= 400 and status != CLIENT_LEFT)
+        sums = (1, failed, int(cost * NANO) if cost is not None else 0, asked, answered)
+        found[key].add(sums, _sketch(latency) if model else b"", _sketch(first))
+    keys = sorted(found.items(), key=lambda one: -one[1].requests)
+    return Sample([(key, names[key], figures) for key, figures in keys], last if count == ROWS else None)
+
+
+def _sketch(number: Any) -> bytes:
+    return encode({bucket_of(min(number, LARGEST)): 1}) if number is not None else b""

@@ -1,0 +1,184 @@
+"""What the dashboard shows of the time series: a window up to now beside the one before it, in all and by a label, and
+in steps for charts. One query reads all measures of a window; its cost grows with the series and the steps, and never
+with the requests."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from django.db import connection
+
+from telemetry.sketch import merged, percentile
+from telemetry.tsdb.metrics import NANO
+from telemetry.tsdb.models import Sample, Series, SeriesUnrolled, Span
+from telemetry.tsdb.query import Piece, pieces
+from telemetry.tsdb.store import levels, table_of
+
+
+class Window(NamedTuple):
+    seconds: int
+    step: int
+
+
+WINDOWS: Final = {
+    "1h": Window(3600, 60),
+    "24h": Window(86_400, 3600),
+    "7d": Window(7 * 86_400, 6 * 3600),
+    "30d": Window(30 * 86_400, 86_400),
+}
+LABELS: Final = ("model_id", "provider_id", "project", "mode", "error_class")
+_SUMS: Final = ("requests", "errors", "cost_nano_sum", "input_tokens_sum", "output_tokens_sum")
+_SKETCHES: Final = ("latency_ms_sketch", "time_to_first_chunk_ms_sketch")
+
+
+@dataclass(slots=True)
+class Figures:
+    requests: int = 0
+    errors: int = 0
+    cost_nano: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    latency: list[bytes] = field(default_factory=list, repr=False)
+    first_chunk: list[bytes] = field(default_factory=list, repr=False)
+
+    def add(self, sums: Sequence[int], latency: bytes, first_chunk: bytes) -> None:
+        self.requests += sums[0]
+        self.errors += sums[1]
+        self.cost_nano += sums[2]
+        self.input_tokens += sums[3]
+        self.output_tokens += sums[4]
+        if latency:
+            self.latency.append(latency)
+        if first_chunk:
+            self.first_chunk.append(first_chunk)
+
+    @property
+    def cost_usd(self) -> float:
+        return self.cost_nano / NANO
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    @property
+    def error_rate(self) -> float | None:
+        return self.errors / self.requests if self.requests else None
+
+    def latency_ms(self, percent: int) -> int | None:
+        return _percentile(self.latency, percent)
+
+    def first_chunk_ms(self, percent: int) -> int | None:
+        return _percentile(self.first_chunk, percent)
+
+
+def _percentile(sketches: list[bytes], percent: int) -> int | None:
+    return round(percentile(merged(sketches), percent)) if sketches else None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """`since` is the beginning of a step, so the window may be longer than its name by less than one. `before` is as
+    long, and ends where it begins. `groups`: by label, the busiest first. `points`: by the beginning of their steps."""
+
+    since: int
+    until: int
+    step: int
+    now: Figures
+    before: Figures
+    groups: list[tuple[str, Figures, Figures]]
+    points: dict[int, Figures]
+
+
+def overview(*, until: int, window: Window, by: str) -> Overview:
+    """`until`: seconds since 1970. Raises DatabaseError."""
+    if by not in LABELS:
+        raise ValueError(f"no label of a series: {by}")
+    until += -until % Span.MINUTE
+    since = until - window.seconds
+    since -= since % window.step
+    begin = 2 * since - until
+    pruned = {Span(span): level.pruned_until for span, level in levels().items()}
+    marks: dict[Span, list[int]] = {one: [] for one in Span}
+    unrolled = SeriesUnrolled.objects.filter(at__gte=begin - begin % Span.DAY, at__lt=until)
+    for span, at in unrolled.values_list("span", "at"):
+        marks[Span(span)].append(at)
+    now, before = Figures(), Figures()
+    groups: defaultdict[str, tuple[Figures, Figures]] = defaultdict(lambda: (Figures(), Figures()))
+    points: dict[int, Figures] = {at: Figures() for at in range(since, until, window.step)}
+    for at, label, *row in _read(by, cover(since, until, marks, pruned, coarsest=window.step)):
+        _add(row, now, groups[label][0], points[max(at - at % window.step, since)])
+    for _, label, *row in _read(by, cover(begin, since, marks, pruned)):
+        _add(row, before, groups[label][1])
+    listed = sorted(groups.items(), key=lambda one: (-one[1][0].requests, -one[1][1].requests, one[0]))
+    return Overview(since, until, window.step, now, before, [(name, *both) for name, both in listed], points)
+
+
+def _add(row: Sequence[Any], *places: Figures) -> None:
+    """PostgreSQL's bytes are memoryviews."""
+    for one in places:
+        one.add(row[:-2], bytes(row[-2]), bytes(row[-1]))
+
+
+def failing(*, until: int, minutes: int) -> tuple[int, dict[str, int]]:
+    """How many requests there were in the last minutes, and how many of them failed, by class of error."""
+    failed: dict[str, int] = {}
+    until += -until % Span.MINUTE
+    requests = 0
+    sql = (
+        "SELECT series.error_class, SUM(sample.requests), SUM(sample.errors)"  # noqa: S608  names are our own
+        f" FROM {table_of(Sample)} sample JOIN {table_of(Series)} series ON series.id = sample.series"
+        " WHERE sample.span = %s AND sample.at >= %s AND sample.at < %s GROUP BY 1"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [Span.MINUTE.value, until - 60 * minutes, until])
+        for name, count, errors in cursor.fetchall():
+            requests += int(count)
+            if errors:
+                failed[name] = int(errors)
+    return requests, failed
+
+
+def cover(
+    start: int, end: int, marks: Mapping[Span, Sequence[int]], pruned: Mapping[Span, int], *, coarsest: int = Span.DAY
+) -> list[Piece]:
+    """Spans that make up the time from start to end, whole minutes both; as few as there can be, none longer than
+    `coarsest`. Where minutes are not kept any more, it begins with the hour or the day that holds the start."""
+    finest = next((one for one in Span if start >= pruned[one]), Span.DAY)
+    start -= start % finest
+    found: list[Piece] = []
+    _cover(start, end, max(finest, *(one for one in Span if one <= coarsest)), marks, found)
+    return [one._replace(start=max(one.start, pruned[one.span])) for one in found if one.end > pruned[one.span]]
+
+
+def _cover(start: int, end: int, span: Span, marks: Mapping[Span, Sequence[int]], found: list[Piece]) -> None:
+    if start >= end:
+        return
+    if span is Span.MINUTE:
+        found.append(Piece(span, start, end))
+        return
+    finer = Span.HOUR if span is Span.DAY else Span.MINUTE
+    first, last = start + -start % span, end - end % span
+    if first >= last:
+        _cover(start, end, finer, marks, found)
+        return
+    _cover(start, first, finer, marks, found)
+    found.extend(pieces(span, first, last, marks))
+    _cover(last, end, finer, marks, found)
+
+
+def _read(by: str, parts: Sequence[Piece]) -> Iterable[tuple[Any, ...]]:
+    names = ", ".join(f"sample.{one}" for one in (*_SUMS, *_SKETCHES))
+    which = " OR ".join(["(sample.span = %s AND sample.at >= %s AND sample.at < %s)"] * len(parts))
+    sql = (
+        f"SELECT sample.at, series.{by}, {names} FROM {table_of(Sample)} sample"  # noqa: S608  names are our own
+        f" JOIN {table_of(Series)} series ON series.id = sample.series WHERE {which}"
+    )
+    if not parts:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [value for one in parts for value in (one.span.value, one.start, one.end)])
+        while rows := cursor.fetchmany(1000):
+            yield from rows

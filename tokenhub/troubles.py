@@ -1,0 +1,182 @@
+"""What is wrong now, the worst first, each with the page where it can be put right. A handful of queries, none of which
+looks at a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import time
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+
+from django.contrib.admin.utils import quote
+from django.db.models import F, FloatField, Q
+from django.db.models.functions import Cast
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from django.utils.timesince import timesince
+
+from keys.models import NANO, BudgetPeriod, ClientKey, Subject
+from routing.health_store import health_report
+from routing.runtime import journal_folder
+from telemetry.tsdb.overview import failing
+from tokenhub.gauges import backlog
+from tokenhub.models import JobState, Outcome
+from vault.keyring import KEYRING
+from vault.models import VaultState
+
+BAD: Final = "bad"
+WARN: Final = "warn"
+LAG_SECONDS: Final = 30.0
+LAG_BAD_SECONDS: Final = 300.0
+NEAR_PERCENT: Final = 80
+SPENT_PERCENT: Final = 100
+FAILING_MINUTES: Final = 15
+FAILING_REQUESTS: Final = 10
+FAILING_SHARE: Final = 0.05
+FAILING_BAD_SHARE: Final = 0.25
+MOST: Final = 20
+"""Of a kind: who has more than that on fire reads the lists."""
+
+
+class Trouble(NamedTuple):
+    level: str
+    what: str
+    detail: str
+    url: str
+    where: str
+
+
+class State(NamedTuple):
+    """`facts`: what was looked at and is well, for a page that has nothing to complain about."""
+
+    troubles: list[Trouble]
+    facts: list[str]
+
+
+def state(user: Any) -> State:
+    """Of what the user may see. Raises DatabaseError."""
+    found: list[Trouble] = []
+    facts: list[str] = []
+    found += _vault()
+    if not found:
+        facts.append("the vault is open")
+    if user.has_perm("providers.view_provider"):
+        report = health_report()["providers"]
+        found += _health(report)
+        facts.append(f"{len(report)} provider{'s' if len(report) != 1 else ''} watched")
+    if user.has_perm("telemetry.view_sample"):
+        found += _failures()
+    if user.has_perm("keys.view_budget"):
+        found += _budgets()
+    lag = lag_seconds()
+    found += _ingestion(lag)
+    facts.append("the request log is up to date" if lag < 1 else f"the request log is {lag:.0f} s behind")
+    if user.has_perm("tokenhub.view_jobstate"):
+        found += _jobs()
+    return State(sorted(found, key=lambda one: one.level != BAD), facts)
+
+
+def lag_seconds() -> float:
+    """The age of the oldest request that is not in the log yet."""
+    ((_, seconds),) = backlog(journal_folder())["tokenhub_journal_lag_seconds"]
+    return seconds if isinstance(seconds, float) else 0.0
+
+
+def _vault() -> Iterator[Trouble]:
+    if KEYRING.is_open:
+        return
+    page = reverse("admin:vault_vaultstate_changelist")
+    if VaultState.objects.exists():
+        yield Trouble(BAD, "The vault is locked", "Providers with a credential cannot be asked.", page, "Unlock it")
+    else:
+        yield Trouble(WARN, "The vault has no password yet", "It keeps credentials encrypted.", page, "Set it up")
+
+
+def _health(report: list[dict[str, Any]]) -> Iterator[Trouble]:
+    for provider in report:
+        name = provider["provider_id"]
+        page = reverse("admin:providers_provider_change", args=[quote(name)])
+        if provider["state"] == "down":
+            yield Trouble(BAD, f"{name} is down", _why(provider), page, "Provider")
+        elif provider["state"] == "degraded" and all(one["state"] == "healthy" for one in provider["models"]):
+            yield Trouble(WARN, f"{name} is degraded", _why(provider), page, "Provider")
+        troubled = [one for one in provider["models"] if one["state"] != "healthy"]
+        for model in troubled[:MOST] if provider["state"] != "down" else []:
+            page = reverse("admin:routing_model_change", args=[quote(model["model_id"])])
+            level = BAD if model["state"] == "down" else WARN
+            word = "cools down" if model["cooldown_until"] and level == WARN else f"is {model['state']}"
+            yield Trouble(level, f"{model['model_id']} at {name} {word}", _why(model), page, "Model")
+
+
+def _why(told: dict[str, Any]) -> str:
+    parts = [f"{told['consec_errors']} errors in a row"] if told["consec_errors"] > 1 else []
+    parts += [str(told["last_error"])] if told["last_error"] else []
+    until = parse_datetime(told["cooldown_until"]) if told["cooldown_until"] else None
+    if until is not None and until > timezone.now():
+        seconds = (until - timezone.now()).total_seconds()
+        parts.append(f"asked again in {seconds:.0f} s")
+    last = parse_datetime(told["last_success_at"]) if told["last_success_at"] else None
+    parts.append(f"last success {timesince(last)} ago" if last is not None else "no success yet")
+    return "; ".join(parts) + "."
+
+
+def _failures() -> Iterator[Trouble]:
+    requests, failed = failing(until=int(time()), minutes=FAILING_MINUTES)
+    total = sum(failed.values())
+    if requests < FAILING_REQUESTS or total < FAILING_SHARE * requests:
+        return
+    worst = ", ".join(f"{count} {name}" for name, count in sorted(failed.items(), key=lambda one: -one[1])[:3])
+    level = BAD if total >= FAILING_BAD_SHARE * requests else WARN
+    what = f"{100 * total / requests:.0f} % of the requests fail"
+    page = reverse("admin:telemetry_requestlog_changelist") + "?" + urlencode({"outcome": "failed"})
+    yield Trouble(level, what, f"{total} of {requests} in {FAILING_MINUTES} minutes: {worst}.", page, "Failed requests")
+
+
+def _budgets() -> Iterator[Trouble]:
+    now = timezone.now()
+    share = Cast("settled_nano", FloatField()) / (Cast("budget__amount_usd", FloatField()) * NANO + 0.001)
+    near = (
+        BudgetPeriod.objects.filter(
+            Q(ends_at__isnull=True) | Q(ends_at__gt=now), starts_at__lte=now, every=F("budget__every")
+        )
+        .annotate(share=share)
+        .filter(share__gte=NEAR_PERCENT / 100 - 1e-9)
+        .select_related("budget")
+        .order_by("-share")[:MOST]
+    )
+    periods = list(near)
+    ids = [one.budget.subject_id for one in periods if one.budget.subject == Subject.KEY]
+    names = (
+        {str(pk): name for pk, name in ClientKey.objects.filter(pk__in=ids).values_list("pk", "name")} if ids else {}
+    )
+    for period in periods:
+        budget, percent = period.budget, int(100 * period.share + 1e-4)
+        spent = percent >= SPENT_PERCENT
+        name = Subject(budget.subject).label.lower()
+        name += f" {names.get(budget.subject_id, budget.subject_id)}" if budget.subject_id else ""
+        yield Trouble(
+            BAD if spent else WARN,
+            f"The budget of {name} is {'spent' if spent else f'spent to {percent} %'}",
+            f"${period.settled_nano / NANO:,.2f} of ${budget.amount_usd:,.2f} per {budget.every}"
+            + (f"; anew in {timesince(now, period.ends_at)}." if period.ends_at is not None else "."),
+            reverse("admin:keys_budget_change", args=[budget.pk]),
+            "Budget",
+        )
+
+
+def _ingestion(lag: float) -> Iterator[Trouble]:
+    if lag >= LAG_SECONDS:
+        yield Trouble(
+            BAD if lag >= LAG_BAD_SECONDS else WARN,
+            f"The request log is {lag:.0f} s behind",
+            "Requests are answered and charged, but the figures below and the log lack the newest ones.",
+            reverse("admin:tokenhub_jobstate_changelist"),
+            "Background jobs",
+        )
+
+
+def _jobs() -> Iterator[Trouble]:
+    for job in JobState.objects.filter(last_outcome=Outcome.FAILED).order_by("name")[:MOST]:
+        page = reverse("admin:tokenhub_jobstate_change", args=[job.pk])
+        yield Trouble(WARN, f"The job {job} failed", job.last_result[:200], page, "Job")
