@@ -23,9 +23,9 @@ from telemetry.models import AuditEntry, RequestLog, Webhook, WebhookDelivery
 from tokenhub.adminkit import Admin, ReadOnlyAdmin, action, display
 
 
-@admin.register(RequestLog)
 class RequestLogAdmin(ReadOnlyAdmin):
-    """Millions of rows: its filters are telemetry.log_filters', and only the order of the index can be asked for."""
+    """Millions of rows: its filters are telemetry.log_filters', and only the order of the index can be asked for.
+    Registered by tokenhub.admin, which adds what of a request's story other apps know."""
 
     list_display = (
         "at", "outcome", "model_shown", "provider_id", "client_key", "tokens", "cost_shown", "latency_shown", "reason",
@@ -61,11 +61,9 @@ class RequestLogAdmin(ReadOnlyAdmin):
                 "fields": (
                     ("requested_model", "mode", "alias"),
                     ("model_id", "provider_id", "routing_reason"),
-                    "attempt_table",
                 )
             },
         ),
-        ("Why this model", {"fields": ("candidate_table",)}),
         ("What was learned", {"fields": ("reward_shown",)}),
         ("Beside another request", {"fields": ("beside",)}),
         ("Part of a plan", {"fields": ("plan_shown",)}),
@@ -113,7 +111,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: RequestLog | None = None) -> tuple[str, ...]:
         rows = (field.name for field in RequestLog._meta.fields)  # noqa: SLF001  Django's documented interface
-        return (*rows, "attempt_table", "candidate_table", "reward_shown", "beside", "aside_answer", "plan_shown")
+        return (*rows, "reward_shown", "beside", "aside_answer", "plan_shown")
 
     def get_fieldsets(self, request: HttpRequest, obj: RequestLog | None = None) -> Any:
         found = super().get_fieldsets(request, obj)
@@ -175,10 +173,6 @@ class RequestLogAdmin(ReadOnlyAdmin):
         first = f" (first {row.time_to_first_chunk_ms:,})" if row.time_to_first_chunk_ms is not None else ""
         return f"{row.latency_ms:,} ms{first}"
 
-    @display(description="Attempts")
-    def attempt_table(self, row: RequestLog) -> SafeString:
-        return render_to_string("telemetry/attempts.html", {"attempts": row.detail.get("attempts", [])})
-
     @display(description="Reward")
     def reward_shown(self, row: RequestLog) -> str:
         parts = row.detail.get("reward_parts", {}).items()
@@ -198,10 +192,6 @@ class RequestLogAdmin(ReadOnlyAdmin):
     def plan_shown(self, row: RequestLog) -> str:
         plan, leg = row.detail.get("plan", ""), row.detail.get("leg")
         return f"the leg {leg} of {plan}" if leg else f"the whole run {plan}; its legs have their own rows, and costs"
-
-    @display(description="Candidates")
-    def candidate_table(self, row: RequestLog) -> SafeString:
-        return render_to_string("telemetry/candidates.html", {"candidates": row.detail.get("candidates", [])})
 
 
 @admin.register(AuditEntry)

@@ -13,6 +13,12 @@ from telemetry.tsdb.overview import Figures
 from telemetry.tsdb.totals import CLIENT_LEFT, LARGEST
 
 ROWS: Final = 10_000
+TOLD: Final = (
+    "request_id", "endpoint", "api_key_name", "project", "requested_model", "alias", "mode", "model_id", "provider_id",
+    "status", "routing_reason", "error_class", "error_code", "stream", "input_tokens", "output_tokens", "cost_usd",
+    "latency_ms", "time_to_first_chunk_ms", "attempts", "client_disconnected",
+)  # fmt: skip
+"""By the names that they have in events, too."""
 NANO: Final = 1_000_000_000
 
 
@@ -49,3 +55,12 @@ def by_key(*, since: int) -> Sample:
 
 def _sketch(number: Any) -> bytes:
     return encode({bucket_of(min(number, LARGEST)): 1}) if number is not None else b""
+
+
+def newest(*, since: datetime, most: int) -> list[dict[str, Any]]:
+    """Such as an event tells of a request, with its moment; the newest first."""
+    rows = RequestLog.objects.filter(created_at__gte=since).order_by("-created_at").values(*TOLD, "created_at")[:most]
+    return [
+        {**row, "cost_usd": None if row["cost_usd"] is None else float(row["cost_usd"]), "timestamp": row["created_at"]}
+        for row in rows
+    ]

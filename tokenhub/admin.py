@@ -1,18 +1,22 @@
-"""Users and groups, on the same base as everything else; and the background jobs."""
+"""Users and groups, on the same base as everything else; the page of a request; and the background jobs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.timezone import localtime
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from tokenhub import job_runs
+from telemetry.admin import RequestLogAdmin
+from telemetry.models import RequestLog
+from tokenhub import explain, job_runs
 from tokenhub.adminkit import Admin, ReadOnlyAdmin, display
 from tokenhub.jobs import JOBS
 from tokenhub.models import JobState
@@ -35,6 +39,17 @@ class UserAdmin(DjangoUserAdmin, Admin):  # type: ignore[type-arg]
 class GroupAdmin(DjangoGroupAdmin, Admin):
     empty_title = "No group yet"
     empty_hint = "A group holds permissions. Users in it may do what it may, without being superusers."
+
+
+@admin.register(RequestLog)
+class RequestPage(RequestLogAdmin):
+    change_form_template = "admin/request.html"
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **options: Any) -> HttpResponse:
+        row = options.get("obj")
+        context["story"] = explain.story(row) if row is not None else None
+        answer: HttpResponse = super().render_change_form(request, context, *args, **options)
+        return answer
 
 
 @admin.register(JobState)

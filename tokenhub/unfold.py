@@ -52,6 +52,12 @@ UNFOLD: dict[str, Any] = {
                 "items": [
                     {"title": "Overview", "icon": "dashboard", "link": reverse_lazy("admin:index")},
                     {"title": "Set-up", "icon": "rocket_launch", "link": reverse_lazy("setup:index")},
+                    {
+                        "title": "Live",
+                        "icon": "stream",
+                        "link": reverse_lazy("live"),
+                        "permission": lambda request: request.user.has_perm("telemetry.view_requestlog"),
+                    },
                     _item("Request log", "receipt_long", "telemetry.requestlog"),
                     _item("Runs", "account_tree", "orchestration.planrun"),
                     _item("Audit log", "history", "telemetry.auditentry"),

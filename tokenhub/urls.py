@@ -13,10 +13,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("login-link/<str:token>/", views.login_link, name="login-link"),
     path("first-password/", views.first_password, name="first-password"),
     path("admin/v1/", include("tokenhub.api")),
-<<<<<<< HEAD
     path("admin/setup/", include("tokenhub.setup.urls")),
-=======
     path("admin/dashboard/", include("tokenhub.overview")),
->>>>>>> 06d244d (Show on the first page what is wrong now, and the figures of a window beside the one before)
+    path("admin/live/", include("tokenhub.live")),
     path("admin/", admin.site.urls),
 ]

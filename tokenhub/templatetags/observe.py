@@ -44,3 +44,9 @@ def first_chunk(figures: Figures, percent: int) -> str:
 
 def _milliseconds(value: Any) -> str:
     return "-" if value is None else f"{value:,} ms"
+
+
+@register.filter
+def plain(number: float) -> str:
+    """For an attribute of a drawing: no locale writes a comma into it."""
+    return f"{number:.2f}"

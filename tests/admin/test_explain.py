@@ -1,0 +1,194 @@
+"""The page of a request: its story, told from the row."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from decimal import Decimal
+from html import unescape
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from keys import services as keys
+from providers.models import CredentialStore, Provider, ProviderType
+from routing.models import Model, Price
+from telemetry.models import RequestLog
+from tests.admin.forms import text
+from tests.admin.test_queries import within_budget
+from tokenhub.explain import Story, story
+
+pytestmark = pytest.mark.django_db
+
+
+def row(**fields: Any) -> RequestLog:
+    made = {
+        "request_id": uuid4(), "created_at": timezone.now(), "endpoint": "/v1/chat/completions", "status": 200,
+        "api_key_name": "shop", "requested_model": "gpt", "model_id": "gpt", "provider_id": "acme",
+        "routing_reason": "model-hint", "attempts": 1, "latency_ms": 1000,
+    }  # fmt: skip
+    return RequestLog.objects.create(**{**made, **fields})
+
+
+def told(**fields: Any) -> Story:
+    return story(row(**fields))
+
+
+def shown(client: Client, made: RequestLog) -> str:
+    answer = within_budget(client, reverse("admin:telemetry_requestlog_change", args=[made.pk]))
+    return re.sub(r"\s+", " ", unescape(text(answer)))
+
+
+@pytest.fixture
+def model(db: None) -> Model:
+    provider = Provider.objects.create(
+        id="acme", type=ProviderType.VLLM, base_url="http://10.0.0.5:8000", cred_store=CredentialStore.NONE
+    )
+    prices = {"input_per_1k": "1", "cached_input_per_1k": "0.1", "output_per_1k": "2", "reasoning_per_1k": "3"}
+    return Model.objects.create(id="gpt", provider=provider, **prices)
+
+
+def test_it_says_in_a_sentence_what_came_of_the_request() -> None:
+    assert told().outcome == "gpt at acme answered in 1,000 ms"
+    assert (
+        told(status=503, error_code="upstream_unavailable").outcome
+        == "Failed with 503 upstream_unavailable after 1,000 ms"
+    )
+    assert told(client_disconnected=True).outcome == "The client left after 1,000 ms"
+    assert [told(**one).mood for one in ({}, {"status": 429}, {"client_disconnected": True})] == ["good", "bad", "warn"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "shop asked for the model gpt. It was asked for by name."),
+        (
+            {"alias": "best", "requested_model": "best", "routing_reason": "alias-variant"},
+            "shop asked for the alias best. The alias stands for it.",
+        ),
+        (
+            {"requested_model": "auto", "mode": "fast", "routing_reason": "routed-weight-7"},
+            "shop asked for the router to choose, in the mode fast. The router chose it by its score; its weight is 7.",
+        ),
+        (
+            {"routing_reason": "failover-rate_limited"},
+            "shop asked for the model gpt. Another one was asked before, and failed: rate limited.",
+        ),
+        (
+            {"api_key_name": "", "status": 401, "attempts": 0, "routing_reason": ""},
+            "Somebody without a client key asked for the model gpt. It was refused before anybody was asked.",
+        ),
+    ],
+)  # fmt: skip
+def test_it_says_what_was_asked_for_and_why_that_one_answered(fields: dict[str, Any], words: str) -> None:
+    found = told(**fields)
+    assert f"{found.asked} {found.reason}" == words
+
+
+def test_the_timeline_has_the_attempts_one_after_the_other(admin_client: Client) -> None:
+    attempts = [
+        {"model": "slow", "provider": "p", "error_class": "rate_limited", "status": 429, "latency_ms": 250,
+         "message": "<b>no</b>"},
+        {"model": "gpt", "provider": "acme", "status": 200, "latency_ms": 500},
+    ]  # fmt: skip
+    made = row(detail={"attempts": attempts}, attempts=2, stream=True, time_to_first_chunk_ms=700)
+    found = story(made)
+    assert [(one.outcome, one.is_answer, one.at, one.width) for one in found.attempts] == [
+        ("rate limited (429)", False, 0, 25), ("answered (200)", True, 25, 50),
+    ]  # fmt: skip
+    assert (found.total_ms, found.beside_ms, found.first_at) == (1000, 250, 70)
+    page = text(admin_client.get(reverse("admin:telemetry_requestlog_change", args=[made.pk])))
+    assert "&lt;b&gt;no&lt;/b&gt;" in page
+    assert '<rect class="ob-strip-bad"' in page
+
+
+def test_attempts_that_took_longer_than_the_request_fit_onto_its_timeline() -> None:
+    """Two that ran beside each other."""
+    attempts = [{"model": "a", "provider": "p", "latency_ms": 900}, {"model": "b", "provider": "p", "latency_ms": 600}]
+    found = told(detail={"attempts": attempts})
+    assert found.total_ms == 1500
+    assert sum(one.width for one in found.attempts) == pytest.approx(100)
+    assert found.beside_ms == 0
+
+
+def test_candidates_stand_with_their_parts_and_exclusions_in_words(admin_client: Client) -> None:
+    candidates = [
+        {"model": "gpt", "provider": "acme", "score": 0.25, "cost": 0.4, "latency": 0.1, "capability": 0.2},
+        {"model": "big", "provider": "acme", "excluded": "over_budget"},
+        {"model": "eye", "provider": "acme", "excluded": "lacks_vision"},
+    ]
+    made = row(detail={"attempts": [], "candidates": candidates})
+    found = story(made)
+    assert [(one.model, one.is_chosen, one.score) for one in found.candidates] == [("gpt", True, 0.25)]
+    assert found.candidates[0].parts == [
+        ("cost", 0.4, 100), ("latency", 0.1, 25), ("failure", 0, 0), ("capability", 0.2, 50),
+    ]  # fmt: skip
+    assert [one.excluded for one in found.excluded] == ["It would cost more than the ceiling.", "It cannot do vision."]
+    page = shown(admin_client, made)
+    assert "It would cost more than the ceiling." in page
+    assert "The lowest score wins." in page
+
+
+def test_cost_is_divided_among_the_kinds_of_tokens_and_adds_up(model: Model) -> None:
+    usage = {"input_tokens": 100, "cached_input_tokens": 40, "output_tokens": 50, "reasoning_tokens": 20}
+    found = told(**usage, cost_usd=Decimal("0.184"))
+    assert [(one.name, one.tokens, one.cost_usd) for one in found.kinds] == [
+        ("Input, fresh", 60, "$0.06"), ("Input, from a cache", 40, "$0.004"),
+        ("Output", 30, "$0.06"), ("Output, thought", 20, "$0.06"),
+    ]  # fmt: skip
+    assert found.cost_note == ""
+
+
+def test_the_prices_of_that_time_are_taken_and_others_are_not_guessed(model: Model) -> None:
+    yesterday = timezone.now() - timedelta(days=1)
+    Price.objects.create(model=model, starts_at=timezone.now() - timedelta(hours=1), input_per_1k=9, output_per_1k=9)
+    then = told(created_at=yesterday, input_tokens=10, output_tokens=10, cost_usd=Decimal("0.03"))
+    assert [one.cost_usd for one in then.kinds] == ["$0.01", "$0.02"]
+    changed = told(input_tokens=10, output_tokens=10, cost_usd=Decimal("0.03"))
+    assert [one.cost_usd for one in changed.kinds] == [None, None]
+    assert "the prices were others at that time" in changed.cost_note
+    assert "had no price" in told(cost_usd=None).cost_note
+    assert told(cost_usd=None, usage_estimated=True).cost_note.startswith("The provider told no usage")
+
+
+def test_headers_are_those_that_the_client_got() -> None:
+    good = dict(told(cost_usd=Decimal("0.5"), alias="best").headers)
+    assert (good["X-TokenHub-Model"], good["X-TokenHub-Cost-USD"], good["X-TokenHub-Alias"]) == ("gpt", "0.5", "best")
+    assert "X-TokenHub-Cost-USD" not in dict(told(cost_usd=Decimal("0.5"), stream=True).headers)
+    bad = dict(told(status=502, error_code="no_eligible_models", client_request_id="mine").headers)
+    assert (bad["X-TokenHub-Error-Code"], bad["X-Request-ID"]) == ("no_eligible_models", "mine")
+    assert "X-TokenHub-Model" not in bad
+
+
+def test_the_replay_asks_the_router_for_the_same_kind_of_request(admin_client: Client, model: Model) -> None:
+    key = keys.issue(name="shop").record
+    made = row(api_key_id=str(key.pk), input_tokens=12, output_tokens=34)
+    page = text(admin_client.get(reverse("admin:telemetry_requestlog_change", args=[made.pk])))
+    found = re.search(r'<script id="replay-question" type="application/json">(.+?)</script>', page)
+    assert found is not None
+    question = json.loads(found[1])
+    assert question == {"token_count": 12, "output_tokens": 34, "model_hint": "gpt", "api_key_id": str(key.pk)}
+    answer = admin_client.post("/admin/v1/routing/simulate", question, content_type="application/json")
+    assert answer.json()["decision"]["model_id"] == "gpt"
+    assert told(mode="quality", requested_model="auto").question["mode"] == "quality"
+
+
+def test_the_replay_is_for_those_who_may_see_models(staff_client: Client) -> None:
+    clerk = User.objects.get(username="clerk")
+    clerk.user_permissions.add(Permission.objects.get(codename="view_requestlog"))
+    made = row()
+    assert "replay-button" not in shown(staff_client, made)
+    clerk.user_permissions.add(Permission.objects.get(codename="view_model"))
+    assert "replay-button" in shown(staff_client, made)
+
+
+def test_a_request_that_reached_nobody_says_so(admin_client: Client) -> None:
+    page = shown(admin_client, row(status=401, attempts=0, model_id="", provider_id="", detail={}))
+    assert "No provider was asked." in page
+    assert "Nobody: the request did not come that far." in page
