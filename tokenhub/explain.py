@@ -40,7 +40,8 @@ class Attempt(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """`parts`: name, number, and its bar in percent of the largest of all."""
+    """`parts`: name, number, and its bar in percent of the largest of all. `excluded`: why, in words; `code`: as the API
+    has it."""
 
     model: str
     provider: str
@@ -49,6 +50,7 @@ class Candidate(NamedTuple):
     parts: list[tuple[str, float, float]]
     probability: float
     excluded: str
+    code: str
 
 
 class Kind(NamedTuple):
@@ -164,6 +166,7 @@ def compared(row: RequestLog) -> list[Candidate]:
             [(part, one.get(part, 0.0), 100 * abs(one.get(part, 0.0)) / most) for part in _PARTS],
             one.get("probability", 0.0),
             exclusion_in_words(one["excluded"]) if one.get("excluded") else "",
+            one.get("excluded", ""),
         )
         for one in told
     ]

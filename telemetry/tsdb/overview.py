@@ -5,13 +5,13 @@ with the requests."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from django.db import connection
 
-from telemetry.sketch import merged, percentile
+from telemetry.sketch import Sketch, add_to, merged, percentile
 from telemetry.tsdb.metrics import NANO
 from telemetry.tsdb.models import Sample, Series, SeriesUnrolled, Span
 from telemetry.tsdb.query import Piece, pieces
@@ -34,6 +34,34 @@ _SUMS: Final = ("requests", "errors", "cost_nano_sum", "input_tokens_sum", "outp
 _SKETCHES: Final = ("latency_ms_sketch", "time_to_first_chunk_ms_sketch")
 
 
+class Spread:
+    """What percentiles need of one measure; sketches are put together once, when the first is asked for."""
+
+    __slots__ = ("_sketch", "_waiting")
+
+    def __init__(self) -> None:
+        self._sketch: Sketch = {}
+        self._waiting: list[bytes] = []
+
+    def add(self, encoded: bytes) -> None:
+        if encoded:
+            self._waiting.append(encoded)
+
+    def sketch(self) -> Sketch:
+        if self._waiting:
+            add_to(self._sketch, merged(self._waiting))
+            self._waiting = []
+        return self._sketch
+
+    def add_all(self, others: Iterable[Spread]) -> None:
+        for one in others:
+            add_to(self._sketch, one.sketch())
+
+    def percentile(self, percent: int) -> int | None:
+        found = self.sketch()
+        return round(percentile(found, percent)) if found else None
+
+
 @dataclass(slots=True)
 class Figures:
     requests: int = 0
@@ -41,19 +69,21 @@ class Figures:
     cost_nano: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
-    latency: list[bytes] = field(default_factory=list, repr=False)
-    first_chunk: list[bytes] = field(default_factory=list, repr=False)
+    latency: Spread = field(default_factory=Spread, repr=False)
+    first_chunk: Spread = field(default_factory=Spread, repr=False)
 
-    def add(self, sums: Sequence[int], latency: bytes, first_chunk: bytes) -> None:
+    def count(self, sums: Sequence[int]) -> None:
+        """In the order of a row's columns."""
         self.requests += sums[0]
         self.errors += sums[1]
         self.cost_nano += sums[2]
         self.input_tokens += sums[3]
         self.output_tokens += sums[4]
-        if latency:
-            self.latency.append(latency)
-        if first_chunk:
-            self.first_chunk.append(first_chunk)
+
+    def add(self, sums: Sequence[int], latency: bytes, first_chunk: bytes) -> None:
+        self.count(sums)
+        self.latency.add(latency)
+        self.first_chunk.add(first_chunk)
 
     @property
     def cost_usd(self) -> float:
@@ -68,14 +98,10 @@ class Figures:
         return self.errors / self.requests if self.requests else None
 
     def latency_ms(self, percent: int) -> int | None:
-        return _percentile(self.latency, percent)
+        return self.latency.percentile(percent)
 
     def first_chunk_ms(self, percent: int) -> int | None:
-        return _percentile(self.first_chunk, percent)
-
-
-def _percentile(sketches: list[bytes], percent: int) -> int | None:
-    return round(percentile(merged(sketches), percent)) if sketches else None
+        return self.first_chunk.percentile(percent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +131,13 @@ def overview(*, until: int, window: Window, by: str) -> Overview:
     unrolled = SeriesUnrolled.objects.filter(at__gte=begin - begin % Span.DAY, at__lt=until)
     for span, at in unrolled.values_list("span", "at"):
         marks[Span(span)].append(at)
-    now, before = Figures(), Figures()
     groups: defaultdict[str, tuple[Figures, Figures]] = defaultdict(lambda: (Figures(), Figures()))
     points: dict[int, Figures] = {at: Figures() for at in range(since, until, window.step)}
     for at, label, *row in _read(by, cover(since, until, marks, pruned, coarsest=window.step)):
-        _add(row, now, groups[label][0], points[max(at - at % window.step, since)])
+        _add(row, groups[label][0], points[max(at - at % window.step, since)])
     for _, label, *row in _read(by, cover(begin, since, marks, pruned)):
-        _add(row, before, groups[label][1])
+        _add(row, groups[label][1])
+    now, before = _together(points.values()), _together([one for _, one in groups.values()])
     listed = sorted(groups.items(), key=lambda one: (-one[1][0].requests, -one[1][1].requests, one[0]))
     return Overview(since, until, window.step, now, before, [(name, *both) for name, both in listed], points)
 
@@ -120,6 +146,15 @@ def _add(row: Sequence[Any], *places: Figures) -> None:
     """PostgreSQL's bytes are memoryviews."""
     for one in places:
         one.add(row[:-2], bytes(row[-2]), bytes(row[-1]))
+
+
+def _together(parts: Collection[Figures]) -> Figures:
+    found = Figures()
+    for one in parts:
+        found.count((one.requests, one.errors, one.cost_nano, one.input_tokens, one.output_tokens))
+    found.latency.add_all(one.latency for one in parts)
+    found.first_chunk.add_all(one.first_chunk for one in parts)
+    return found
 
 
 def failing(*, until: int, minutes: int) -> tuple[int, dict[str, int]]:
