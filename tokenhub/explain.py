@@ -40,8 +40,8 @@ class Attempt(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """`parts`: name, number, and its bar in percent of the largest of all. `excluded`: why, in words; `code`: as the API
-    has it."""
+    """`parts`: name, number, and its bar in percent of the largest of all. `excluded`: why, in words; `code`: as the
+    API has it."""
 
     model: str
     provider: str

@@ -12,6 +12,7 @@ from tests.admin.samples import WRITTEN_BY_THE_SYSTEM
 
 NO_PAGES: Final = {  # what answers with no page of its own to somebody who is logged in
     "admin:logout", "admin:jsi18n", "admin:autocomplete", "admin:view_on_site", "admin:login", "admin:search",
+    "dashboard-state", "dashboard-figures", "live-flows", "explain",
     "setup:vault", "setup:provider", "setup:test", "setup:key", "setup:try", "setup:request",
 }  # fmt: skip
 
@@ -20,9 +21,8 @@ def named_urls() -> Iterator[tuple[str, URLPattern]]:
     """Of the admin and of the pages beside it, without its API: name with namespace, pattern."""
     for one in get_resolver().url_patterns:
         if isinstance(one, URLResolver) and str(one.pattern) != "admin/v1/":
-            yield from (
-                (f"{one.namespace or one.app_name}:{found.name}", found) for found in _patterns(one) if found.name
-            )
+            space = f"{one.namespace or one.app_name}:" if one.namespace or one.app_name else ""
+            yield from ((f"{space}{found.name}", found) for found in _patterns(one) if found.name)
 
 
 def _patterns(resolver: URLResolver) -> Iterator[URLPattern]:
