@@ -119,10 +119,11 @@ def tiles(found: Overview) -> list[Tile]:
     ]  # fmt: skip
 
 
-def points(found: Overview) -> dict[str, list[Any]]:
+def points(found: Overview) -> dict[str, Any]:
     """Of the charts, a list for each line; a step without a request has no latency."""
     steps = found.points.values()
     return {
+        "step": found.step,
         "at": list(found.points),
         "requests": [one.requests for one in steps],
         "errors": [one.errors for one in steps],

@@ -22,6 +22,7 @@ def told(folder: Path) -> list[Any]:
         _write(folder, late=late)
         ingest_all(folder)
         found += [_everything(), roll_up(START + 3 * DAY), _everything()]
+        found += _overview()
     found += [prune(START + 10 * DAY), _everything()]
     told: list[Any] = json.loads(json.dumps(found))
     return told
@@ -46,6 +47,19 @@ def _write(folder: Path, *, late: bool) -> None:
                 reward=number / 100,
             )
             file.write(encode_line(entry))
+
+
+def _overview() -> list[Any]:
+    """What the dashboard shows of all that."""
+    from telemetry.tsdb.overview import WINDOWS, failing, overview
+
+    found: list[Any] = [failing(until=START + 7200, minutes=60)]
+    for by in ("model_id", "error_class"):
+        for window in WINDOWS.values():
+            shown = overview(until=START + 2 * DAY - 1000, window=window, by=by)
+            for one in (shown.now, shown.before, *(one for _, *both in shown.groups for one in both)):
+                found.append([one.requests, one.errors, one.cost_nano, one.tokens, one.latency_ms(95)])
+    return found
 
 
 def _everything() -> list[Any]:
