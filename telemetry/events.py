@@ -98,6 +98,9 @@ class Bus:
         self._is_failing = self._is_stopped = False
         self._wake = threading.Event()
         self._starting = threading.Lock()
+        self.turning = threading.Lock()
+        """Held by the thread while it works. A process that were forked meanwhile would inherit what it holds, such as
+        the lock of a module that is being imported, and wait for it without end."""
         self._thread: threading.Thread | None = None
 
     # -- from everywhere -------------------------------------------------------------------------------------------
@@ -164,7 +167,8 @@ class Bus:
 
     def _guarded_turn(self) -> None:
         try:
-            self.turn(monotonic())
+            with self.turning:
+                self.turn(monotonic())
         except Exception:  # the thread must outlive a defect
             log.exception("events_not_sent")
 
@@ -272,4 +276,6 @@ def escalation_of(attempts: Any) -> dict[str, Any]:
 
 
 BUS: Final = Bus()
-os.register_at_fork(after_in_child=BUS.reset)
+os.register_at_fork(
+    before=lambda: BUS.turning.acquire(), after_in_parent=lambda: BUS.turning.release(), after_in_child=BUS.reset
+)

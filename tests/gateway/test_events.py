@@ -329,7 +329,6 @@ def test_health_is_told_once_though_two_workers_see_it(gateway: Gateway, upstrea
 
 
 # -- many hosts ------------------------------------------------------------------------------------------------------
-@pytest.mark.slow
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 def test_hosts_hear_of_each_other_by_redis(tmp_path: Path, upstream: Upstream) -> None:
     rows: dict[str, Any] = {

@@ -80,7 +80,6 @@ def outcome(gateway: Gateway, name: str) -> tuple[object, object]:
     return row["last_outcome"], row["last_by"]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(bool(redis.why_not()), reason=redis.why_not())
 def test_beat_and_worker_run_the_schedule_and_what_is_asked_for(tmp_path: Path) -> None:
     with redis.Redis() as server:

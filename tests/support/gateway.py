@@ -128,15 +128,8 @@ class Gateway:
 
     # -- the process ---------------------------------------------------------------------------------------------
     def start(self) -> Self:
-        """A server that is not up after half a minute is started once more."""
         self._spawn()
-        try:
-            self.wait_until(self._answers, seconds=START_SECONDS / 2)
-        except AssertionError:
-            print(f"not up after {START_SECONDS / 2:g} seconds: {self.log()[-3000:]}")
-            self.kill()
-            self._spawn()
-            self.wait_until(self._answers, seconds=START_SECONDS)
+        self.wait_until(self._answers, seconds=START_SECONDS)
         return self
 
     def _spawn(self) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +19,7 @@ from telemetry.event_feed import Feed, Filter, Window
 from telemetry.event_ring import FileRing
 from telemetry.events import BURST, MAX_WAITING, Bus, encoded, gap
 from telemetry.journal import Attempt, Entry
+from tests.support.gateway import ROOT
 
 
 def told(ring: FileRing) -> list[dict[str, Any]]:
@@ -146,6 +150,36 @@ def test_a_fork_begins_with_an_empty_queue(tmp_path: Path) -> None:
     bus.reset()  # as in the child
     bus.turn(0.0)
     assert told(ring) == []
+
+
+FORKS_AMID_AN_IMPORT = """
+import os, pathlib, signal, sys, time
+from telemetry.events import BUS
+
+def open_store():
+    import slow_to_import
+    raise OSError("there is none")
+
+BUS._open_store = open_store
+BUS.publish("vault_change", {"action": "lock"})
+while not pathlib.Path("begun").exists():
+    time.sleep(0.01)
+if not (child := os.fork()):
+    signal.alarm(20)
+    import slow_to_import
+    os._exit(0)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_fork_waits_until_the_thread_has_imported_what_it_needs(tmp_path: Path) -> None:
+    """The child would inherit the lock of the module, and wait for a thread that it does not have."""
+    slow = "import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(0.5)\n"
+    (tmp_path / "slow_to_import.py").write_text(slow)
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    command = [sys.executable, "-c", FORKS_AMID_AN_IMPORT]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # -- the window ------------------------------------------------------------------------------------------------------
