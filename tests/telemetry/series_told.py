@@ -57,8 +57,8 @@ def _overview() -> list[Any]:
     for by in ("model_id", "error_class"):
         for window in WINDOWS.values():
             shown = overview(until=START + 2 * DAY - 1000, window=window, by=by)
-            for one in (shown.now, shown.before, *(one for _, *both in shown.groups for one in both)):
-                found.append([one.requests, one.errors, one.cost_nano, one.tokens, one.latency_ms(95)])
+            figures = [shown.now, shown.before, *(one for _, *both in shown.groups for one in both)]
+            found += [[one.requests, one.errors, one.cost_nano, one.tokens, one.latency_ms(95)] for one in figures]
     return found
 
 
