@@ -57,14 +57,14 @@ def commands() -> list[str]:
     return sorted(file.stem for file in files if not file.stem.startswith("_"))
 
 
-CONFIGURATION = table(DOCS / "operations" / "configuration.md")
-MONITORING = table(DOCS / "operations" / "monitoring.md")
-ERRORS = table(DOCS / "user" / "errors.md")
+CONFIGURATION = table(DOCS / "reference" / "settings.md")
+MONITORING = table(DOCS / "admin" / "monitoring.md")
+ERRORS = table(DOCS / "reference" / "errors.md")
 
 
 @pytest.mark.parametrize("name", ENV.variables)
 def test_every_setting_is_explained_with_its_default(name: str) -> None:
-    assert name in CONFIGURATION, f"docs/operations/configuration.md has no row for {name}"
+    assert name in CONFIGURATION, f"docs/reference/settings.md has no row for {name}"
     default = ENV.variables[name].default or "empty"
     assert CONFIGURATION[name][0].replace("`", "") == default
 
@@ -76,13 +76,13 @@ def test_no_setting_is_explained_that_does_not_exist() -> None:
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_error_code_is_explained_with_its_status(code: str) -> None:
-    assert code in ERRORS, f"docs/user/errors.md has no row for {code}"
+    assert code in ERRORS, f"docs/reference/errors.md has no row for {code}"
     assert str(CODES[code][0]) in ERRORS[code][0]
 
 
 @pytest.mark.parametrize("name", [*EVENTS, GAP])
 def test_every_event_is_explained(name: str) -> None:
-    assert name in MONITORING, f"docs/operations/monitoring.md has no row for {name}"
+    assert name in MONITORING, f"docs/admin/monitoring.md has no row for {name}"
     for_webhooks = "yes" if name in WEBHOOKS else "no"
     assert name == GAP or MONITORING[name][-1].startswith(for_webhooks)
 
