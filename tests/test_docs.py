@@ -1,4 +1,4 @@
-"""The documentation is complete and leads nowhere empty: settings, error codes, commands, links."""
+"""The documentation is complete and leads nowhere empty: settings, error codes, commands, endpoints, scopes, links."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from urllib.parse import unquote
 import pytest
 from django.apps import apps
 
+from keys.models import Scope
 from routing.errors import CODES
 from telemetry.events import EVENTS, GAP
 from telemetry.webhooks import EVENTS as WEBHOOKS
+from tokenhub import asgi
+from tokenhub.reference import PAGES as MADE
 from tokenhub.settings import ENV
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +95,27 @@ def test_every_command_is_mentioned() -> None:
     missing = [name for name in commands() if not re.search(rf"manage\.py {name}\b", text)]
     assert commands()
     assert missing == []
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_made_from_the_code_is_as_the_code_is(name: str) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8") == MADE[name](), "run manage.py docs_reference"
+
+
+@pytest.mark.parametrize("path", [path for path in asgi.ROUTES if not path.startswith("/admin/")])
+def test_every_endpoint_is_listed(path: str) -> None:
+    listed = {name.partition(" ")[2] for name in table(DOCS / "reference" / "api.md")}
+    assert path in listed, f"docs/reference/api.md has no row for {path}"
+
+
+def test_no_endpoint_is_listed_that_does_not_exist() -> None:
+    listed = {name.partition(" ")[2] for name in table(DOCS / "reference" / "api.md") if "/" in name}
+    assert {name.removesuffix("/{id}") for name in listed} - {*asgi.ROUTES, "/docs/"} == set()
+
+
+@pytest.mark.parametrize("scope", Scope.values)
+def test_every_scope_is_explained(scope: str) -> None:
+    assert scope in table(DOCS / "user" / "authentication.md")
 
 
 def test_the_example_of_a_dialect_is_the_code() -> None:

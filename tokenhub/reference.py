@@ -12,7 +12,22 @@ from django.apps import apps
 from django.conf import settings
 from django.core.management import load_command_class
 
-_MADE: Final = "<!-- Made by `manage.py docs_reference`. -->"
+_COMMANDS: Final = """\
+# Commands
+
+<!-- Made by `manage.py docs_reference`. -->
+
+Every command of `manage.py` with its options, as `manage.py COMMAND --help` tells them.
+[Commands](../admin/commands.md) says when each is of use.
+"""
+_ENDPOINTS: Final = """\
+# Endpoints of the admin API
+
+<!-- Made by `manage.py docs_reference`. -->
+
+Every endpoint with its parameters and the fields of its body, from the OpenAPI document that a running server shows at
+`/admin/v1/schema`. [Admin API](admin-api.md) has what holds for all of them.
+"""
 _METHODS: Final = ("get", "post", "put", "patch", "delete")
 _OF_DJANGO: Final = {"help", "version", "verbosity", "settings", "pythonpath", "traceback", "no_color", "force_color",
                      "skip_checks", "use_color"}  # fmt: skip
@@ -28,11 +43,7 @@ def commands() -> dict[str, str]:
 
 
 def commands_page() -> str:
-    lines = [
-        "# Commands", "", _MADE, "",
-        "Every command of `manage.py` with its options, as `manage.py COMMAND --help` tells them. "
-        "[Commands](../admin/commands.md)", "says when each is of use.", "",
-    ]  # fmt: skip
+    lines = [_COMMANDS]
     for name, app in commands().items():
         command = load_command_class(app, name)
         parser = command.create_parser("manage.py", name)
@@ -84,11 +95,7 @@ def endpoints_page() -> str:
     from drf_spectacular.generators import SchemaGenerator
 
     document: dict[str, Any] = SchemaGenerator().get_schema(public=True)  # type: ignore[no-untyped-call]
-    lines = [
-        "# Endpoints of the admin API", "", _MADE, "",
-        "Every endpoint with its parameters and the fields of its body, from the OpenAPI document that a running server",
-        "shows at `/admin/v1/schema`. [Admin API](admin-api.md) has what holds for all of them.", "",
-    ]  # fmt: skip
+    lines = [_ENDPOINTS]
     area = ""
     for path, item in sorted(document["paths"].items()):
         short = path.removeprefix("/admin/v1/")
