@@ -1,0 +1,122 @@
+"""A database of an earlier state (tests/fixtures/upgrade) is brought up to date: keys, money, vault and log stay. While
+the earlier version serves, `migrate` of this one neither fails a request nor loses one."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.gateway import ROOT, Gateway, environment, run_manage
+from tests.support.load import Load
+from tests.support.upstream import Reply, Upstream
+
+DUMP = next((ROOT / "tests/fixtures/upgrade").glob("*.sql.gz"))
+COMMIT = DUMP.name.partition(".")[0]
+CREDENTIAL = "sk-an-earlier-one"
+LOGGED = 21
+SPENT_NANO = 540_000
+
+
+def restored(folder: Path, upstream: Upstream) -> Path:
+    folder.mkdir()
+    with sqlite3.connect(folder / "tokenhub.sqlite3") as connection:
+        connection.executescript(gzip.decompress(DUMP.read_bytes()).decode())
+        connection.execute("UPDATE providers_provider SET base_url = ?", [upstream.url])
+    connection.close()
+    return folder
+
+
+def on(folder: Path) -> Gateway:
+    """One of this version that adds nothing to what is there."""
+    return Gateway(folder, keys=())
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as server:
+        yield server
+
+
+def spent(gateway: Gateway) -> int:
+    (row,) = gateway.query("SELECT settled_nano, leased_nano FROM keys_budgetperiod")
+    return int(row["settled_nano"])
+
+
+def test_what_was_there_is_there_and_works(upstream: Upstream, tmp_path: Path) -> None:
+    folder = restored(tmp_path / "data", upstream)
+    run_manage("migrate", "--verbosity", "0", folder=folder)
+    before = len(upstream.requests)
+    with on(folder) as gateway:
+        assert spent(gateway) == SPENT_NANO
+        for model in ("m", "fast"):
+            assert gateway.chat(model).status_code == 200
+        assert upstream.requests[before].headers["authorization"] == f"Bearer {CREDENTIAL}"
+        assert len(gateway.rows(at_least=LOGGED + 2)) == LOGGED + 2
+    assert spent(gateway) > SPENT_NANO
+    assert "unbroken" in run_manage("verify_audit", folder=folder)
+
+
+def answers(gateway: Gateway) -> bool:
+    try:
+        return gateway.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The code of that state, out of the history."""
+    packed = subprocess.run(["git", "archive", COMMIT], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    if packed.returncode:
+        pytest.skip(f"the history does not reach back to {COMMIT}")
+    folder = tmp_path_factory.mktemp("earlier")
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, timeout=60, check=True)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_migrate_under_load_fails_no_request_and_loses_none(earlier: Path, upstream: Upstream, tmp_path: Path) -> None:
+    upstream.default = Reply(words=5, interval=0.01)
+    folder = restored(tmp_path / "data", upstream)
+    fresh = on(folder)
+    with (tmp_path / "earlier.log").open("wb") as log:
+        old = subprocess.Popen(
+            [sys.executable, "manage.py", "serve", "--listen", f"127.0.0.1:{fresh.port}", "--workers", "2"],
+            cwd=earlier, env=environment(folder), stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    load = Load(fresh.base, fresh.headers())
+    begun = len(upstream.requests)
+
+    def upgrade() -> None:
+        load.more(100)
+        run_manage("migrate", "--verbosity", "0", folder=folder)
+        load.more(100)  # the earlier version on the tables of this one
+        old.send_signal(signal.SIGTERM)
+        assert old.wait(timeout=45) == 0
+        fresh.start()
+        load.more(100)
+
+    try:
+        Gateway.wait_until(lambda: old.poll() is not None or answers(fresh), seconds=60)
+        assert old.poll() is None, (tmp_path / "earlier.log").read_text()
+        load.run(upgrade)
+        assert load.failed == []
+        assert len(upstream.requests) - begun == len(load.answered)  # what was refused was not begun either
+        Gateway.wait_until(lambda: load.is_logged(fresh), seconds=30)
+    finally:
+        fresh.stop()
+        if old.poll() is None:
+            os.killpg(old.pid, signal.SIGKILL)
+            old.wait(timeout=20)
+    costs = fresh.query("SELECT sum(cost_usd) AS usd FROM telemetry_requestlog")
+    assert spent(fresh) == round(float(costs[0]["usd"]) * 1e9)
