@@ -8,7 +8,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # MkDocs' environment needs a Python that can make one; the script itself takes any
 DOCS = "$(PYTHON)" deploy/docs
 
-.PHONY: run docs stack test lint bench money-test lock sbom audit image compose-test clean
+.PHONY: run docs stack screenshots test lint bench money-test lock sbom audit image compose-test clean
 
 run: .venv/run
 	@mkdir -p .cache && { nice $(DOCS) >.cache/docs.log 2>&1 </dev/null & }  # for /docs/; the start does not wait for it
@@ -21,6 +21,10 @@ docs:
 # PostgreSQL, Redis, two workers, Celery, Prometheus, and Temporal where it is, without containers
 stack: .venv/run
 	@"$(PYTHON)" deploy/stack
+
+# the pictures in docs/images/, anew; needs chromium
+screenshots: .venv/dev
+	$(BIN)/python deploy/screenshots
 
 test: .venv/dev
 	$(BIN)/pytest
