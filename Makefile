@@ -60,6 +60,7 @@ sbom: .venv/run
 # known vulnerabilities of what is locked; asks a service on the internet
 audit: .cache/audit/bin/pip-audit
 	.cache/audit/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+	.cache/audit/bin/pip-audit --requirement requirements-docs.lock --require-hashes --disable-pip
 
 # need a container engine, and say so where there is none
 image:

@@ -22,6 +22,7 @@ import pytest
 from tests.support.gateway import ROOT, Gateway, environment, free_port
 
 DOCS = ROOT / "docs"
+NODE = ROOT / "tests" / "agents" / "node"
 PAGES = {
     page.stem: page
     for page in [
@@ -147,6 +148,20 @@ def test_the_programs_run(hub: Running, tmp_path: Path) -> None:
         timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
+@pytest.mark.skipif(not (NODE / "node_modules").exists(), reason="npm ci --prefix tests/agents/node was not run")
+def test_the_programs_for_node_run(hub: Running) -> None:
+    found = [one.text for page in PAGES.values() for one in blocks(page) if one.language == "js"]
+    assert found
+    for text in found:
+        done = subprocess.run(
+            ["node", "--input-type=module", "-"], input=text, env=reader(hub), cwd=NODE, capture_output=True,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "[sandbox]" in done.stdout
 
 
 def test_the_examples_are_found() -> None:

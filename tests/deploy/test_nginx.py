@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.certificate import write_certificate
 from tests.support.gateway import ROOT, Gateway, free_port
-from tests.support.load import Load
+from tests.support.load import Load, logged
 from tests.support.upstream import Reply, Upstream
 
 SAMPLE = ROOT / "deploy/nginx/tokenhub.conf"
@@ -131,7 +131,7 @@ def test_sigterm_and_start_amid_traffic_cut_no_answer_and_lose_none_from_the_log
     load.run(restart)
     assert load.failed == []
     assert len(upstream.requests) - begun == len(load.answered)
-    Gateway.wait_until(lambda: load.is_logged(gateway), seconds=30)
+    Gateway.wait_until(lambda: load.is_logged(logged(gateway)), seconds=30)
 
 
 def test_sighup_amid_traffic_is_not_noticed_behind_nginx(front: str, gateway: Gateway, upstream: Upstream) -> None:
@@ -148,4 +148,4 @@ def test_sighup_amid_traffic_is_not_noticed_behind_nginx(front: str, gateway: Ga
 
     load.run(renew)
     assert (load.failed, load.refused) == ([], [])
-    Gateway.wait_until(lambda: load.is_logged(gateway), seconds=30)
+    Gateway.wait_until(lambda: load.is_logged(logged(gateway)), seconds=30)

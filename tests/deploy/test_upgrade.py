@@ -4,6 +4,7 @@ the earlier version serves, `migrate` of this one neither fails a request nor lo
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import signal
 import sqlite3
@@ -13,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
-from tests.support.gateway import ROOT, Gateway, environment, run_manage
-from tests.support.load import Load
+from tests.support import postgres
+from tests.support.gateway import KEY, ROOT, Gateway, environment, run_manage
+from tests.support.load import Load, logged
 from tests.support.upstream import Reply, Upstream
 
 DUMP = next((ROOT / "tests/fixtures/upgrade").glob("*.sql.gz"))
@@ -83,23 +86,20 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_migrate_under_load_fails_no_request_and_loses_none(earlier: Path, upstream: Upstream, tmp_path: Path) -> None:
+def upgraded_under_load(earlier: Path, fresh: Gateway, upstream: Upstream, log: Path) -> Load:
+    """The earlier version serves, `migrate` of this one runs, the earlier one goes on, ends, and this one serves."""
     upstream.default = Reply(words=5, interval=0.01)
-    folder = restored(tmp_path / "data", upstream)
-    fresh = on(folder)
-    with (tmp_path / "earlier.log").open("wb") as log:
+    with log.open("wb") as told:
         old = subprocess.Popen(
             [sys.executable, "manage.py", "serve", "--listen", f"127.0.0.1:{fresh.port}", "--workers", "2"],
-            cwd=earlier, env=environment(folder), stdout=log, stderr=log, start_new_session=True,
+            cwd=earlier, env=environment(fresh.folder, fresh.env), stdout=told, stderr=told, start_new_session=True,
         )  # fmt: skip
     load = Load(fresh.base, fresh.headers())
     begun = len(upstream.requests)
 
     def upgrade() -> None:
         load.more(100)
-        run_manage("migrate", "--verbosity", "0", folder=folder)
+        run_manage("migrate", "--verbosity", "0", folder=fresh.folder, env=fresh.env)
         load.more(100)  # the earlier version on the tables of this one
         old.send_signal(signal.SIGTERM)
         assert old.wait(timeout=45) == 0
@@ -108,15 +108,62 @@ def test_migrate_under_load_fails_no_request_and_loses_none(earlier: Path, upstr
 
     try:
         Gateway.wait_until(lambda: old.poll() is not None or answers(fresh), seconds=60)
-        assert old.poll() is None, (tmp_path / "earlier.log").read_text()
+        assert old.poll() is None, log.read_text()
         load.run(upgrade)
-        assert load.failed == []
-        assert len(upstream.requests) - begun == len(load.answered)  # what was refused was not begun either
-        Gateway.wait_until(lambda: load.is_logged(fresh), seconds=30)
     finally:
-        fresh.stop()
         if old.poll() is None:
             os.killpg(old.pid, signal.SIGKILL)
             old.wait(timeout=20)
+    assert load.failed == []
+    assert len(upstream.requests) - begun == len(load.answered)  # what was refused was not begun either
+    return load
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_migrate_under_load_fails_no_request_and_loses_none(earlier: Path, upstream: Upstream, tmp_path: Path) -> None:
+    fresh = on(restored(tmp_path / "data", upstream))
+    try:
+        load = upgraded_under_load(earlier, fresh, upstream, tmp_path / "earlier.log")
+        Gateway.wait_until(lambda: load.is_logged(logged(fresh)), seconds=30)
+    finally:
+        fresh.stop()
     costs = fresh.query("SELECT sum(cost_usd) AS usd FROM telemetry_requestlog")
     assert spent(fresh) == round(float(costs[0]["usd"]) * 1e9)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
+def test_the_same_on_postgresql_where_the_log_becomes_partitioned(
+    earlier: Path, upstream: Upstream, tmp_path: Path
+) -> None:
+    with postgres.Postgres() as database:
+        env = {"TOKENHUB_DATABASE_URL": database.url}
+        rows = {
+            "providers": [{"id": "acme", "type": "openai", "base_url": upstream.url}],
+            "models": [{"id": "m", "provider_id": "acme", "input_per_1k": "0.001", "output_per_1k": "0.002"}],
+            "keys": [{"key": KEY}],
+            "budgets": [{"of_key": KEY, "amount_usd": "25"}],
+        }
+        for command in (["manage.py", "migrate", "--verbosity", "0"], ["tests/support/configure.py"]):
+            subprocess.run(
+                [sys.executable, *command], cwd=earlier, env=environment(tmp_path, env), input=json.dumps(rows),
+                text=True, capture_output=True, timeout=100, check=True,
+            )  # fmt: skip
+        fresh = Gateway(tmp_path / "none", keys=())
+        fresh.folder, fresh.env = tmp_path, env
+        try:
+            load = upgraded_under_load(earlier, fresh, upstream, tmp_path / "earlier.log")
+            with psycopg.connect(database.url, autocommit=True) as connection:
+
+                def found() -> list[str]:
+                    return [row[0] for row in connection.execute("SELECT request_id::text FROM telemetry_requestlog")]
+
+                Gateway.wait_until(lambda: load.is_logged(found()), seconds=30)
+        finally:
+            fresh.stop()
+        with psycopg.connect(database.url) as connection:
+            (cost,) = connection.execute("SELECT sum(cost_usd) FROM telemetry_requestlog").fetchone() or (0,)
+            (settled,) = connection.execute("SELECT settled_nano FROM keys_budgetperiod").fetchone() or (0,)
+        assert settled == round(cost * 10**9)
