@@ -63,7 +63,7 @@ def _banner(listen: str) -> str:
     else:
         link = login.link_url(login.new_link(), listen=listen)
         lines += ["  Log in      (once, within ten minutes; then set a password)", f"    {link}"]
-    lines.append("")
+    lines += [f"  Docs        {base}/docs/", ""]
     if ClientKey.objects.exists():
         lines += ["  Client key  made on an earlier run; `manage.py keys create NAME` makes another.", ""]
         return "\n".join(lines)
