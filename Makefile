@@ -5,10 +5,26 @@ PYTHON ?= $(shell for one in /usr/bin/python3 python3 python3.13 python3.12 pyth
 BIN := .venv/bin
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: run test lint bench money-test lock sbom audit image compose-test clean
+# MkDocs' environment needs a Python that can make one; the script itself takes any
+DOCS = "$(PYTHON)" deploy/docs
+
+.PHONY: run docs stack screenshots test lint bench money-test lock sbom audit image compose-test clean
 
 run: .venv/run
+	@mkdir -p .cache && { nice $(DOCS) >.cache/docs.log 2>&1 </dev/null & }  # for /docs/; the start does not wait for it
 	@TOKENHUB_ENV=development $(BIN)/python manage.py quickstart
+
+# into site/, which a running server shows at /docs/
+docs:
+	@$(DOCS)
+
+# PostgreSQL, Redis, two workers, Celery, Prometheus, and Temporal where it is, without containers
+stack: .venv/run
+	@"$(PYTHON)" deploy/stack
+
+# the pictures in docs/images/, anew; needs chromium
+screenshots: .venv/dev
+	$(BIN)/python deploy/screenshots
 
 test: .venv/dev
 	$(BIN)/pytest
@@ -34,6 +50,7 @@ money-test: .venv/dev
 lock:
 	uv pip compile --quiet --no-annotate --no-header --generate-hashes --universal --python-version 3.11 pyproject.toml -o requirements.lock
 	uv pip compile --quiet --no-annotate --no-header --generate-hashes --universal --python-version 3.11 --group dev pyproject.toml -o requirements-dev.lock
+	uv pip compile --quiet --no-annotate --no-header --generate-hashes --universal --python-version 3.11 --group docs -o requirements-docs.lock
 
 # what TokenHub is made of (CycloneDX), from the lock file
 sbom: .venv/run
@@ -43,6 +60,7 @@ sbom: .venv/run
 # known vulnerabilities of what is locked; asks a service on the internet
 audit: .cache/audit/bin/pip-audit
 	.cache/audit/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+	.cache/audit/bin/pip-audit --requirement requirements-docs.lock --require-hashes --disable-pip
 
 # need a container engine, and say so where there is none
 image:
@@ -52,7 +70,7 @@ compose-test:
 	@deploy/compose-test
 
 clean:
-	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/run: requirements.lock
 	@deploy/venv "$(PYTHON)" requirements.lock

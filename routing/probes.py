@@ -16,10 +16,11 @@ from providers.models import CredentialStore, Provider, ProviderType
 from providers.outcomes import ErrorClass, classify_failure
 from providers.types import TYPES, health_url, models_url
 from routing.health import Health
+from routing.health_store import HealthStore
 from telemetry.logs import EventLogger
 from vault.errors import Damaged, VaultLocked
 from vault.keyring import KEYRING, SealedCredential
-from vault.services import sealed_credentials
+from vault.services import open_from_environment, sealed_credentials
 
 log = EventLogger(__name__)
 LIMIT_SECONDS: Final = 10.0
@@ -187,6 +188,20 @@ async def round_alone(subjects: Iterable[Subject]) -> list[Finding]:
     finally:
         await door.close()
     return findings
+
+
+def probe_in_no_server() -> tuple[list[Finding], HealthStore]:
+    """A round in a process of its own, which opens the vault by its own password. Its findings count for running
+    servers, too. Raises DatabaseError."""
+    open_from_environment()
+    health = Health()
+    store = HealthStore(health)
+    store.load()
+    findings = asyncio.run(round_alone(load_subjects()))
+    for finding in findings:
+        note(health, finding)
+    store.sync()
+    return findings, store
 
 
 class Prober:

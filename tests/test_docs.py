@@ -1,4 +1,4 @@
-"""The documentation is complete and leads nowhere empty: settings, error codes, commands, links."""
+"""The documentation is complete and leads nowhere empty: settings, error codes, commands, endpoints, scopes, links."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from urllib.parse import unquote
 import pytest
 from django.apps import apps
 
+from keys.models import Scope
 from routing.errors import CODES
 from telemetry.events import EVENTS, GAP
 from telemetry.webhooks import EVENTS as WEBHOOKS
+from tokenhub import asgi
+from tokenhub.reference import PAGES as MADE
 from tokenhub.settings import ENV
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,14 +60,14 @@ def commands() -> list[str]:
     return sorted(file.stem for file in files if not file.stem.startswith("_"))
 
 
-CONFIGURATION = table(DOCS / "operations" / "configuration.md")
-MONITORING = table(DOCS / "operations" / "monitoring.md")
-ERRORS = table(DOCS / "user" / "errors.md")
+CONFIGURATION = table(DOCS / "reference" / "settings.md")
+MONITORING = table(DOCS / "admin" / "monitoring.md")
+ERRORS = table(DOCS / "reference" / "errors.md")
 
 
 @pytest.mark.parametrize("name", ENV.variables)
 def test_every_setting_is_explained_with_its_default(name: str) -> None:
-    assert name in CONFIGURATION, f"docs/operations/configuration.md has no row for {name}"
+    assert name in CONFIGURATION, f"docs/reference/settings.md has no row for {name}"
     default = ENV.variables[name].default or "empty"
     assert CONFIGURATION[name][0].replace("`", "") == default
 
@@ -76,13 +79,13 @@ def test_no_setting_is_explained_that_does_not_exist() -> None:
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_error_code_is_explained_with_its_status(code: str) -> None:
-    assert code in ERRORS, f"docs/user/errors.md has no row for {code}"
+    assert code in ERRORS, f"docs/reference/errors.md has no row for {code}"
     assert str(CODES[code][0]) in ERRORS[code][0]
 
 
 @pytest.mark.parametrize("name", [*EVENTS, GAP])
 def test_every_event_is_explained(name: str) -> None:
-    assert name in MONITORING, f"docs/operations/monitoring.md has no row for {name}"
+    assert name in MONITORING, f"docs/admin/monitoring.md has no row for {name}"
     for_webhooks = "yes" if name in WEBHOOKS else "no"
     assert name == GAP or MONITORING[name][-1].startswith(for_webhooks)
 
@@ -92,6 +95,27 @@ def test_every_command_is_mentioned() -> None:
     missing = [name for name in commands() if not re.search(rf"manage\.py {name}\b", text)]
     assert commands()
     assert missing == []
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_made_from_the_code_is_as_the_code_is(name: str) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8") == MADE[name](), "run manage.py docs_reference"
+
+
+@pytest.mark.parametrize("path", [path for path in asgi.ROUTES if not path.startswith("/admin/")])
+def test_every_endpoint_is_listed(path: str) -> None:
+    listed = {name.partition(" ")[2] for name in table(DOCS / "reference" / "api.md")}
+    assert path in listed, f"docs/reference/api.md has no row for {path}"
+
+
+def test_no_endpoint_is_listed_that_does_not_exist() -> None:
+    listed = {name.partition(" ")[2] for name in table(DOCS / "reference" / "api.md") if "/" in name}
+    assert {name.removesuffix("/{id}") for name in listed} - {*asgi.ROUTES, "/docs/"} == set()
+
+
+@pytest.mark.parametrize("scope", Scope.values)
+def test_every_scope_is_explained(scope: str) -> None:
+    assert scope in table(DOCS / "user" / "authentication.md")
 
 
 def test_the_example_of_a_dialect_is_the_code() -> None:
@@ -113,10 +137,10 @@ def test_every_relative_link_leads_to_a_file() -> None:
 
 
 def test_every_page_can_be_reached_from_the_index() -> None:
-    found, waiting = set[Path](), [DOCS / "README.md"]
+    found, waiting, every = set[Path](), [DOCS / "README.md"], list(links())
     while waiting:
         here = waiting.pop()
         found.add(here)
-        there = {(page.parent / link.partition("#")[0]).resolve() for page, link in links() if page == here}
+        there = {(page.parent / link.partition("#")[0]).resolve() for page, link in every if page == here}
         waiting += [page for page in PAGES if page in there and page not in found]
     assert [str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if page not in found] == []

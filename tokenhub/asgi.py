@@ -17,6 +17,7 @@ from django.core.asgi import get_asgi_application  # noqa: E402
 _django = get_asgi_application()
 
 from channels.routing import ProtocolTypeRouter  # noqa: E402  apps first
+from django.conf import settings  # noqa: E402
 
 from orchestration.consumers import Plans  # noqa: E402
 from orchestration.consumers_runs import PlanRuns  # noqa: E402
@@ -29,6 +30,7 @@ from routing.consumers_models import Models, NotFound  # noqa: E402
 from routing.runtime import runtime  # noqa: E402
 from telemetry import audit  # noqa: E402
 from tokenhub import health  # noqa: E402
+from tokenhub.docs_site import DocsSite  # noqa: E402
 from tokenhub.event_stream import EventStream  # noqa: E402
 
 audit.serve()
@@ -50,6 +52,7 @@ ROUTES: dict[str, Any] = {
     "/metrics": health.metrics,
     "/admin/v1/events": EventStream(_django),
 }
+_docs = DocsSite(settings.BASE_DIR / "site")
 _everything_else = ProtocolTypeRouter({"http": _django})
 
 
@@ -66,6 +69,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
                 route = _models
             elif path.startswith("/v1/plan/") and len(path) > len("/v1/plan/"):
                 route = _plan_runs
+        elif path.startswith("/docs/") or path == "/docs":
+            route = _docs
         else:
             route = _everything_else
     await route(scope, receive, send)

@@ -3,7 +3,6 @@ each says in a sentence what came of it. Synchronous Django; raises DatabaseErro
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -13,9 +12,7 @@ from django.utils import timezone
 from keys.services import tell_due
 from orchestration import store
 from routing import catalogue, idempotency_store, learning_store
-from routing.health import Health
-from routing.health_store import HealthStore
-from routing.probes import load_subjects, note, round_alone
+from routing.probes import load_subjects, probe_in_no_server
 from routing.runtime import journal_folder, serving
 from telemetry import captures, ingest, retention
 from telemetry import webhooks as telemetry_webhooks
@@ -23,7 +20,6 @@ from telemetry.journal import segments
 from telemetry.models import JournalSegment
 from telemetry.tsdb import upkeep
 from tokenhub import login
-from vault.services import open_from_environment
 
 
 # -- probes ----------------------------------------------------------------------------------------------------------
@@ -33,14 +29,7 @@ def probe_providers() -> str:
     if (worker := serving()) is not None:
         findings = worker.probe(load_subjects())
     else:
-        open_from_environment()
-        health = Health()
-        shared = HealthStore(health)
-        shared.load()
-        findings = asyncio.run(round_alone(load_subjects()))
-        for finding in findings:
-            note(health, finding)
-        shared.sync()
+        findings, _ = probe_in_no_server()
     skipped = [one for one in findings if one.skipped]
     dead = [one.provider_id for one in findings if one.error is not None]
     told = [f"{len(findings) - len(skipped)} providers asked"]

@@ -182,7 +182,7 @@ def test_a_host_that_is_not_ours_gets_an_error_of_the_same_shape(api: Api) -> No
 
 
 def test_every_code_is_documented_with_its_status() -> None:
-    rows = table(DOCS / "operations" / "admin-api.md")
+    rows = table(DOCS / "reference" / "admin-api.md")
     for code, (status, kind) in CODES.items():
         assert rows[code][0] == str(status)
         assert CLIENT_CODES.get(code, (status, kind)) == (status, kind), "one code means one thing"
@@ -254,7 +254,7 @@ def test_a_value_of_another_type_is_not_guessed_at(
 
 
 def test_every_endpoint_is_explained_in_the_documentation() -> None:
-    text = (DOCS / "operations" / "admin-api.md").read_text()
+    text = (DOCS / "reference" / "admin-api.md").read_text()
     for one in urlpatterns:
         path = "/" + str(one.pattern).replace("<path:id>", "{id}").replace("<str:id>", "{id}")
         named = {path} | {path.replace("{id}", name) for name in ("{name}", "{request_id}")}

@@ -1,10 +1,13 @@
-"""The sample for nginx: it is valid, and a stream passes through it event by event."""
+"""The sample for nginx: it is valid, a stream passes through it event by event, and behind it the server can be ended
+and started again amid traffic."""
 
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,6 +15,7 @@ import pytest
 
 from tests.support.certificate import write_certificate
 from tests.support.gateway import ROOT, Gateway, free_port
+from tests.support.load import Load, logged
 from tests.support.upstream import Reply, Upstream
 
 SAMPLE = ROOT / "deploy/nginx/tokenhub.conf"
@@ -49,37 +53,99 @@ def configuration(folder: Path, *, port: int, server_port: int) -> Path:
     return path
 
 
-@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed (Debian: apt-get install nginx-light)")
-def test_a_stream_passes_event_by_event_and_metrics_stay_inside(tmp_path: Path) -> None:
-    port = free_port()
-    with Upstream() as upstream:
-        upstream.default = Reply(words=20, interval=0.1)
-        provider = {"id": "p", "type": "openai", "base_url": upstream.url}
-        with Gateway(
-            tmp_path / "data",
-            providers=[provider],
-            models=[{"id": "m", "provider_id": "p"}],
-            env={"TOKENHUB_TRUSTED_PROXIES": "127.0.0.1"},
-        ) as gateway:
-            path = configuration(tmp_path, port=port, server_port=gateway.port)
-            proxy = subprocess.Popen(["nginx", "-c", str(path), "-e", str(tmp_path / "error.log")])
-            try:
-                with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False, timeout=30) as client:  # noqa: S501  our own certificate
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as server:
+        yield server
 
-                    def answers() -> bool:
-                        assert proxy.poll() is None, (tmp_path / "error.log").read_text()
-                        try:
-                            return client.get("/readyz").status_code == 200
-                        except httpx.TransportError:
-                            return False
 
-                    Gateway.wait_until(answers, seconds=30)
-                    assert client.get("/metrics").status_code == 403
-                    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-                    with client.stream("POST", "/v1/chat/completions", json=body, headers=gateway.headers()) as answer:
-                        moments = [time.monotonic() for line in answer.iter_lines() if line.startswith("data:")]
-                    assert len(moments) > 20
-                    assert moments[-1] - moments[0] > 1  # of two seconds; a proxy that collects gives all at once
-            finally:
-                proxy.terminate()
-                proxy.wait(timeout=20)
+@pytest.fixture(scope="module")
+def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with Gateway(
+        tmp_path_factory.mktemp("behind") / "data",
+        providers=[{"id": "p", "type": "openai", "base_url": upstream.url}],
+        models=[{"id": "m", "provider_id": "p"}],
+        workers=2,
+        env={"TOKENHUB_TRUSTED_PROXIES": "127.0.0.1"},
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def front(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of nginx before the gateway."""
+    if not shutil.which("nginx"):
+        pytest.skip("nginx is not installed (Debian: apt-get install nginx-light)")
+    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
+    path = configuration(folder, port=port, server_port=gateway.port)
+    proxy = subprocess.Popen(["nginx", "-c", str(path), "-e", str(folder / "error.log")])
+    base = f"https://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert proxy.poll() is None, (folder / "error.log").read_text()
+        try:
+            return httpx.get(f"{base}/readyz", verify=False, timeout=30).status_code == 200  # noqa: S501  our own certificate
+        except httpx.TransportError:
+            return False
+
+    try:
+        Gateway.wait_until(answers, seconds=30)
+        yield base
+    finally:
+        proxy.terminate()
+        proxy.wait(timeout=20)
+
+
+def test_a_stream_passes_event_by_event_and_metrics_stay_inside(
+    front: str, gateway: Gateway, upstream: Upstream
+) -> None:
+    upstream.default = Reply(words=20, interval=0.1)
+    with httpx.Client(base_url=front, verify=False, timeout=30) as client:  # noqa: S501  our own certificate
+        assert client.get("/metrics").status_code == 403
+        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        with client.stream("POST", "/v1/chat/completions", json=body, headers=gateway.headers()) as answer:
+            moments = [time.monotonic() for line in answer.iter_lines() if line.startswith("data:")]
+    assert len(moments) > 20
+    assert moments[-1] - moments[0] > 1  # of two seconds; a proxy that collects gives all at once
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_sigterm_and_start_amid_traffic_cut_no_answer_and_lose_none_from_the_log(
+    front: str, gateway: Gateway, upstream: Upstream, rounds: int
+) -> None:
+    """While nobody serves, nginx refuses; what it refused was not begun."""
+    upstream.default = Reply(words=5, interval=0.01)
+    load = Load(front, gateway.headers())
+    begun = len(upstream.requests)
+
+    def restart() -> None:
+        for _ in range(rounds):
+            load.more(40)
+            process = gateway.process
+            assert process is not None
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=45) == 0
+            gateway.start()
+        load.more(40)
+
+    load.run(restart)
+    assert load.failed == []
+    assert len(upstream.requests) - begun == len(load.answered)
+    Gateway.wait_until(lambda: load.is_logged(logged(gateway)), seconds=30)
+
+
+def test_sighup_amid_traffic_is_not_noticed_behind_nginx(front: str, gateway: Gateway, upstream: Upstream) -> None:
+    upstream.default = Reply(words=5, interval=0.01)
+    load = Load(front, gateway.headers())
+
+    def renew() -> None:
+        load.more(20)
+        renewed = gateway.log().count('"workers_renewed"')
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGHUP)
+        Gateway.wait_until(lambda: gateway.log().count('"workers_renewed"') > renewed, seconds=60)
+        load.more(20)
+
+    load.run(renew)
+    assert (load.failed, load.refused) == ([], [])
+    Gateway.wait_until(lambda: load.is_logged(logged(gateway)), seconds=30)

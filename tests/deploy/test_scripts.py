@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import ROOT, Gateway, environment, free_port
+from tests.support.gateway import HTTP, ROOT, Gateway, environment, free_port
 
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
 
@@ -46,11 +46,12 @@ def run(*command: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedPr
 
 def test_the_dockerfile_calls_the_scripts_that_are_tested_here_and_is_not_root() -> None:
     assert "RUN deploy/venv python3 requirements.lock" in DOCKERFILE
+    assert "RUN deploy/docs " in DOCKERFILE
     assert re.search(r'^ENTRYPOINT \["deploy/start"\]$', DOCKERFILE, re.MULTILINE)
     assert re.search(r'^HEALTHCHECK .*CMD \["deploy/healthy"\]$', DOCKERFILE, re.MULTILINE)
     assert re.search(r"^USER (?!0\b|root\b)\d+:\d+$", DOCKERFILE, re.MULTILINE)
     assert DOCKERFILE.count("\nFROM ") == 2
-    for name in ("venv", "start", "healthy"):
+    for name in ("venv", "docs", "start", "healthy"):
         assert os.access(ROOT / "deploy" / name, os.X_OK)
 
 
@@ -58,6 +59,8 @@ def test_the_image_starts_is_healthy_ends_and_writes_nothing_beside_its_data(tmp
     copy = context(tmp_path / "tokenhub")
     assert not {"tests", "data", ".git", ".env"} & {path.name for path in copy.iterdir()}
     (copy / ".venv").symlink_to(sys.prefix)
+    built = run("deploy/docs", cwd=copy, env=dict(os.environ))
+    assert built.returncode == 0, built.stderr
     before = contents(copy)
     variables = DOCKERFILE.partition("\nENV ")[2].partition("\nUSER ")[0]
     told = dict(re.findall(r"(TOKENHUB_[A-Z_]+|PYTHON[A-Z]+)=(\S+)", variables))
@@ -78,6 +81,8 @@ def test_the_image_starts_is_healthy_ends_and_writes_nothing_beside_its_data(tmp
         )
         assert server.poll() is None, (tmp_path / "log").read_text()
         assert run("deploy/healthy", "alive", cwd=copy, env=env).returncode == 0  # though it has no model
+        shown = HTTP.get(f"http://127.0.0.1:{port}/docs/quickstart/")
+        assert (shown.status_code, b"Quick start" in shown.content) == (200, True)
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=40) == 0
     finally:

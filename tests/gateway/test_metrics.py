@@ -228,11 +228,11 @@ def test_the_dashboard_has_its_rows_and_no_panel_over_another() -> None:
 # -- the documentation -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", SPECS)
 def test_every_metric_is_documented_with_its_labels(name: str) -> None:
-    rows = table(DOCS / "operations" / "monitoring.md")
-    assert name in rows, f"docs/operations/monitoring.md has no row for {name}"
+    rows = table(DOCS / "reference" / "metrics.md")
+    assert name in rows, f"docs/reference/metrics.md has no row for {name}"
     assert rows[name][0] == ", ".join(SPECS[name].labels)
 
 
 def test_no_metric_is_documented_that_does_not_exist() -> None:
-    text = (DOCS / "operations" / "monitoring.md").read_text()
+    text = (DOCS / "reference" / "metrics.md").read_text()
     assert {name for name in re.findall(r"`(tokenhub_[a-z_]+)`", text) if name not in SPECS} == set()

@@ -1,16 +1,19 @@
 """Fills a data folder's database from a description on standard input. Run as a process of its own, beside the server
-that reads it: `{"providers": [...], "models": [...], "aliases": [...], "profiles": [...], "keys": [...],
-"projects": [...], "budgets": [...], "prompts": [...], "delete_keys": [...]}`, rows by field name; a budget may say
-`of_key`."""
+that reads it; with `--many`, one that stays and takes a line for each: `{"env": …, "rows": …}`, answered by a line
+`{"code": …, "error": …}`, each done by a fork with that environment. A description: `{"providers": [...],
+"models": [...], "aliases": [...], "profiles": [...], "keys": [...], "projects": [...], "budgets": [...],
+"prompts": [...], "delete_keys": [...]}`, rows by field name; a budget may say `of_key`."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import tempfile
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tokenhub.settings")
@@ -19,6 +22,10 @@ import django
 
 django.setup()
 
+from django.conf import settings  # noqa: E402
+from django.db import connections  # noqa: E402
+from django.utils.functional import empty  # noqa: E402
+
 from keys.models import Budget, ClientKey, Project  # noqa: E402
 from orchestration.services import add_prompt  # noqa: E402
 from providers.models import Provider  # noqa: E402
@@ -26,8 +33,7 @@ from routing.models import Alias, AliasVariant, Model, RoutingProfile  # noqa: E
 from vault import services as vault  # noqa: E402
 
 
-def main() -> None:
-    wanted = json.load(sys.stdin)
+def main(wanted: dict[str, Any]) -> None:
     for row in wanted.get("providers", []):
         credential = row.pop("credential", None)
         row.setdefault("cred_store", "vault" if credential else "none")
@@ -63,5 +69,32 @@ def main() -> None:
         ClientKey.objects.filter(digest=sha256(key.encode()).hexdigest()).get().delete()
 
 
+def serve() -> None:
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        with tempfile.TemporaryFile("w+") as errors:
+            if not (child := os.fork()):
+                os.dup2(errors.fileno(), 2)
+                take(wanted["env"])
+                main(wanted["rows"])
+                return
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            errors.seek(0)
+            print(json.dumps({"code": code, "error": errors.read()}), flush=True)
+
+
+def take(env: dict[str, str]) -> None:
+    """Settings as a process has them that was started with that environment."""
+    os.environ.clear()
+    os.environ.update(env, DJANGO_SETTINGS_MODULE="tokenhub.settings")
+    del sys.modules["tokenhub.settings"]
+    settings._wrapped = empty
+    vars(connections).pop("settings", None)
+    connections.__init__()  # type: ignore[misc]  # those of before have the settings of before
+
+
 if __name__ == "__main__":
-    main()
+    if "--many" in sys.argv:
+        serve()
+    else:
+        main(json.load(sys.stdin))

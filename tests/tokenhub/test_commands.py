@@ -43,6 +43,7 @@ def test_quickstart_prints_a_login_link_a_key_and_a_curl_line_that_answers(tmp_p
     port = free_port()
     first = Quickstart(tmp_path, port)
     try:
+        assert '"audit"' not in first.output.partition("TokenHub is ready")[0]
         (key,) = set(re.findall(r"tokenhub_[0-9a-f]{64}", first.output))
         (link,) = re.findall(r"http://\S+/login-link/\S+", first.output)
         line = first.output[first.output.index("curl ") :].partition("\n\n")[0].replace("\\\n", " ")

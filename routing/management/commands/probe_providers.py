@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db.utils import DatabaseError
 
 from providers.models import Provider
-from routing.health import Health
-from routing.health_store import HealthStore, health_report
-from routing.probes import Finding, load_subjects, note, round_alone
-from vault.services import open_from_environment
+from routing.health_store import health_report
+from routing.probes import Finding, probe_in_no_server
 
 
 class Command(BaseCommand):
@@ -21,14 +18,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            open_from_environment()
-            health = Health()
-            store = HealthStore(health)
-            store.load()
-            findings = asyncio.run(round_alone(load_subjects()))
-            for finding in findings:
-                note(health, finding)
-            store.sync()
+            findings, store = probe_in_no_server()
             states = {one["provider_id"]: one["state"] for one in health_report(store=store)["providers"]}
             names = list(Provider.objects.filter(enabled=True).values_list("id", flat=True))
         except DatabaseError as problem:

@@ -100,9 +100,7 @@ def _where(url: str, key: str, listen: str, given: list[str]) -> tuple[str, int,
     elif url and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):
         problem = f"{url!r} is no address such as http://127.0.0.1:8080."
     elif url and not (key and listen and models):
-        problem = (
-            "A running gateway needs --key, --listen and at least one --model; see docs/operations/conformance.md."
-        )
+        problem = "A running gateway needs --key, --listen and at least one --model; see docs/admin/conformance.md."
     elif unknown := [name for name, id_ in models.items() if name not in {*DIALECTS, EMBEDDINGS} or not id_]:
         problem = f"--model {unknown[0]}: DIALECT=ID is needed, with one of {', '.join([*DIALECTS, EMBEDDINGS])}."
     if problem:

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand
 
 HEAD = """\
 # Every setting of TokenHub, made by `manage.py env_example`. Take the lines that you need;
-# docs/operations/configuration.md tells more. Each can also be read from a file: TOKENHUB_X_FILE=/path.
+# docs/reference/settings.md tells more. Each can also be read from a file: TOKENHUB_X_FILE=/path.
 """
 
 

