@@ -65,6 +65,10 @@ class ClientKeyQuerySet(models.QuerySet["ClientKey"]):
         rotating = self.filter(enabled=True, rotation_days__isnull=False)
         return [one for one in rotating if one.rotation_due_at is not None and one.rotation_due_at <= now]
 
+    def lasting(self) -> ClientKeyQuerySet:
+        """Those of applications: without the playground's."""
+        return self.filter(is_playground=False)
+
     def servable(self) -> ClientKeyQuerySet:
         """Keys that a request may name, disabled and expired ones too: they get an error of their own."""
         return self.only(
@@ -123,6 +127,8 @@ class ClientKey(Limited):
     old_digest = models.CharField(max_length=64, blank=True, db_index=True, editable=False)
     old_digest_until = models.DateTimeField(null=True, blank=True, editable=False)
     enabled = models.BooleanField(default=True)
+    is_playground = models.BooleanField(default=False, db_default=False, editable=False)
+    """Made by keys.playground, and dropped by it."""
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: it does not expire.")
     created_at = models.DateTimeField(auto_now_add=True, editable=False)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -132,6 +138,7 @@ class ClientKey(Limited):
     class Meta:
         ordering = ["-created_at"]
         verbose_name = "client key"
+        permissions = [("use_playground", "Can send requests from the playground")]
         constraints = [models.CheckConstraint(condition=~Q(name=""), name="clientkey_named")]
 
     def __str__(self) -> str:

@@ -79,7 +79,7 @@ class Info(View):
             "vault": state.initialized and not state.locked,
             "provider": real.exists(),
             "model": Model.objects.filter(enabled=True, provider__in=real).exists(),
-            "key": ClientKey.objects.filter(enabled=True).exists(),
+            "key": ClientKey.objects.lasting().filter(enabled=True).exists(),
             "request": RequestLog.objects.exists(),
         }
         return Response(

@@ -10,7 +10,7 @@ class TokenHubConfig(AppConfig):
     name = "tokenhub"
 
     def ready(self) -> None:
-        from keys import bank
+        from keys import bank, playground
         from keys.models import ClientKey
         from orchestration import store
         from providers.models import SECRET_PREFIX
@@ -29,7 +29,7 @@ class TokenHubConfig(AppConfig):
         secrets = LastUse(lambda entry: entry.provider, lambda key: Secret.objects.filter(name=SECRET_PREFIX + key))
         ingest.WATCHERS += [keys.note, secrets.note]
         ingest.SWEEPS.append(bank.sweep)
-        retention.PRUNERS += [prune_calls, captures.prune, store.prune, login.prune_sessions]
+        retention.PRUNERS += [prune_calls, captures.prune, store.prune, login.prune_sessions, playground.prune]
         captures.OPENERS[:] = [capture_key.opened]
         runtime.AT_START += [attend_credentials_file, attend_jobs]
 

@@ -9,6 +9,7 @@ from typing import Final
 from django.conf import settings
 from django.utils import timezone
 
+from keys import playground
 from keys.services import tell_due
 from orchestration import store
 from routing import catalogue, idempotency_store, learning_store
@@ -78,6 +79,7 @@ _WORDS: Final[dict[Callable[[], int], str]] = {
     telemetry_webhooks.prune: "deliveries of webhooks",
     store.prune: "runs of /v1/plan",
     login.prune_sessions: "sessions",
+    playground.prune: "keys of the playground",
     captures.prune: "captured requests",
     idempotency_store.prune: "answers kept for repeats",
 }

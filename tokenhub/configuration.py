@@ -15,6 +15,7 @@ from uuid import UUID
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Model as Row
+from django.db.models import QuerySet
 from django.db.utils import DataError, IntegrityError
 from django.utils.dateparse import parse_datetime
 from rest_framework import exceptions, serializers
@@ -43,14 +44,18 @@ VERSION: Final = 1
 @dataclass(frozen=True, slots=True)
 class Section:
     """A list of the document. `key`: what its rows are known by. `defaults`: an item is the whole row, and what it
-    leaves out has these values; none: it may be a part."""
+    leaves out has these values; none: it may be a part. `only`: what rows of the configuration have."""
 
     name: str
     model: type[Row]
     serializer: type[serializers.Serializer[Any]]
     key: tuple[str, ...] = ("id",)
     left_out: tuple[str, ...] = ()
+    only: Mapping[str, Any] | None = None
     defaults: Mapping[str, Any] | None = None
+
+    def rows(self) -> QuerySet[Row]:
+        return self.model._default_manager.filter(**(self.only or {})).order_by("pk")  # noqa: SLF001
 
     def shown(self, row: Row) -> dict[str, Any]:
         """What an import could set."""
@@ -114,7 +119,9 @@ SECTIONS: Final = (
     Section("aliases", Alias, AliasSerializer, key=("name",), defaults=_ALIAS),
     Section("profiles", RoutingProfile, ProfileSerializer, key=("name",)),
     Section("projects", Project, ProjectSerializer, key=("name",), left_out=("monthly_budget_usd",)),
-    _ByUUID("apikeys", ClientKey, KeySettingsSerializer, left_out=("monthly_budget_usd",)),
+    _ByUUID(
+        "apikeys", ClientKey, KeySettingsSerializer, left_out=("monthly_budget_usd",), only={"is_playground": False}
+    ),
     _ByUUID("webhooks", Webhook, WebhookSettingsSerializer),
 )
 _SINGLE: Final = ("routing_config", "budget")
@@ -151,10 +158,7 @@ class Refused(Exception):
 @transaction.atomic
 def export() -> dict[str, Any]:
     """Of one moment. Raises DatabaseError."""
-    lists = {
-        section.name: [section.shown(row) for row in section.model._default_manager.order_by("pk")]  # noqa: SLF001
-        for section in SECTIONS
-    }
+    lists = {section.name: [section.shown(row) for row in section.rows()] for section in SECTIONS}
     return {"version": VERSION, **lists, "routing_config": _routing_config(), "budget": _budget()}
 
 

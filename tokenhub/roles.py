@@ -35,6 +35,7 @@ OPERATED: Final = (
 )  # fmt: skip
 KEPT: Final = ("keys.clientkey", "keys.project", "keys.budget")
 ADMINISTER: Final = "tokenhub.administer"
+PLAY: Final = "keys.use_playground"
 
 
 def _may(verbs: Iterable[str], models: Iterable[str]) -> frozenset[str]:
@@ -42,8 +43,8 @@ def _may(verbs: Iterable[str], models: Iterable[str]) -> frozenset[str]:
 
 
 _VIEWER: Final = _may(("view",), VIEWED)
-_OPERATOR: Final = _VIEWER | _may(_VERBS, OPERATED)
-_KEY_MANAGER: Final = _VIEWER | _may(_VERBS, KEPT)
+_OPERATOR: Final = _VIEWER | _may(_VERBS, OPERATED) | {PLAY}
+_KEY_MANAGER: Final = _VIEWER | _may(_VERBS, KEPT) | {PLAY}
 ROLES: Final = {
     "Viewer": _VIEWER,
     "Operator": _OPERATOR,

@@ -45,7 +45,7 @@ def steps(request: HttpRequest) -> list[Step]:
     real = Provider.objects.filter(enabled=True).exclude(type=ProviderType.SANDBOX)
     providers = list(real.values_list("id", flat=True)[:4])
     models = Model.objects.filter(enabled=True, provider__in=real).count()
-    key = ClientKey.objects.filter(enabled=True).only("name").first()
+    key = ClientKey.objects.lasting().filter(enabled=True).only("name").first()
     found: list[tuple[str, str, str, bool, str]] = [
         (
             "vault", "Open the vault", "It keeps the providers' credentials encrypted.",

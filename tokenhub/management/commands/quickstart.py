@@ -64,7 +64,7 @@ def _banner(listen: str) -> str:
         link = login.link_url(login.new_link(), listen=listen)
         lines += ["  Log in      (once, within ten minutes; then set a password)", f"    {link}"]
     lines += [f"  Docs        {base}/docs/", ""]
-    if ClientKey.objects.exists():
+    if ClientKey.objects.lasting().exists():
         lines += ["  Client key  made on an earlier run; `manage.py keys create NAME` makes another.", ""]
         return "\n".join(lines)
     issued = keys.issue(name="first key", owner=login.ADMIN_NAME)
