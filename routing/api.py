@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -47,8 +47,8 @@ from routing.serializers import (
     TakeSerializer,
     TargetSerializer,
 )
-from routing.snapshot import Target
-from routing.snapshot_build import build_snapshot
+from routing.snapshot import Snapshot, Target
+from routing.snapshot_build import build_snapshot, config_version
 from tokenhub import apikit as kit
 from tokenhub.apikit import Paging, Records, View, body_of, expect, invalid, page_of, paged, rights, tagged
 from vault.keyring import KEYRING
@@ -212,7 +212,7 @@ class Profiles(Records[RoutingProfile]):
 
 
 # -- what the router knows and would do ----------------------------------------------------------------------------
-def _own_store() -> HealthStore | None:
+def own_store() -> HealthStore | None:
     """Of this process, if it is a worker. A look: `runtime()` would make what it does not find."""
     held = plane._RUNTIME  # noqa: SLF001
     return held.shared_health if held is not None and held.ready else None
@@ -220,11 +220,20 @@ def _own_store() -> HealthStore | None:
 
 def live_health() -> Health:
     """A copy of what all workers know: the data plane's own belongs to its event loop. Raises DatabaseError."""
-    if (store := _own_store()) is not None:
+    if (store := own_store()) is not None:
         store.save()
     health = Health()
     HealthStore(health).load()
     return health
+
+
+def live_snapshot() -> Snapshot:
+    """The one that this process routes by, where it is a worker and up to date; else one is built, by a dozen queries.
+    Raises DatabaseError."""
+    held = plane.serving()
+    if held is not None and time() < held.snapshot.stale_at and held.snapshot.version == config_version():
+        return held.snapshot
+    return build_snapshot()
 
 
 class Simulate(View):
@@ -238,7 +247,7 @@ class Simulate(View):
         try:
             result = simulation.simulate(
                 simulation.Question(**serializer.validated_data),
-                build_snapshot(),
+                live_snapshot(),
                 live_health(),
                 vault_open=KEYRING.is_open,
                 now=monotonic(),
@@ -334,4 +343,4 @@ class HealthReport(View):
     @extend_schema(responses=HealthSerializer)
     def get(self, request: Request) -> Response:
         """Health of the enabled providers and their models, as all workers know it."""
-        return Response(health_report(store=_own_store()))
+        return Response(health_report(store=own_store()))

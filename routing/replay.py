@@ -7,7 +7,7 @@ whoever answered after it. Its cost is that of the whole request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -26,6 +26,8 @@ RANDOM: Final = "random"
 MODEL_PREFIX: Final = "model:"
 MAX_ROWS: Final = 50_000
 CHUNK: Final = 1_000
+COUNTED: Final = 100_000
+"""Requests that cannot tell are counted so far."""
 CLIP: Final = 50.0
 FEW_ROWS: Final = 100
 MUCH_UNSUPPORTED: Final = 0.05
@@ -57,17 +59,38 @@ def replay(
 ) -> Replay:
     """`policy`: a mode but `thompson`, `model:ID`, `random`, or `logged` as it was. The newest requests count. Raises
     ApiError for a policy that there is not."""
-    target = _target(policy, profiles)
+    return replays([policy], profiles, since=since, until=until, max_rows=max_rows)[0]
+
+
+def replays(
+    policies: Sequence[str],
+    profiles: Mapping[str, Profile],
+    *,
+    since: datetime,
+    until: datetime,
+    max_rows: int = MAX_ROWS,
+) -> list[Replay]:
+    """Several policies on the same requests, which are read once. Raises ApiError."""
+    targets = [_target(policy, profiles) for policy in policies]
     rows = RequestLog.objects.filter(mode=MODE, created_at__gte=since, created_at__lt=until).order_by("-created_at")
-    others = RequestLog.objects.filter(created_at__gte=since, created_at__lt=until).exclude(mode=MODE)
-    left_out = {"decided without chance": others.count(), "chosen with certainty": 0, "reward not known": 0}
+    others = RequestLog.objects.filter(created_at__gte=since, created_at__lt=until).exclude(mode=MODE).order_by()
+    left_out = {
+        "decided without chance": others[:COUNTED].count(), "chosen with certainty": 0, "reward not known": 0
+    }  # fmt: skip
     choices = _choices(rows, profiles[MODE], left_out, max_rows)
     left_out = {why: count for why, count in left_out.items() if count}
     if not choices:
-        return Replay(policy, None, left_out, (_NOTHING,))
+        return [Replay(policy, None, left_out, (_NOTHING,)) for policy in policies]
     by_row = {id(one.logged): one for one in choices}
-    report = evaluate([one.logged for one in choices], lambda row: target(by_row[id(row)]), clip=CLIP)
-    return Replay(policy, report, left_out, _warnings(report))
+    found = []
+    for policy, target in zip(policies, targets, strict=True):
+        report = evaluate([one.logged for one in choices], _of_row(target, by_row), clip=CLIP)
+        found.append(Replay(policy, report, left_out, _warnings(report)))
+    return found
+
+
+def _of_row(target: Policy, by_row: Mapping[int, Choice]) -> Callable[[Logged], Mapping[str, float] | str]:
+    return lambda row: target(by_row[id(row)])
 
 
 _NOTHING: Final = (

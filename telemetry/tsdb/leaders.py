@@ -1,0 +1,118 @@
+"""How models do beside one another over a window up to now: one query of the time series for all their measures. Its
+cost grows with the series and the spans, and never with the requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from django.db import connection
+
+from telemetry.sketch import merged, percentile
+from telemetry.tsdb.metrics import NANO
+from telemetry.tsdb.models import Sample, Series, SeriesUnrolled, Span
+from telemetry.tsdb.overview import cover
+from telemetry.tsdb.query import Piece
+from telemetry.tsdb.store import levels, table_of
+
+_SUMS: Final = (
+    "requests", "errors", "cost_nano_sum", "cost_nano_count", "input_tokens_sum", "output_tokens_sum",
+    "reward_nano_sum", "reward_nano_count",
+)  # fmt: skip
+_SKETCHES: Final = ("latency_ms_sketch", "time_to_first_chunk_ms_sketch")
+
+
+@dataclass(slots=True)
+class Leader:
+    """A model's figures. A mean or percentile is None where nothing was measured."""
+
+    model_id: str
+    provider_id: str
+    sums: list[int] = field(default_factory=lambda: [0] * len(_SUMS))
+    latency: list[bytes] = field(default_factory=list, repr=False)
+    first_chunk: list[bytes] = field(default_factory=list, repr=False)
+
+    @property
+    def requests(self) -> int:
+        return self.sums[0]
+
+    @property
+    def success(self) -> float | None:
+        return 1 - self.sums[1] / self.sums[0] if self.sums[0] else None
+
+    @property
+    def percent(self) -> float | None:
+        """Of requests that succeeded."""
+        return None if self.success is None else 100 * self.success
+
+    @property
+    def cost_usd(self) -> float:
+        return self.sums[2] / NANO
+
+    @property
+    def cost_of_one(self) -> float | None:
+        return self.sums[2] / self.sums[3] / NANO if self.sums[3] else None
+
+    @property
+    def tokens(self) -> int:
+        return self.sums[4] + self.sums[5]
+
+    @property
+    def reward(self) -> float | None:
+        return self.sums[6] / self.sums[7] / NANO if self.sums[7] else None
+
+    @property
+    def rewards(self) -> int:
+        return self.sums[7]
+
+    @property
+    def p50(self) -> int | None:
+        return _percentile(self.latency, 50)
+
+    @property
+    def p95(self) -> int | None:
+        return _percentile(self.latency, 95)
+
+    @property
+    def first_p50(self) -> int | None:
+        return _percentile(self.first_chunk, 50)
+
+
+def _percentile(sketches: list[bytes], percent: int) -> int | None:
+    return round(percentile(merged(sketches), percent)) if sketches else None
+
+
+def leaders(*, until: int, seconds: int) -> list[Leader]:
+    """Of models that a request reached, the busiest first. `until`: seconds since 1970. Raises DatabaseError."""
+    until += -until % Span.MINUTE
+    since = until - seconds
+    pruned = {Span(span): level.pruned_until for span, level in levels().items()}
+    marks: dict[Span, list[int]] = {one: [] for one in Span}
+    unrolled = SeriesUnrolled.objects.filter(at__gte=since - since % Span.DAY, at__lt=until)
+    for span, at in unrolled.values_list("span", "at"):
+        marks[Span(span)].append(at)
+    found: dict[tuple[str, str], Leader] = {}
+    for model, provider, *sums, latency, first in _read(cover(since, until, marks, pruned)):
+        one = found.setdefault((model, provider), Leader(model, provider))
+        one.sums = [known + int(more) for known, more in zip(one.sums, sums, strict=True)]
+        if latency:
+            one.latency.append(bytes(latency))
+        if first:
+            one.first_chunk.append(bytes(first))
+    return sorted(found.values(), key=lambda one: (-one.requests, one.model_id))
+
+
+def _read(parts: Sequence[Piece]) -> Iterator[tuple[Any, ...]]:
+    if not parts:
+        return
+    names = ", ".join(f"sample.{one}" for one in (*_SUMS, *_SKETCHES))
+    which = " OR ".join(["(sample.span = %s AND sample.at >= %s AND sample.at < %s)"] * len(parts))
+    sql = (
+        f"SELECT series.model_id, series.provider_id, {names} FROM {table_of(Sample)} sample"  # noqa: S608  our own
+        f" JOIN {table_of(Series)} series ON series.id = sample.series WHERE series.model_id <> '' AND ({which})"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [value for one in parts for value in (one.span.value, one.start, one.end)])
+        while rows := cursor.fetchmany(1000):
+            yield from rows
