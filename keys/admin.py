@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from django import forms
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
     UnfoldAdminIntegerFieldWidget,
@@ -97,6 +100,7 @@ class ClientKeyAdmin(Admin):
         ("How much", {"fields": _LIMITS}),
         ("The key", {"fields": (("key_prefix", "created_at", "rotated_at"), ("last_used_at", "old_digest_until"))}),
     )
+    actions = ("revoke",)
     actions_detail = ("rotate",)
     empty_title = "No client key yet"
     empty_hint = "Each application gets a key of its own, so that its use can be seen, limited and ended by itself."
@@ -110,6 +114,32 @@ class ClientKeyAdmin(Admin):
         for row in found.result_list:
             row.standing = standings.get(str(row.pk))
         return found
+
+    def impact(self, rows: Sequence[ClientKey]) -> list[str]:
+        since = timezone.now() - timedelta(days=7)
+        fresh = [
+            (row.last_used_at, row.name)
+            for row in rows
+            if row.enabled and row.last_used_at and row.last_used_at > since
+        ]
+        if not fresh:
+            return []
+        count = f"{len(fresh)} of them were" if len(rows) > 1 else "It was"
+        at, name = max(fresh)
+        last = f"{timezone.localtime(at):%Y-%m-%d %H:%M}"
+        return [f"{count} used within the last week, {name} at {last}: the application will be refused."]
+
+    @admin.action(description="Revoke", permissions=["change"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ClientKey]) -> HttpResponse | None:
+        """They stay in the list, and are refused."""
+        rows = list(queryset)
+        title = "Revoke these client keys? They are refused within a second."
+        if page := self.ask_before(request, rows, title=title, impact=self.impact(rows), button="Revoke them"):
+            return page
+        for key in rows:
+            services.revoke(key=key)
+        messages.success(request, f"{len(rows)} client keys are revoked.")
+        return None
 
     @display(description="Budget")
     def budget(self, key: ClientKey) -> str | None:
@@ -227,6 +257,13 @@ class ProjectAdmin(Admin):
             row.standing = standings.get(row.pk)
         return found
 
+    def impact(self, rows: Sequence[Project]) -> list[str]:
+        names = [row.pk for row in rows]
+        keys = ClientKey.objects.filter(project__in=names).count()
+        budgets = Budget.objects.filter(subject=Subject.PROJECT, subject_id__in=names).count()
+        told = [f"{keys} client keys go on without its limits."] if keys else []
+        return told + ([f"{budgets} budgets go with it."] if budgets else [])
+
     @display(description="Client keys")
     def key_count(self, project: Project) -> int:
         return getattr(project, "keys", None) or 0
@@ -298,6 +335,9 @@ class BudgetAdmin(Admin):
             row.standing, row.key_name = standing, names.get(row.subject_id, row.subject_id)
         return found
 
+    def impact(self, rows: Sequence[Budget]) -> list[str]:
+        return ["From then on nothing stops what it stops now."]
+
     @display(description="Whose", ordering="subject_id")
     def whose(self, budget: Budget) -> str:
         if budget.subject == Subject.INSTALLATION:
@@ -347,5 +387,10 @@ def _budget_of(standing: services.Standing | None) -> str | None:
     return None if standing is None else f"{_usd(standing.budget.amount_usd)} per {standing.budget.every}"
 
 
-def _spent_of(standing: services.Standing | None) -> str | None:
-    return None if standing is None else f"{_usd(standing.spent_usd)} ({standing.percent:.0f} %)"
+def _spent_of(standing: services.Standing | None) -> SafeString | None:
+    """With a bar, green to red by the browser itself."""
+    if standing is None:
+        return None
+    percent, text = f"{min(standing.percent, 100.0):.1f}", f"{_usd(standing.spent_usd)} ({standing.percent:.0f} %)"
+    meter = '<meter class="w-24" min="0" max="100" low="80" high="95" optimum="0" value="{}" aria-label="{}"></meter>'
+    return format_html("<span>" + meter + " {}</span>", percent, f"spent: {text}", text)

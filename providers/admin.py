@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
@@ -68,6 +69,16 @@ class ProviderAdmin(Admin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Provider | None = None) -> tuple[str, ...]:
         return ("id",) if obj is not None else ()
+
+    def impact(self, rows: Sequence[Provider]) -> list[str]:
+        """Models are routing's: they are reached through the rows."""
+        gone = {row.pk: row.models.count() for row in rows}
+        if not (models := sum(gone.values())):
+            return []
+        told = [f"{models} model{'' if models == 1 else 's'} would go with {'it' if len(rows) == 1 else 'them'}."]
+        if not Provider.objects.exclude(pk__in=gone).filter(enabled=True, models__enabled=True).exists():
+            told.append("No enabled model would be left to answer anybody.")
+        return told
 
     @display(description="Address")
     def address(self, provider: Provider) -> str:

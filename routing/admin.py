@@ -1,54 +1,37 @@
 from __future__ import annotations
 
-from datetime import timedelta
-from decimal import Decimal
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.utils import timezone
-from unfold.widgets import (
-    UnfoldAdminCheckboxSelectMultipleWidget,
-    UnfoldAdminIntegerFieldWidget,
-    UnfoldAdminSelectWidget,
-)
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldBooleanSwitchWidget
 
-from routing import catalogue, services
+from routing import alias_results, catalogue, evaluation_page, impact, services
+from routing.admin_prices import PriceInline, price_shown
 from routing.breaker import State
-from routing.errors import ApiError
 from routing.health_store import health_states
 from routing.models import (
-    PRICE_FIELDS,
     Ability,
     Alias,
     AliasVariant,
     Feedback,
     Model,
     PolicyEvaluation,
-    Price,
     RoutingProfile,
 )
-from routing.replay import MODEL_PREFIX, replay, shown
-from routing.snapshot_build import build_snapshot
-from tokenhub.adminkit import Admin, ReadOnlyAdmin, TabularInline, action, display
+from routing.policy import MAX_WEIGHT
+from tokenhub.adminkit import Admin, ReadOnlyAdmin, SliderWidget, TabularInline, action, display
 
-
-def _price(amount: Decimal | None) -> str:
-    if amount is None:
-        return "no price"
-    return f"${amount.normalize():f}" if amount else "free"
-
-
-class PriceInline(TabularInline):
-    model = Price
-    fields = ("starts_at", "above_input_tokens", *PRICE_FIELDS)
-    verbose_name_plural = "Prices from a date on, and for long inputs: they go before those above"
-    extra = 0
+_PERIODS = (1, 7, 30)
+"""Days that an alias's variants can be compared over."""
 
 
 class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the type checker only
@@ -66,13 +49,34 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the t
             "abilities", "input_per_1k", "output_per_1k", "cached_input_per_1k", "cache_write_per_1k",
             "reasoning_per_1k",
         )  # fmt: skip
+        widgets: ClassVar[dict[str, forms.Widget]] = {"weight": SliderWidget(attrs={"min": 0, "max": MAX_WEIGHT})}
+
+
+class ModelRowForm(forms.ModelForm):  # type: ignore[type-arg]
+    """In the list: what is changed most, without opening each model."""
+
+    class Meta:
+        model = Model
+        fields = ("enabled", "weight")
+        widgets: ClassVar[dict[str, forms.Widget]] = {
+            "enabled": UnfoldBooleanSwitchWidget,
+            "weight": SliderWidget(attrs={"min": 0, "max": MAX_WEIGHT}),
+        }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, word in (("enabled", "State"), ("weight", "Weight")):
+            if name in self.fields:
+                self.fields[name].widget.attrs["aria-label"] = f"{word} of {self.instance.pk}"
 
 
 @admin.register(Model)
 class ModelAdmin(Admin):
     form = ModelForm
     inlines = (PriceInline,)
-    list_display = ("id", "provider", "enabled_shown", "health", "weight", "input_price", "output_price", "context")
+    list_display = ("id", "provider", "enabled", "health", "weight", "input_price", "output_price", "context")
+    list_editable = ("enabled", "weight")
+    actions = ("enable", "disable")
     list_filter = ("enabled", "provider")
     list_select_related = ("provider",)
     search_fields = ("id", "upstream_model", "provider__id")
@@ -122,9 +126,29 @@ class ModelAdmin(Admin):
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
         return ("id",) if obj is not None else ()
 
-    @display(description="State", label={"on": "success", "off": "danger"})
-    def enabled_shown(self, model: Model) -> str:
-        return "on" if model.enabled else "off"
+    def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
+        return ModelRowForm
+
+    def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
+        """Not by Django's own, which would take its widgets in place of the form's."""
+        return forms.modelformset_factory(Model, ModelRowForm, extra=0, fields=self.list_editable)
+
+    def impact(self, rows: Sequence[Model]) -> list[str]:
+        return impact.of_models({row.pk for row in rows})
+
+    @admin.action(description="Enable", permissions=["change"])
+    def enable(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
+        messages.success(request, f"{_switch(queryset, enabled=True)} models are enabled.")
+
+    @admin.action(description="Disable", permissions=["change"])
+    def disable(self, request: HttpRequest, queryset: QuerySet[Model]) -> HttpResponse | None:
+        """Asks first: requests that name them are answered by others from then on, or by nobody."""
+        rows = list(queryset)
+        told = self.impact(rows)
+        if page := self.ask_before(request, rows, title="Disable these models?", impact=told, button="Disable them"):
+            return page
+        messages.success(request, f"{_switch(queryset, enabled=False)} models are disabled.")
+        return None
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Health of all models by one look at it."""
@@ -141,11 +165,11 @@ class ModelAdmin(Admin):
 
     @display(description="Input per 1,000", ordering="input_per_1k")
     def input_price(self, model: Model) -> str:
-        return _price(model.input_per_1k)
+        return price_shown(model.input_per_1k)
 
     @display(description="Output per 1,000", ordering="output_per_1k")
     def output_price(self, model: Model) -> str:
-        return _price(model.output_per_1k)
+        return price_shown(model.output_per_1k)
 
     @display(description="Context", ordering="max_context_tokens")
     def context(self, model: Model) -> str:
@@ -167,6 +191,15 @@ class ModelAdmin(Admin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
         for model in queryset:
             services.delete(model=model)
+
+
+def _switch(models: QuerySet[Model], *, enabled: bool) -> int:
+    """How many were not so before."""
+    others = list(models.exclude(enabled=enabled))
+    for model in others:
+        model.enabled = enabled
+        services.save(model=model)
+    return len(others)
 
 
 class VariantFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]  # generic for the type checker only
@@ -193,8 +226,32 @@ class AliasAdmin(Admin):
     search_fields = ("name", "variants__model__id")
     fields = ("name", "enabled", "sticky_by")
     inlines = (VariantInline,)
+    actions_detail = ("compare",)
     empty_title = "No alias yet"
     empty_hint = "An alias is a name for one or several models: to compare them, or to have one model at two providers."
+
+    @action(description="Compare its variants", url_path="results", permissions=["view"])
+    def compare(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """How they do: requests, success, latency, cost, reward."""
+        alias = self.get_object(request, unquote(object_id))
+        if alias is None or not self.has_view_permission(request, alias):
+            raise PermissionDenied
+        wanted = request.GET.get("days", "")
+        days = int(wanted) if wanted in map(str, _PERIODS) else _PERIODS[1]
+        found = alias_results.results(alias, now=timezone.now(), days=days)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Variants of {alias.name}",
+            "opts": self.opts,
+            "alias": alias,
+            "variants": alias_results.shown(found.variants),
+            "since": found.since,
+            "is_capped": found.is_capped,
+            "rows": alias_results.ROWS,
+            "periods": _PERIODS,
+            "days": days,
+        }
+        return TemplateResponse(request, "routing/alias_results.html", context)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Alias]:
         found: QuerySet[Alias] = super().get_queryset(request)
@@ -206,6 +263,9 @@ class AliasAdmin(Admin):
     @display(description="State", label={"on": "success", "off": "danger"})
     def enabled_shown(self, alias: Alias) -> str:
         return "on" if alias.enabled else "off"
+
+    def impact(self, rows: Sequence[Alias]) -> list[str]:
+        return impact.of_aliases({row.pk for row in rows})
 
     @display(description="Variants")
     def variants_shown(self, alias: Alias) -> str:
@@ -238,6 +298,9 @@ class RoutingProfileAdmin(Admin):
         " place; any other name is a further mode, which clients ask for as tokenhub/NAME."
     )
 
+    def impact(self, rows: Sequence[RoutingProfile]) -> list[str]:
+        return impact.of_profiles({row.pk for row in rows})
+
     def get_readonly_fields(self, request: HttpRequest, obj: RoutingProfile | None = None) -> tuple[str, ...]:
         return ("name",) if obj is not None else ()
 
@@ -265,17 +328,6 @@ class FeedbackAdmin(ReadOnlyAdmin):
         return ", ".join(f"{name} {part['value']:.3g}" for name, part in row.parts.items())
 
 
-class PeriodForm(forms.Form):
-    policy = forms.ChoiceField(widget=UnfoldAdminSelectWidget, help_text="What would it have chosen?")
-    days = forms.IntegerField(
-        min_value=1, max_value=366, initial=30, widget=UnfoldAdminIntegerFieldWidget, help_text="The last so many days."
-    )
-
-    def __init__(self, *args: Any, policies: list[tuple[str, str]], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["policy"].choices = policies  # type: ignore[attr-defined]
-
-
 @admin.register(PolicyEvaluation)
 class PolicyEvaluationAdmin(ReadOnlyAdmin):
     """One page in place of a list: a question about the logged traffic, and its answer."""
@@ -283,40 +335,10 @@ class PolicyEvaluationAdmin(ReadOnlyAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        snapshot = build_snapshot()
-        policies = [(name, f"mode {name}") for name in snapshot.profiles if name != "thompson"]
-        policies += [(f"{MODEL_PREFIX}{name}", f"always {name}") for name in snapshot.targets]
-        policies += [("random", "any model, by chance"), ("logged", "as it was")]
-        asked = request.GET if "policy" in request.GET else None
-        form = PeriodForm(asked, policies=policies)
         context = {
-            **self.admin_site.each_context(request), "title": "Evaluate a policy", "opts": self.opts, "form": form
-        }  # fmt: skip
-        if asked is not None and form.is_valid():
-            until = timezone.now()
-            since = until - timedelta(days=form.cleaned_data["days"])
-            try:
-                found = shown(replay(form.cleaned_data["policy"], snapshot.profiles, since=since, until=until))
-                base = shown(replay("logged", snapshot.profiles, since=since, until=until))
-                context |= {"result": found, "estimates": _estimates(found, base)}
-            except ApiError as problem:
-                form.add_error("policy", problem.message)
+            **self.admin_site.each_context(request),
+            "title": "Evaluate a policy",
+            "opts": self.opts,
+            **evaluation_page.answered(request.GET),
+        }
         return TemplateResponse(request, "routing/evaluation.html", context)
-
-
-_ESTIMATORS = (("dr", "Doubly robust"), ("snips", "Inverse propensity, self-normalised"), ("ips", "Inverse propensity"))
-
-
-def _estimates(found: dict[str, Any], base: dict[str, Any]) -> list[dict[str, str]]:
-    if found["reward"] is None:
-        return []
-
-    def told(estimate: dict[str, float], unit: float = 1.0) -> str:
-        return f"{unit * estimate['value']:.4f} ({unit * estimate['low']:.4f} to {unit * estimate['high']:.4f})"
-
-    rows = [
-        {"name": label, "reward": told(found["reward"][name]), "cost": told(found["cost_usd"][name], 1000)}
-        for name, label in _ESTIMATORS
-    ]
-    was = {"name": "As it was", "reward": told(base["reward"]["ips"]), "cost": told(base["cost_usd"]["ips"], 1000)}
-    return [*rows, was]

@@ -3,12 +3,16 @@ each app's admin.py may import it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from django import forms
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import Field
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from unfold import decorators
 from unfold.admin import ModelAdmin
 from unfold.admin import TabularInline as UnfoldTabularInline
@@ -40,9 +44,46 @@ class Admin(ModelAdmin):  # type: ignore[misc]  # unfold has no type information
     empty_title = "Nothing here yet"
     empty_hint = ""
 
+    def impact(self, rows: Sequence[Any]) -> list[str]:
+        """Who would notice if these rows went, in sentences: "3 aliases use it". Said before they go."""
+        return []
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        answer: HttpResponse = super().delete_view(request, object_id, extra_context)
+        context = getattr(answer, "context_data", None) or {}
+        if context.get("object") is not None:
+            context["impact"] = self.impact([context["object"]])
+        return answer
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """The question before several rows are deleted is an answer of the list, too."""
+        answer: HttpResponse = super().changelist_view(request, extra_context)
+        context = getattr(answer, "context_data", None) or {}
+        if "deletable_objects" in context:
+            context["impact"] = self.impact(list(context["queryset"]))
+        return answer
+
+    def ask_before(
+        self, request: HttpRequest, rows: Sequence[Any], *, title: str, impact: Sequence[str], button: str
+    ) -> HttpResponse | None:
+        """For an action of a list: the page that asks; None once the answer is yes."""
+        if request.POST.get("sure") == "yes":
+            return None
+        context = {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": self.opts,
+            "rows": rows,
+            "impact": impact,
+            "button": button,
+            "action": request.POST.get("action", ""),
+            "checkbox": ACTION_CHECKBOX_NAME,
+        }
+        return TemplateResponse(request, "tokenhub/ask.html", context)
+
 
 class TabularInline(UnfoldTabularInline):  # type: ignore[misc]  # unfold has no type information
-    """Rows that belong to the page's object. A field's only label is its column's head, so each says its name itself."""
+    """Rows that belong to the page's object. A field has no label but its column's head, so each says its name."""
 
     def formfield_for_dbfield(self, db_field: Field[Any, Any], request: HttpRequest, **options: Any) -> Any:
         found = super().formfield_for_dbfield(db_field, request, **options)
@@ -83,3 +124,17 @@ class WordsField(forms.CharField):
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         return bool(list(initial or []) != self.to_python(data))
+
+
+class SliderWidget(forms.NumberInput):
+    """A number between two, with the number beside it (static/pages/slider.js keeps it up to date)."""
+
+    input_type = "range"
+
+    class Media:
+        js = ("pages/slider.js",)
+        css: ClassVar[dict[str, tuple[str, ...]]] = {"all": ("pages/pages.css",)}
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        field = super().render(name, value, {**(attrs or {}), "class": "pg-range", "data-slider": ""}, renderer)
+        return format_html('<span class="pg-slider">{}<output>{}</output></span>', field, value)

@@ -19,6 +19,16 @@ def _item(title: str, icon: str, model: str, permission: str = "") -> dict[str, 
     }
 
 
+def _page(title: str, icon: str, name: str, permission: str) -> dict[str, Any]:
+    """Of no model: a view by the name of its URL."""
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse_lazy(name),
+        "permission": lambda request: request.user.has_perm(permission),
+    }
+
+
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "TokenHub",
     "SITE_HEADER": "TokenHub",
@@ -52,12 +62,8 @@ UNFOLD: dict[str, Any] = {
                 "items": [
                     {"title": "Overview", "icon": "dashboard", "link": reverse_lazy("admin:index")},
                     {"title": "Set-up", "icon": "rocket_launch", "link": reverse_lazy("setup:index")},
-                    {
-                        "title": "Live",
-                        "icon": "stream",
-                        "link": reverse_lazy("live"),
-                        "permission": lambda request: request.user.has_perm("telemetry.view_requestlog"),
-                    },
+                    _page("Live", "stream", "live", "telemetry.view_requestlog"),
+                    _page("Playground", "play_circle", "playground", "keys.use_playground"),
                     _item("Request log", "receipt_long", "telemetry.requestlog"),
                     _item("Runs", "account_tree", "orchestration.planrun"),
                     _item("Audit log", "history", "telemetry.auditentry"),
@@ -72,10 +78,15 @@ UNFOLD: dict[str, Any] = {
                 "items": [
                     _item("Providers", "cloud", "providers.provider"),
                     _item("Models", "neurology", "routing.model"),
+                    _item("Prices", "sell", "routing.price"),
+                    _page("Health", "ecg_heart", "health-page", "providers.view_provider"),
+                    _page("Leaderboard", "leaderboard", "leaderboard", "telemetry.view_series"),
                     _item("Aliases", "alt_route", "routing.alias"),
                     _item("Routing profiles", "tune", "routing.routingprofile"),
                     _item("Prompts", "edit_note", "orchestration.prompttemplate"),
                     _item("Feedback", "thumbs_up_down", "routing.feedback"),
+                    _page("What was learned", "school", "learning", "routing.view_feedback"),
+                    _page("What-if simulator", "science", "simulator", "routing.view_model"),
                     _item("Evaluate a policy", "query_stats", "routing.policyevaluation"),
                 ],
             },

@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
-from tokenhub import views
+from tokenhub import standings, views
 
 admin.autodiscover()
 
@@ -16,5 +16,10 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/setup/", include("tokenhub.setup.urls")),
     path("admin/dashboard/", include("tokenhub.overview")),
     path("admin/live/", include("tokenhub.live")),
+    path("admin/playground/", include("tokenhub.playground")),
+    path("admin/simulator/", include("tokenhub.simulator")),
+    path("admin/leaderboard/", include(standings.leaderboard_urls)),
+    path("admin/learning/", include(standings.learning_urls)),
+    path("admin/health/", include(standings.health_urls)),
     path("admin/", admin.site.urls),
 ]

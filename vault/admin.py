@@ -51,9 +51,10 @@ class VaultAdmin(ReadOnlyAdmin):
         state = services.status()
         entry: type[forms.Form] = UnlockForm if state.initialized else InitializeForm
         wanted = request.POST.get("do", "")
+        asks = wanted == "lock" and request.POST.get("sure") != "yes"
         unlock = entry(request.POST if wanted == "unlock" else None)
         rotate = RotateForm(request.POST if wanted == "rotate" else None)
-        if request.method == "POST" and (done := _act(wanted, unlock, rotate)):
+        if request.method == "POST" and not asks and (done := _act(wanted, unlock, rotate)):
             messages.success(request, done)
             return redirect("admin:vault_vaultstate_changelist")
         context = {
@@ -63,7 +64,8 @@ class VaultAdmin(ReadOnlyAdmin):
             "state": state,
             "unlock": unlock,
             "rotate": rotate,
-            "secrets": Secret.objects.only("name", "fingerprint", "updated_at"),
+            "asks": asks,
+            "secrets": list(Secret.objects.only("name", "fingerprint", "updated_at", "last_used_at")),
         }
         return TemplateResponse(request, "vault/page.html", context)
 

