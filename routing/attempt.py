@@ -22,7 +22,7 @@ from routing.shaped_stream import ShapedStream
 from routing.snapshot import Endpoint, Target
 from routing.traced import answered, begun
 from telemetry.tracing import CANCELLED, Leg, Trace
-from vault.errors import VaultLocked
+from vault.errors import Damaged, VaultLocked
 
 MAX_ANSWER_BYTES = 67_108_864
 MAX_ERROR_BYTES = 1_048_576
@@ -111,7 +111,12 @@ async def _attempt(
     secret = ""
     headers = [_JSON]
     if target.provider.credential is not None:
-        secret = target.provider.credential.reveal()
+        try:
+            secret = target.provider.credential.reveal()
+        except Damaged:
+            raise AttemptFailed(
+                ErrorClass.AUTH, f"The credential of provider {target.provider.id} is damaged in the vault: enter it again."
+            ) from None
         name, value = target.provider.defaults.credential_header(secret)
         headers.append((name.encode("ascii"), value.encode("latin-1", "replace")))
     _add(headers, target.provider.headers, call.headers if same else [], [*context, *rendered.headers])

@@ -149,6 +149,8 @@ def test_budgets_are_told_by_their_name_from_four_fifths_on(admin_client: Client
 
 
 def test_many_failures_of_the_last_minutes_are_told_with_their_classes(admin_client: Client, open_vault: None) -> None:
+    note(*[entry(status=401, error_code="missing_api_key")] * 30)  # of strangers
+    assert troubles(admin_client) == []
     note(*[entry()] * 9, entry(status=503, error_class="transient"))
     assert troubles(admin_client) == [("warn", "10 % of the requests fail")]
     note(*[entry(status=503, error_class="timeout")] * 5)

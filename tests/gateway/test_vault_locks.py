@@ -72,6 +72,29 @@ def test_locking_lets_calls_under_way_end_and_leaves_keyless_providers_at_work(t
             assert not [data for data in written if secret.encode() in data], "in a file"
 
 
+def test_a_record_that_was_changed_is_never_sent_and_the_next_model_answers(tmp_path: Path) -> None:
+    with Upstream() as upstream, Upstream() as keyless:
+        gateway = Gateway(
+            tmp_path,
+            providers=[
+                {"id": "paid", "type": "openai", "base_url": upstream.url, "credential": CREDENTIAL},
+                {"id": "own", "type": "vllm", "base_url": keyless.url, "dialects": ["openai-chat"]},
+            ],
+            models=[{"id": "m", "provider_id": "paid"}, {"id": "own", "provider_id": "own"}],
+        )
+        (row,) = gateway.query("SELECT name, sealed FROM vault_secret")
+        flipped = row["sealed"][:20] + bytes([row["sealed"][20] ^ 1]) + row["sealed"][21:]
+        gateway.execute("UPDATE vault_secret SET sealed = ? WHERE name = ?", flipped, row["name"])
+        with gateway:
+            answer = gateway.chat("m")
+            assert (answer.status_code, answer.headers["x-tokenhub-model"]) == (200, "own")
+            (logged,) = gateway.rows(at_least=1)
+            first, _ = json.loads(logged["details"])["attempts"]
+            assert first["error_class"] == "auth"
+            assert not upstream.requests
+            assert "request_failed" not in gateway.log()
+
+
 def answers(gateway: Gateway, token: dict[str, str]) -> list[str]:
     """Of every part of the admin API that tells of secrets, keys, and what happened."""
     paths = ("vault/secrets", "providers", "providers/paid", "apikeys", "audit", "logs", "health", "info", "models")

@@ -31,6 +31,9 @@ from orchestration.services import add_prompt  # noqa: E402
 from providers.models import Provider  # noqa: E402
 from routing.models import Alias, AliasVariant, Model, RoutingProfile  # noqa: E402
 from vault import services as vault  # noqa: E402
+from vault.keyring import KEYRING  # noqa: E402
+
+UNTOUCHED = KEYRING._page[:]
 
 
 def main(wanted: dict[str, Any]) -> None:
@@ -87,6 +90,7 @@ def take(env: dict[str, str]) -> None:
     """Settings as a process has them that was started with that environment."""
     os.environ.clear()
     os.environ.update(env, DJANGO_SETTINGS_MODULE="tokenhub.settings")
+    KEYRING._page[:] = UNTOUCHED  # it is shared with forks
     del sys.modules["tokenhub.settings"]
     settings._wrapped = empty
     vars(connections).pop("settings", None)
