@@ -5,6 +5,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
@@ -132,9 +133,11 @@ class PromptTemplateAdmin(Admin):
     empty_title = "The built-in prompts are in force"
     empty_hint = "A prompt that is added here takes the place of a built-in one. Each change of it is a new version."
 
-    @action(description="Prompts in force", url_path="in-force")
+    @action(description="Prompts in force", url_path="in-force", permissions=["view"])
     def prompts(self, request: HttpRequest) -> HttpResponse:
         """All of them, the built-in ones too."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
         active = {one.name: one for one in PromptTemplate.objects.filter(is_active=True)}
         context = {
             **self.admin_site.each_context(request),

@@ -1,8 +1,8 @@
 """The content security policy of every page that Django serves: scripts, styles, fonts, pictures and requests from here
 alone, no inline script, no frame, no form that posts elsewhere.
 
-Two things are looser than we would have them, for unfold: Alpine compiles the expressions in its attributes, which needs
-'unsafe-eval', and unfold writes its colours into a <style>, and widths into style attributes."""
+Two things are looser than we would have them, for unfold: Alpine compiles the expressions in its attributes, which
+needs 'unsafe-eval', and unfold writes its colours into a <style>, and widths into style attributes."""
 
 from __future__ import annotations
 

@@ -64,6 +64,11 @@ def is_valid(token: str) -> bool:
     return LoginLink.objects.filter(digest=_digest(token), used_at=None, expires_at__gt=timezone.now()).exists()
 
 
+def void_links() -> None:
+    """All that are out: somebody has a password now."""
+    LoginLink.objects.filter(used_at=None).delete()
+
+
 @transaction.atomic
 def use(token: str) -> User | None:
     """The user to log in, once; None when the link is unknown, used or too old."""

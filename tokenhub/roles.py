@@ -27,6 +27,7 @@ WITHHELD: Final = (
     "telemetry.capture", "telemetry.journalsegment", "telemetry.audithead", "telemetry.seriesunrolled", "keys.lease",
     "routing.healthrecord", "routing.healthnotice", "routing.banditdelta",
     "routing.configversion", "routing.idempotentcall", "tokenhub.loginlink",
+    "axes.accessattempt", "axes.accesslog", "axes.accessfailurelog", "axes.accessattemptexpiration",
 )  # fmt: skip
 OPERATED: Final = (
     "providers.provider", "routing.model", "routing.price", "routing.alias", "routing.aliasvariant",

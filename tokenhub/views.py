@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth import login, update_session_auth_hash
 from django.contrib.auth.models import User
@@ -26,6 +27,14 @@ def login_link(request: HttpRequest, token: str) -> HttpResponse:
     return render(request, "tokenhub/login_link.html", {**context, "valid": valid}, status=200 if valid else 410)
 
 
+def locked_out(request: HttpRequest, *_: object, **__: object) -> HttpResponse:
+    """What a login page answers after too many wrong passwords of one name from one address."""
+    context = {**admin.site.each_context(request), "title": "Too many wrong passwords"}
+    answer = render(request, "tokenhub/locked_out.html", context, status=429)
+    answer["Retry-After"] = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
+    return answer
+
+
 @never_cache
 @require_http_methods(["GET", "POST"])
 def first_password(request: HttpRequest) -> HttpResponse:
@@ -38,6 +47,7 @@ def first_password(request: HttpRequest) -> HttpResponse:
     form = FirstPasswordForm(user, request.POST or None)
     if request.method == "POST" and form.is_valid():
         form.save()
+        links.void_links()
         update_session_auth_hash(request, user)
         messages.success(request, f"From now on log in as {user.username} with this password.")
         return redirect("admin:index")

@@ -1,5 +1,5 @@
-"""Makes a few rows of every kind in a gateway's database, and prints one's primary key by `app.model` as JSON. A process
-of its own, started by `fill` in conftest.py with the gateway's environment; the argument is how many."""
+"""Makes a few rows of every kind in a gateway's database, and prints one's primary key by `app.model` as JSON. A
+process of its own, started by `fill` in conftest.py with the gateway's environment; the argument is how many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""From an empty database to the first routed request and its explanation, in a browser: by mouse, and by keyboard alone."""
+"""From an empty database to the first routed request and its explanation, in a browser: by mouse, and by keyboard
+alone."""
 
 from __future__ import annotations
 
@@ -115,7 +116,8 @@ def reach(page: Page, name: str, *, role: str = "") -> None:
         page.keyboard.press("Tab")
         said = page.evaluate(
             """() => { const one = document.activeElement;
-                return [one.getAttribute("aria-label") || one.labels?.[0]?.textContent || one.textContent, one.role || one.tagName]
+                const name = one.getAttribute("aria-label") || one.labels?.[0]?.textContent || one.textContent;
+                return [name, one.role || one.tagName]
                     .map((text) => (text || "").replace(/\\s+/g, " ").trim()); }"""
         )
         if name in said[0] and (not role or role == said[1].lower()):

@@ -1,5 +1,5 @@
-"""Every page of the admin, in a browser: no error, nothing wider than the screen, readable in light and dark, and usable
-with a screen reader as far as axe can tell."""
+"""Every page of the admin, in a browser: no error, nothing wider than the screen, readable in light and dark, and
+usable with a screen reader as far as axe can tell."""
 
 from __future__ import annotations
 
