@@ -181,6 +181,17 @@ def redactions(raw: str) -> tuple[str, ...]:
     return tuple(listed)
 
 
+def pairs(raw: str) -> dict[str, str]:
+    """`name=value` with commas between."""
+    found = {}
+    for one in words(raw):
+        name, equals, value = (part.strip() for part in one.partition("="))
+        if not equals or not name or not value:
+            raise ValueError(f"{one!r} is not of the form name=value")
+        found[name] = value
+    return found
+
+
 def time_zone(raw: str) -> str:
     try:
         ZoneInfo(raw)

@@ -9,10 +9,12 @@ import secrets
 import sys
 from datetime import timedelta
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tokenhub import sso_settings
 from tokenhub.env import (
     NO_WORDS,
     Environment,
@@ -23,6 +25,7 @@ from tokenhub.env import (
     listen_argument,
     networks,
     one_of,
+    pairs,
     public_url,
     redactions,
     redis_url,
@@ -443,7 +446,42 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W016",  # the same, for the CSRF cookie
 ]
 
-from tokenhub.unfold import UNFOLD  # noqa: E402, F401  the menu is data of its own
+# -- logins by others, and second factors: an extra ---------------------------------------------------------------
+TOKENHUB_OIDC_ISSUER = ENV.read(
+    "TOKENHUB_OIDC_ISSUER", "", public_url, "the OpenID Connect provider that logs people in"
+)
+TOKENHUB_OIDC_CLIENT_ID = ENV.read("TOKENHUB_OIDC_CLIENT_ID", "", str, "TokenHub's name at that provider")
+TOKENHUB_OIDC_CLIENT_SECRET = ENV.read("TOKENHUB_OIDC_CLIENT_SECRET", "", str, "and its secret there")
+TOKENHUB_OIDC_TITLE = ENV.read("TOKENHUB_OIDC_TITLE", "Single sign-on", str, "what the login page calls it")
+TOKENHUB_OIDC_GROUPS_CLAIM = ENV.read(
+    "TOKENHUB_OIDC_GROUPS_CLAIM", "groups", str, "the claim that holds people's groups"
+)
+TOKENHUB_OIDC_ROLES: dict[str, str] = ENV.read(
+    "TOKENHUB_OIDC_ROLES", {}, pairs, "which group of theirs has which role here", shown=""
+)
+TOKENHUB_SECOND_FACTOR = ENV.read(
+    "TOKENHUB_SECOND_FACTOR", False, boolean, "whether people may ask for a second factor at their login", shown="false"
+)
+SSO = bool(TOKENHUB_OIDC_ISSUER) or TOKENHUB_SECOND_FACTOR
+if SSO and find_spec("allauth") is None:
+    SSO = False
+    ENV.problems.append(("TOKENHUB_OIDC_ISSUER", "the extra is not installed: pip install 'tokenhub[sso]'"))
+if SSO:
+    INSTALLED_APPS += [*sso_settings.APPS, *(["allauth.mfa"] if TOKENHUB_SECOND_FACTOR else [])]
+    MIDDLEWARE += [sso_settings.MIDDLEWARE]
+    AUTHENTICATION_BACKENDS += [sso_settings.BACKEND]
+    TEMPLATES[0]["OPTIONS"]["context_processors"] += [sso_settings.CONTEXT]  # type: ignore[index]
+    globals().update(
+        sso_settings.allauth(
+            issuer=TOKENHUB_OIDC_ISSUER, client_id=TOKENHUB_OIDC_CLIENT_ID, secret=TOKENHUB_OIDC_CLIENT_SECRET,
+            title=TOKENHUB_OIDC_TITLE, secure=_SECURE,
+        )
+    )  # fmt: skip
+
+from tokenhub.unfold import UNFOLD  # noqa: E402  the menu is data of its own
+
+if SSO and TOKENHUB_SECOND_FACTOR:
+    UNFOLD["ACCOUNT"] = {"navigation": [{"title": "Second factor", "link": "/accounts/2fa/"}]}
 
 # the admin API; what its views have in common is in tokenhub/apikit.py
 REST_FRAMEWORK = {
@@ -486,6 +524,7 @@ LOGGING = {
                 SECRET_KEY,
                 TOKENHUB_ADMIN_TOKEN,
                 TOKENHUB_METRICS_TOKEN,
+                TOKENHUB_OIDC_CLIENT_SECRET,
                 TOKENHUB_VAULT_PASSWORD,
                 DATABASES["default"].get("PASSWORD", ""),
                 urlsplit(TOKENHUB_REDIS_URL).password or "",

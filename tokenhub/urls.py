@@ -1,12 +1,17 @@
 """What Django serves: the admin and its API. The data plane's paths never come here."""
 
+from django.conf import settings
 from django.contrib import admin
-from django.urls import URLPattern, URLResolver, include, path
+from django.urls import URLPattern, URLResolver, include, path, re_path
 from django.views.generic import RedirectView
 
 from tokenhub import standings, views
 
 admin.autodiscover()
+if settings.SSO:
+    from allauth.account.decorators import secure_admin_login
+
+    admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]  # before its URLs are made
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
@@ -23,3 +28,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/health/", include(standings.health_urls)),
     path("admin/", admin.site.urls),
 ]
+if settings.SSO:
+    urlpatterns += [
+        re_path(r"^accounts/(?:signup|email|password|confirm-email|3rdparty/signup)", views.nowhere),
+        path("accounts/", include("allauth.urls")),
+    ]

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth import login, update_session_auth_hash
 from django.contrib.auth.models import User
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
@@ -25,6 +25,11 @@ def login_link(request: HttpRequest, token: str) -> HttpResponse:
         return redirect("admin:index" if user.has_usable_password() else "first-password")
     valid = request.method == "GET" and links.is_valid(token)
     return render(request, "tokenhub/login_link.html", {**context, "valid": valid}, status=200 if valid else 410)
+
+
+def nowhere(request: HttpRequest) -> HttpResponse:
+    """What allauth would have and we do not: sign-up, mail addresses, passwords by mail."""
+    raise Http404
 
 
 def locked_out(request: HttpRequest, *_: object, **__: object) -> HttpResponse:

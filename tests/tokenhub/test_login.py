@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from axes.models import AccessAttempt
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
+from tests.support.gateway import ROOT, environment
 from tokenhub import login as links
 from tokenhub.models import LoginLink
 
@@ -83,8 +86,14 @@ def test_a_session_s_cookie_is_out_of_reach_of_scripts_and_of_other_sites_and_en
     assert int(cookie["max-age"]) <= 86_400
 
 
-def test_cookies_are_secure_where_people_come_by_https() -> None:
-    assert settings.SESSION_COOKIE_SECURE == settings.CSRF_COOKIE_SECURE == settings.TOKENHUB_PUBLIC_URL.startswith("https")
+@pytest.mark.parametrize(
+    ("url", "secure"), [("https://hub.example.com", "True True"), ("http://10.0.0.1", "False False")]
+)
+def test_cookies_are_secure_where_people_come_by_https(url: str, secure: str, tmp_path: Path) -> None:
+    asked = "import tokenhub.settings as s; print(s.SESSION_COOKIE_SECURE, s.CSRF_COOKIE_SECURE)"
+    env = environment(tmp_path, {"TOKENHUB_PUBLIC_URL": url})
+    done = subprocess.run([sys.executable, "-c", asked], env=env, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == secure
 
 
 def test_the_first_password_ends_all_login_links_that_are_out(root: User) -> None:
