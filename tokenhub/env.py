@@ -217,6 +217,20 @@ def public_url(raw: str) -> str:
     return raw
 
 
+def issuer(raw: str) -> str:
+    """Of OpenID Connect: it may have a path, and is compared as it stands."""
+    parts = urlsplit(raw)
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or parts.query
+        or parts.fragment
+        or "@" in parts.netloc
+    ):
+        raise ValueError(f"{raw!r} is not http://HOST[/PATH] or https://HOST[/PATH]")
+    return raw
+
+
 def redis_url(raw: str) -> str:
     """What is said of a wrong one holds nothing of it: it may carry a password."""
     wanted = "redis://HOST:PORT/NUMBER, rediss://HOST:PORT/NUMBER or unix:///PATH?db=NUMBER"

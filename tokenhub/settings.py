@@ -22,6 +22,7 @@ from tokenhub.env import (
     boolean,
     collector,
     dollars,
+    issuer,
     listen_argument,
     networks,
     one_of,
@@ -447,9 +448,7 @@ SILENCED_SYSTEM_CHECKS = [
 ]
 
 # -- logins by others, and second factors: an extra ---------------------------------------------------------------
-TOKENHUB_OIDC_ISSUER = ENV.read(
-    "TOKENHUB_OIDC_ISSUER", "", public_url, "the OpenID Connect provider that logs people in"
-)
+TOKENHUB_OIDC_ISSUER = ENV.read("TOKENHUB_OIDC_ISSUER", "", issuer, "the OpenID Connect provider that logs people in")
 TOKENHUB_OIDC_CLIENT_ID = ENV.read("TOKENHUB_OIDC_CLIENT_ID", "", str, "TokenHub's name at that provider")
 TOKENHUB_OIDC_CLIENT_SECRET = ENV.read("TOKENHUB_OIDC_CLIENT_SECRET", "", str, "and its secret there")
 TOKENHUB_OIDC_TITLE = ENV.read("TOKENHUB_OIDC_TITLE", "Single sign-on", str, "what the login page calls it")

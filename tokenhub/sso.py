@@ -1,5 +1,6 @@
-"""Logins by OpenID Connect and second factors, by django-allauth: only where the settings ask for them, as an extra that
-is installed on purpose. This module says who comes in: whoever the identity provider puts into one of the named groups.
+"""Logins by OpenID Connect and second factors, by django-allauth: only where the settings ask for them, as an extra
+that is installed on purpose. This module says who comes in: whoever the identity provider puts into one of the named
+groups.
 
 Roles follow the identity provider at each login. Nobody signs up, and no account is taken over because its mail address
 is the same."""

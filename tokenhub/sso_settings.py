@@ -23,6 +23,8 @@ def allauth(*, issuer: str, client_id: str, secret: str, title: str, secure: boo
         "LOGIN_REDIRECT_URL": "/admin/",
         "ACCOUNT_ADAPTER": "tokenhub.sso.Accounts",
         "ACCOUNT_EMAIL_VERIFICATION": "none",
+        "ACCOUNT_SESSION_REMEMBER": True,
+        "ACCOUNT_SESSION_COOKIE_AGE": 43_200,  # as the settings' own; allauth's would be three weeks
         "ACCOUNT_UNIQUE_EMAIL": False,
         "ACCOUNT_LOGIN_METHODS": {"username"},
         "ACCOUNT_SIGNUP_FIELDS": ["username*", "password1*", "password2*"],

@@ -197,7 +197,7 @@ def test_the_catalogue_fills_in_prices_and_context_where_it_knows_the_model() ->
     same = offer.with_edits(per_million={"input": Decimal("0.15"), "output": Decimal("0.6")}, max_context_tokens=9)
     assert (same.prices, same.edited, same.max_context_tokens) == (offer.prices, False, 9)
     own = offer.with_edits(per_million={"input": Decimal(0), "output": None}, max_context_tokens=None)
-    assert (own.prices, own.edited) == ({"input_per_1k": 0}, True)
+    assert (own.prices, own.edited) == ({"input_per_1k": Decimal(0)}, True)
 
 
 def test_picked_models_are_added_with_what_stands_in_their_rows(admin_client: Client, upstream: Upstream) -> None:

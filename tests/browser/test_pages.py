@@ -8,7 +8,7 @@ from playwright.sync_api import Browser
 
 import tokenhub.urls  # noqa: F401  registers the pages
 from tests.admin.pages import page_urls
-from tests.browser.conftest import fill
+from tests.browser.conftest import fill, log_in, superuser
 from tests.browser.tab import EVERY_LOOK, Tab
 from tests.support.gateway import Gateway
 
@@ -62,4 +62,22 @@ def test_the_login_page_is_readable_and_named(browser: Browser, gateway: Gateway
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     stranger = Tab(context, gateway.base)
     stranger.check_page("/admin/login/")
+    context.close()
+
+
+def test_pages_for_those_who_may_only_look_are_as_readable(
+    browser: Browser, gateway: Gateway, urls: dict[str, str]
+) -> None:
+    superuser(gateway, name="vera")
+    gateway.execute("UPDATE auth_user SET is_superuser = 0 WHERE username = 'vera'")
+    gateway.execute(
+        "INSERT INTO auth_user_groups (user_id, group_id) SELECT auth_user.id, auth_group.id FROM auth_user, auth_group "
+        "WHERE username = 'vera' AND name = 'Viewer'"
+    )
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+    log_in(gateway, context, name="vera")
+    viewer = Tab(context, gateway.base)
+    for path in ("/admin/", "/admin/setup/?step=provider", urls["admin:routing_alias_change"]):
+        viewer.check_page(path)
+        assert viewer.page.locator("main [type=submit], #setup [type=submit]").count() == 0
     context.close()

@@ -84,8 +84,8 @@ def provider() -> Iterator[IdentityProvider]:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, provider: IdentityProvider) -> Iterator[Gateway]:
     env = {
-        "TOKENHUB_OIDC_ISSUER": provider.url, "TOKENHUB_OIDC_CLIENT_ID": "hub", "TOKENHUB_OIDC_CLIENT_SECRET": "s",
-        "TOKENHUB_OIDC_ROLES": "llm-admins=superuser,devs=Viewer", "TOKENHUB_SECOND_FACTOR": "true",
+        "TOKENHUB_OIDC_ISSUER": f"{provider.url}/realms/main", "TOKENHUB_OIDC_CLIENT_ID": "hub",
+        "TOKENHUB_OIDC_CLIENT_SECRET": "s", "TOKENHUB_OIDC_ROLES": "llm-admins=superuser,devs=Viewer", "TOKENHUB_SECOND_FACTOR": "true",
     }  # fmt: skip
     made = Gateway(tmp_path_factory.mktemp("sso") / "data", env=env)
     run_manage("migrate", "--verbosity", "0", folder=made.folder, env=env)
@@ -121,6 +121,8 @@ def test_the_login_page_offers_the_provider_and_a_password(person: httpx.Client)
     assert page.url.path == "/accounts/login/"
     assert "Single sign-on" in page.text
     assert "script-src" in page.headers["Content-Security-Policy"]
+    assert "sign up" not in page.text.lower()
+    assert "/password/" not in page.text
 
 
 def test_whoever_is_in_a_named_group_comes_in_with_its_role_and_without_it_no_longer(
@@ -171,6 +173,9 @@ def test_who_asked_for_a_second_factor_is_asked_for_it(person: httpx.Client, gat
     page = person.get("/accounts/login/")
     inside = post(person, page, "/accounts/login/?next=/admin/", login="root", password=PASSWORD)
     assert inside.url.path == "/admin/"
+    (session,) = (one for one in person.cookies.jar if one.name == "sessionid")
+    assert session.expires is not None
+    assert session.expires < time.time() + 86_400
     page = person.get("/accounts/2fa/totp/activate/")
     assert page.url.path == "/accounts/reauthenticate/"
     page = post(person, page, "/accounts/reauthenticate/?next=/accounts/2fa/totp/activate/", password=PASSWORD)
