@@ -71,8 +71,8 @@ def test_pages_for_those_who_may_only_look_are_as_readable(
     superuser(gateway, name="vera")
     gateway.execute("UPDATE auth_user SET is_superuser = 0 WHERE username = 'vera'")
     gateway.execute(
-        "INSERT INTO auth_user_groups (user_id, group_id) SELECT auth_user.id, auth_group.id FROM auth_user, auth_group "
-        "WHERE username = 'vera' AND name = 'Viewer'"
+        "INSERT INTO auth_user_groups (user_id, group_id) SELECT auth_user.id, auth_group.id "
+        "FROM auth_user, auth_group WHERE username = 'vera' AND name = 'Viewer'"
     )
     context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
     log_in(gateway, context, name="vera")

@@ -84,9 +84,12 @@ def provider() -> Iterator[IdentityProvider]:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, provider: IdentityProvider) -> Iterator[Gateway]:
     env = {
-        "TOKENHUB_OIDC_ISSUER": f"{provider.url}/realms/main", "TOKENHUB_OIDC_CLIENT_ID": "hub",
-        "TOKENHUB_OIDC_CLIENT_SECRET": "s", "TOKENHUB_OIDC_ROLES": "llm-admins=superuser,devs=Viewer", "TOKENHUB_SECOND_FACTOR": "true",
-    }  # fmt: skip
+        "TOKENHUB_OIDC_ISSUER": f"{provider.url}/realms/main",
+        "TOKENHUB_OIDC_CLIENT_ID": "hub",
+        "TOKENHUB_OIDC_CLIENT_SECRET": "s",
+        "TOKENHUB_OIDC_ROLES": "llm-admins=superuser,devs=Viewer",
+        "TOKENHUB_SECOND_FACTOR": "true",
+    }
     made = Gateway(tmp_path_factory.mktemp("sso") / "data", env=env)
     run_manage("migrate", "--verbosity", "0", folder=made.folder, env=env)
     name = ("createsuperuser", "--noinput", "--username", "root", "--email", "root@example.com")
