@@ -44,6 +44,7 @@ def fill(gateway: Gateway, *, rows: int = 2) -> dict[str, str]:
 def log_in(gateway: Gateway, context: BrowserContext, *, name: str = "root", password: str = PASSWORD) -> None:
     """Through the login page, without the browser; its cookies go into the context."""
     url = f"{gateway.base}/admin/login/"
+    HTTP.cookies.clear()  # it is shared, and may be logged in already
     shown = HTTP.get(url, timeout=60)
     token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', shown.text)
     assert token is not None
@@ -53,6 +54,7 @@ def log_in(gateway: Gateway, context: BrowserContext, *, name: str = "root", pas
     )
     assert answer.status_code == 302, answer.text[:2000]
     cookies = [{"name": name, "value": value, "url": gateway.base} for name, value in answer.cookies.items()]
+    HTTP.cookies.clear()
     context.add_cookies(cookies)  # type: ignore[arg-type]
 
 
