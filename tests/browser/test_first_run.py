@@ -48,7 +48,7 @@ def tab(browser: Browser, empty: Gateway) -> Iterator[Tab]:
 def panel(page: Page, title: str) -> None:
     """Waits for the step; the focus is in it, so that a keyboard and a screen reader go on there."""
     expect(page.locator("[data-focus]")).to_have_text(title)
-    assert page.evaluate("document.getElementById('setup').contains(document.activeElement)")
+    page.wait_for_function("document.getElementById('setup').contains(document.activeElement)")
 
 
 def explained(page: Page, gateway: Gateway) -> None:
