@@ -114,9 +114,8 @@ async def _attempt(
         try:
             secret = target.provider.credential.reveal()
         except Damaged:
-            raise AttemptFailed(
-                ErrorClass.AUTH, f"The credential of provider {target.provider.id} is damaged in the vault: enter it again."
-            ) from None
+            what = f"The credential of provider {target.provider.id} is damaged in the vault: enter it again."
+            raise AttemptFailed(ErrorClass.AUTH, what) from None
         name, value = target.provider.defaults.credential_header(secret)
         headers.append((name.encode("ascii"), value.encode("latin-1", "replace")))
     _add(headers, target.provider.headers, call.headers if same else [], [*context, *rendered.headers])

@@ -89,7 +89,7 @@ def test_a_record_that_was_changed_is_never_sent_and_the_next_model_answers(tmp_
             answer = gateway.chat("m")
             assert (answer.status_code, answer.headers["x-tokenhub-model"]) == (200, "own")
             (logged,) = gateway.rows(at_least=1)
-            first, _ = json.loads(logged["details"])["attempts"]
+            first, _ = json.loads(logged["detail"])["attempts"]
             assert first["error_class"] == "auth"
             assert not upstream.requests
             assert "request_failed" not in gateway.log()
