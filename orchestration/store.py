@@ -6,6 +6,7 @@ whoever was too slow, or whose run was cancelled, gets LostRun and stops. So eac
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -18,6 +19,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from keys.auth import KeyRecord
+from orchestration.models import DURABLE as DURABLE
 from orchestration.models import OPEN_STATES, LegState, PlanLeg, PlanRun, RunState
 from orchestration.plan import Due, Outcome, Plan
 from orchestration.sealing import seal, unseal
@@ -28,10 +30,9 @@ from vault.errors import Damaged
 
 log = EventLogger(__name__)
 LEASE_SECONDS: Final = 10.0
-DURABLE: Final = "temporal"
-"""The holder, and the host, of runs that Temporal drives: whichever of its workers is at work writes in this name."""
 DURABLE_LEASE_SECONDS: Final = 20.0  # another of its workers goes on before that
 FORSAKEN_SECONDS: Final = 5.0  # without a sign from its workers, while Temporal itself is gone
+CLIENT_SECONDS: Final = 20.0  # without a sign from the server that its client waits at
 MAX_ATTEMPTS: Final = 2
 LOST_TWICE: Final = LegError(
     "internal_error", "The server ended twice while this step was under way.", 500, "Start the plan again."
@@ -64,8 +65,11 @@ def _lease(holder: str) -> datetime:
     return timezone.now() + timedelta(seconds=DURABLE_LEASE_SECONDS if holder == DURABLE else LEASE_SECONDS)
 
 
-def insert(plan: Plan, key: KeyRecord, *, holder: str, host: str, is_background: bool) -> None:
-    """Without a holder it is queued. Of a run that ends with its client's connection, nothing is kept that was said."""
+def insert(
+    plan: Plan, key: KeyRecord, *, holder: str, host: str, is_background: bool, is_followed: bool = False
+) -> None:
+    """Without a holder it is queued. Of a run that ends with its client's connection, nothing is kept that was said;
+    if it is followed, because others take its steps, until it has ended."""
     now = timezone.now()
     PlanRun.objects.create(
         id=UUID(plan.id),
@@ -81,7 +85,8 @@ def insert(plan: Plan, key: KeyRecord, *, holder: str, host: str, is_background:
         holder=holder,
         host=host,
         lease_until=_lease(holder) if holder else now,
-        sealed_plan=seal(plan, run_id=plan.id, place="plan") if is_background else None,
+        client_until=now + timedelta(seconds=CLIENT_SECONDS) if is_followed else None,
+        sealed_plan=seal(plan, run_id=plan.id, place="plan") if is_background or is_followed else None,
     )
 
 
@@ -118,7 +123,7 @@ def keep_result(run: PlanRun, result: LegResult) -> None:
         output_tokens=result.output_tokens,
         cost_usd=dollars(result.cost_nano),
         error_code=result.error.code if result.error is not None else "",
-        sealed_result=seal(result, run_id=run.pk, place=result.name) if run.is_background else None,
+        sealed_result=seal(result, run_id=run.pk, place=result.name) if run.is_kept else None,
     )
     if result.cost_nano is not None:
         run.cost_usd = (run.cost_usd or Decimal(0)) + (dollars(result.cost_nano) or 0)
@@ -150,7 +155,7 @@ def finish(run_id: str, *, holder: str, outcome: Outcome) -> None:
         case Failed():
             run.state, run.error_code = RunState.FAILED, outcome.step.error.code
     run.cost_usd = dollars(outcome.cost_nano)
-    if run.is_background:
+    if run.is_kept:
         run.sealed_outcome = seal(outcome, run_id=run_id, place="outcome")
     _close(run)
 
@@ -164,7 +169,15 @@ def cancel(run_id: UUID | str, *, key_id: str = "", holder: str = "") -> PlanRun
         run.state = RunState.CANCELLED
         run.legs.filter(state=LegState.RUNNING).update(state=LegState.CANCELLED, finished_at=timezone.now())
         _close(run)
+        if run.client_until is not None:
+            forget(run.pk)
     return run
+
+
+def forget(run_id: UUID | str) -> None:
+    """What was asked and said in a run that its client, or nobody any more, waits for."""
+    PlanRun.objects.filter(pk=run_id).update(sealed_plan=None, sealed_outcome=None, client_until=None)
+    PlanLeg.objects.filter(run_id=run_id).update(sealed_result=None)
 
 
 def _close(run: PlanRun) -> None:
@@ -235,7 +248,7 @@ def _take(pk: UUID, whose: str, *, holder: str, host: str, is_alive: bool) -> Ta
     if run is None:
         return None
     lose_legs(run.legs.all())
-    if not run.is_background:  # its client's connection ended with its worker
+    if not run.is_kept:  # its client's connection ended with its worker
         run.state, run.error_code = RunState.FAILED, "internal_error"
         _close(run)
         return None
@@ -312,8 +325,10 @@ def view(run_id: UUID, *, key_id: str) -> View | None:
     return View(run, list(run.legs.order_by("id")), plan, outcome)
 
 
-def said(leg: PlanLeg) -> LegResult | None:
-    """Raises Damaged."""
-    if leg.sealed_result is None:
-        return None
-    return unseal(leg.sealed_result, LegResult, run_id=leg.run_id, place=leg.name)
+def said(leg: PlanLeg) -> LegResult:
+    """Of one that is over."""
+    with suppress(Damaged):
+        if leg.sealed_result is not None:
+            return unseal(leg.sealed_result, LegResult, run_id=leg.run_id, place=leg.name)
+    error = LegError(leg.error_code or leg.state, "It has no answer.")
+    return LegResult(leg.name, leg.role, model=leg.model_id, error=error)

@@ -6,41 +6,38 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from time import monotonic
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
-from django.db import close_old_connections, connection
 from django.db.utils import DatabaseError
 
 from keys.auth import KeyRecord
 from keys.bank import host_of
-from orchestration import store
+from orchestration import store, store_followed
+from orchestration.following import Following
 from orchestration.legs import TRACE
 from orchestration.payers import Payers
 from orchestration.plan import Due, Outcome, Plan, leg_error
 from orchestration.runner import InProcess, Runner, Watcher
 from orchestration.steps import Failed, LegResult
 from orchestration.store import LostRun, Taken
+from orchestration.threads import disconnect, in_thread, patiently
 from routing.errors import ApiError
 from routing.runtime import Runtime, journal_folder, runtime
 from telemetry.journal import living_holders
 from telemetry.logs import REQUEST_ID, EventLogger
 from telemetry.tracing import trace_of
 
-T = TypeVar("T")
 log = EventLogger(__name__)
 TEND_SECONDS: Final = 1.0
 AT_ONCE: Final = 32  # runs in the background; the others wait
-PATIENCE_SECONDS: Final = 60.0  # with a database that cannot be reached, before a run is left to others
 MAX_BEHIND: Final = 1_000
 
 
 class Durable(Protocol):
-    """What drives runs in the background so that they outlive any process of ours; perhaps it cannot be reached. Runs
-    that it drives are held by `store.DURABLE`, until they are forsaken. Belongs to the event loop."""
+    """What drives runs so that they outlive any process of ours; perhaps it cannot be reached. Runs that it drives are
+    held by `store.DURABLE`, until they are forsaken. Belongs to the event loop."""
 
     @property
     def is_up(self) -> bool: ...
@@ -54,6 +51,9 @@ class Durable(Protocol):
 
     def end(self, run_id: str) -> None:
         """One that was cancelled, if it drives it. Does not wait."""
+
+    def unattended(self) -> None:
+        """It was reached, and nobody there took up a run. It is not up for a while."""
 
 
 DURABLY: Final[list[Callable[[Runtime], Durable]]] = []
@@ -82,6 +82,7 @@ class Worker:
         self._payers = Payers(held)
         self.durable = DURABLY[0](held) if DURABLY else None
         self.behind = Behind()
+        self._following = Following(self._unattended)
 
     @property
     def holder(self) -> str:
@@ -101,17 +102,21 @@ class Worker:
         for task in (self._tending, *self._background):
             task.cancel()
         await asyncio.gather(self._tending, *self._background, return_exceptions=True)
+        await self._following.stop()
         await self.behind.stop()
         if self.durable is not None:
             await self.durable.stop()
         with suppress(DatabaseError):
             await in_thread(partial(store.release, holder=self.holder))
-        await in_thread(_disconnect)
+        await in_thread(disconnect)
 
     # -- with a client that waits ----------------------------------------------------------------------------------
     async def foreground(self, plan: Plan, key: KeyRecord, watcher: Watcher) -> Outcome:
-        """Ends with its client. What is kept of it is kept behind its back. Raises ApiError when it is cancelled."""
+        """Ends with its client. What is kept of it is kept behind its back, but where it outlives this process. Raises
+        ApiError when it is cancelled."""
         self.start()
+        if self.is_durable and (outcome := await self._durably(plan, key, watcher)) is not None:
+            return outcome
         follower = _Follower(self.behind, watcher, plan.id, self.holder)
         task = asyncio.get_running_loop().create_task(self.runner.run(plan, lambda: key, follower))
         entry = self._entries[plan.id] = _Entry(task, is_kept=False)
@@ -130,14 +135,48 @@ class Worker:
             entry.is_over = True
             self._entries.pop(plan.id, None)
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether runs that begin now outlive this process."""
+        return self.durable is not None and self.durable.is_up
+
+    async def _durably(self, plan: Plan, key: KeyRecord, watcher: Watcher) -> Outcome | None:
+        """As what drives it does it, or whoever takes the run over. None: the database does not answer."""
+        durable = self.durable
+        assert durable is not None  # noqa: S101  it is up
+        insert = partial(store.insert, plan, key, holder=store.DURABLE, host=store.DURABLE)
+        try:
+            await in_thread(partial(insert, is_background=False, is_followed=True))
+            durable.begin(plan)
+            outcome = await self._following.outcome(plan.id, watcher)
+        except DatabaseError as problem:
+            log.warning("plan_run_not_durable", plan=plan.id, error=type(problem).__name__)
+            return None
+        except asyncio.CancelledError:
+            self.behind.put(partial(store.cancel, plan.id))
+            self.drop(plan.id)
+            raise
+        except ApiError:
+            self.behind.put(partial(store.forget, plan.id))
+            raise
+        self.behind.put(partial(store.forget, plan.id))
+        return outcome
+
+    def _unattended(self, run_id: str) -> None:
+        """Nobody has begun it yet: whoever finds it, does it."""
+        log.warning("plan_run_unattended", plan=run_id)
+        self.behind.put(partial(store.forsake, run_id))
+        if self.durable is not None:
+            self.durable.unattended()
+
     # -- in the background -----------------------------------------------------------------------------------------
     async def submit(self, plan: Plan, key: KeyRecord) -> None:
         """From here on the run outlives this process. Raises DatabaseError."""
         self.start()
         durable = self.durable
-        if durable is not None and durable.is_up:
-            held = {"holder": store.DURABLE, "host": store.DURABLE}
-            await in_thread(partial(store.insert, plan, key, **held, is_background=True))
+        if durable is not None and self.is_durable:
+            insert = partial(store.insert, plan, key, holder=store.DURABLE, host=store.DURABLE)
+            await in_thread(partial(insert, is_background=True))
             durable.begin(plan)
             return
         has_room = len(self._background) < AT_ONCE
@@ -214,6 +253,8 @@ class Worker:
         held = store.tend(watched, holder=self.holder) if watched else set()
         if self.durable is not None and not self.durable.is_up:
             store.forsake()
+        if self.durable is not None:
+            store_followed.end_abandoned()
         taken = store.take(
             holder=self.holder,
             host=self._host,
@@ -313,41 +354,6 @@ class _Keeper:
                 attempts=self._attempts,
             )
         )
-
-
-_THREAD: Final = ThreadPoolExecutor(1, thread_name_prefix="plan-runs")
-"""Keeps its connection: to open one takes longer than to write down a leg."""
-
-
-async def in_thread(call: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(_THREAD, _connected, call)
-
-
-def _disconnect() -> None:
-    connection.close()  # looked up here: each thread has another
-
-
-def _connected(call: Callable[[], T]) -> T:
-    try:
-        return call()
-    except DatabaseError:
-        connection.close()
-        raise
-    finally:
-        if connection.vendor != "sqlite":
-            close_old_connections()
-
-
-async def patiently(call: Callable[[], T]) -> T:
-    """Again, as long as the database may come back. Raises what the call raises."""
-    until = monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return await in_thread(call)
-        except DatabaseError:
-            if monotonic() >= until:
-                raise
-        await asyncio.sleep(0.5)
 
 
 _WORKER: Worker | None = None

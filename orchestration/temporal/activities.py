@@ -22,7 +22,7 @@ from orchestration.steps import LegResult
 from orchestration.store import DURABLE, LostRun
 from orchestration.temporal.messages import Asked, Ended
 from orchestration.temporal.workflow import LOST
-from orchestration.worker import in_thread, patiently
+from orchestration.threads import in_thread, patiently
 from routing.runtime import Runtime
 from telemetry.logs import REQUEST_ID, EventLogger
 

@@ -5,9 +5,13 @@ With TOKENHUB_RECORD_HISTORIES=1 the histories of their runs are written down, f
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,19 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.orchestration.script import COST, DEAR, DEAR_COST, PRICES, legs_of, nano, said
+from tests.orchestration.script import (
+    ASK,
+    COST,
+    DEAR,
+    DEAR_COST,
+    PRICES,
+    events_of,
+    legs_of,
+    nano,
+    plan,
+    said,
+    streamed,
+)
 from tests.orchestration.test_background import OTHER, SECRET, TOKEN, begin, call, ended, shown
 from tests.orchestration.test_plan import LIMITED
 from tests.orchestration.test_replay import HISTORIES, REPLAYED_SECRET
@@ -25,6 +41,7 @@ from tests.support.upstream import Reply, Upstream
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 DURABLY = "temporal"
+RUNNERS = ["in-process", DURABLY]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +114,31 @@ def row_of(gateway: Gateway, run_id: str) -> dict[str, Any]:
     return row
 
 
+def admin(gateway: Gateway, method: str, path: str) -> dict[str, Any]:
+    url = f"{gateway.base}/admin/v1/{path}"
+    answer = httpx.request(method, url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def workflows(gateway: Gateway) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = admin(gateway, "GET", "workflows?limit=20")["items"]
+    return found
+
+
+def listed(gateway: Gateway, run_id: str) -> dict[str, Any]:
+    """As soon as its end is written down."""
+    gateway.wait_until(lambda: admin(gateway, "GET", f"workflows/{run_id}")["status"] != "running")
+    return admin(gateway, "GET", f"workflows/{run_id}")
+
+
+def given_up(gateway: Gateway) -> None:
+    """A client whose server goes away."""
+    with suppress(httpx.HTTPError):
+        plan(gateway, "adversarial")
+
+
 # -- the same in both runners ------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Scenario:
@@ -143,16 +185,23 @@ SCENARIOS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
-@pytest.mark.parametrize("runner", ["in-process", DURABLY])
-def test_a_run_has_the_same_legs_result_and_cost_in_both_runners(
-    runner: str, scenario: Scenario, request: pytest.FixtureRequest, upstream: Upstream
-) -> None:
+@pytest.fixture
+def acted(request: pytest.FixtureRequest, upstream: Upstream, runner: str, scenario: Scenario) -> Gateway:
+    """Whose runs the runner takes through the scenario."""
     gateway: Gateway = request.getfixturevalue("gateway" if runner == DURABLY else "local")
     if runner == DURABLY:
         request.getfixturevalue("worker")
     for model, reply in scenario.replies.items():
         upstream.when(reply, model=model)
+    return gateway
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_run_has_the_same_legs_result_and_cost_in_both_runners(
+    acted: Gateway, runner: str, scenario: Scenario, request: pytest.FixtureRequest
+) -> None:
+    gateway = acted
     run_id = begin(gateway, scenario.mode, **scenario.asked)
     found = ended(gateway, run_id)
     assert (found["status"], found["partial"]) == (scenario.status, scenario.partial), found
@@ -169,6 +218,53 @@ def test_a_run_has_the_same_legs_result_and_cost_in_both_runners(
         history = request.getfixturevalue("temporal").history(run_id)
         text = re.sub(r'"identity": "[^"]*"', '"identity": "worker"', history.to_json())  # else whose machine it was
         (HISTORIES / f"{scenario.name}.json").write_text(text + "\n")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_client_that_waits_gets_the_same_from_both_runners(acted: Gateway, runner: str, scenario: Scenario) -> None:
+    answer = plan(acted, scenario.mode, primary_model_id="a", **scenario.asked)
+    assert answer.status_code == (200 if scenario.status == "completed" else 400), answer.text
+    run_id = answer.headers["x-tokenhub-request-id"]
+    found = answer.json() if answer.status_code == 200 else {}
+    response = found.get("response", {})
+    assert {name: response[name] for name in scenario.says} == scenario.says
+    assert (found.get("cost_usd", 0), found.get("partial", False)) == (pytest.approx(scenario.cost), scenario.partial)
+    run = listed(acted, run_id)
+    assert (run["status"], run["background"]) == (scenario.status, False)
+    assert run["runner"] == ("temporal" if runner == DURABLY else "in_process")
+    legs = [(leg["leg"], leg["status"], leg["model_id"]) for leg in run["legs"]]
+    assert [leg[:2] for leg in legs] == [leg[:2] for leg in scenario.legs]
+    assert sorted(leg[2] for leg in legs) == sorted(leg[2] for leg in scenario.legs)
+    assert sum(nano(leg["cost_usd"]) for leg in legs_of(acted, run_id, len(legs))) == nano(scenario.cost)
+    assert call(acted, "GET", run_id).status_code == 404
+
+
+@pytest.mark.parametrize("scenario", [SCENARIOS[0], SCENARIOS[2], SCENARIOS[3]], ids=lambda one: one.name)
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_stream_tells_the_same_of_both_runners(
+    acted: Gateway, upstream: Upstream, runner: str, scenario: Scenario
+) -> None:
+    """Texts as they come here, each as one piece there."""
+    if runner != DURABLY:  # it asks for streams, but for those that fail, and a judge's answer
+        upstream.clear()
+        for model, reply in scenario.replies.items():
+            is_heard = reply.status == 200 and model != "d"
+            upstream.when(streamed("The ", "plan.") if is_heard else reply, model=model)
+    answer = plan(acted, scenario.mode, primary_model_id="a", stream=True, **scenario.asked)
+    events = events_of(answer.text)
+    done = [data for name, data in events if name == "leg_completed"]
+    assert sorted(one["leg"] for one in done) == sorted(leg[0] for leg in scenario.legs)
+    assert sorted(data["leg"] for name, data in events if name == "leg_started") == sorted(one["leg"] for one in done)
+    for one in done:
+        texts = [data["text"] for name, data in events if name == "delta" and data["leg"] == one["leg"]]
+        assert "".join(texts) == ("" if one["role"] == "judge" else one["content"])
+    name, last = events[-1]
+    assert name == ("result" if scenario.status == "completed" else "error")
+    if name == "result":
+        assert scenario.says.keys() <= last["response"].keys()
+        assert last["cost_usd"] == pytest.approx(scenario.cost)
+    assert listed(acted, answer.headers["x-tokenhub-request-id"])["runner"] == runner.replace("-", "_")
 
 
 # -- Temporal ----------------------------------------------------------------------------------------------------------
@@ -203,6 +299,54 @@ def test_its_progress_can_be_asked_for(
     assert upstream.requests[1].lost.wait(20)
 
 
+def test_nothing_that_was_said_stays_when_a_client_has_its_answer(
+    gateway: Gateway, worker: TemporalWorker, upstream: Upstream
+) -> None:
+    upstream.next(PLAN, FLAW, BETTER)
+    run_id = plan(gateway, "adversarial", primary_model_id="a").headers["x-tokenhub-request-id"]
+    assert row_of(gateway, run_id)["host"] == DURABLY
+    kept = (
+        "SELECT count(*) AS legs, count(sealed_result) + count(sealed_plan) + count(sealed_outcome) AS words "
+        "FROM orchestration_planleg l JOIN orchestration_planrun r ON r.id = l.run_id WHERE r.id = ?"
+    )
+    gateway.wait_until(lambda: gateway.query(kept, run_id.replace("-", "")) == [{"legs": 3, "words": 0}])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_ends_its_run(
+    gateway: Gateway, temporal: Temporal, worker: TemporalWorker, upstream: Upstream, stream: bool
+) -> None:
+    upstream.when(Reply(delay=60))
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as client:
+        body = json.dumps({"request": ASK, "orchestration": {"mode": "adversarial"}, "stream": stream})
+        client.sendall(f"POST /v1/plan HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+                       f"Content-Length: {len(body)}\r\n\r\n{body}".encode())  # fmt: skip
+        upstream.wait_for_requests(1, timeout=30)
+        (run,) = [one for one in workflows(gateway) if one["status"] == "running"]
+    assert upstream.requests[0].lost.wait(20)
+    gateway.wait_until(lambda: listed(gateway, run["id"])["status"] == "cancelled")
+    gateway.wait_until(lambda: temporal.status(run["id"]) != "RUNNING", seconds=20)
+    assert len(upstream.requests) == 1
+
+
+def test_a_server_that_is_killed_leaves_no_run_that_nobody_waits_for(
+    gateway: Gateway, worker: TemporalWorker, upstream: Upstream
+) -> None:
+    upstream.when(Reply(delay=60))
+    client = threading.Thread(target=given_up, args=(gateway,))
+    client.start()
+    upstream.wait_for_requests(1, timeout=30)
+    (run,) = [one for one in workflows(gateway) if one["status"] == "running"]
+    gateway.kill()
+    client.join(timeout=30)
+    gateway.start()
+    gateway.execute(
+        "UPDATE orchestration_planrun SET client_until = created_at WHERE id = ?", run["id"].replace("-", "")
+    )
+    gateway.wait_until(lambda: listed(gateway, run["id"])["status"] == "cancelled")
+    assert upstream.requests[0].lost.wait(20)
+
+
 @pytest.mark.parametrize("way", ["client", "operator", DURABLY])
 def test_it_is_cancelled(
     gateway: Gateway, temporal: Temporal, worker: TemporalWorker, upstream: Upstream, way: str
@@ -213,8 +357,7 @@ def test_it_is_cancelled(
     if way == "client":
         assert call(gateway, "DELETE", run_id).json()["status"] == "cancelled"
     elif way == "operator":
-        url = f"{gateway.base}/admin/v1/workflows/{run_id}/cancel"
-        assert httpx.post(url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30).status_code == 200
+        admin(gateway, "POST", f"workflows/{run_id}/cancel")
     else:
         temporal.cancel(run_id)
     assert all(request.lost.wait(20) for request in upstream.requests)
