@@ -11,6 +11,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -329,6 +330,7 @@ def test_a_client_that_leaves_ends_its_run(
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_leaves_no_run_that_nobody_waits_for(
     gateway: Gateway, worker: TemporalWorker, upstream: Upstream
 ) -> None:
@@ -404,27 +406,50 @@ def test_without_a_worker_the_server_does_it(gateway: Gateway, worker: TemporalW
 def test_temporal_goes_in_the_middle_and_comes_back(
     gateway: Gateway, temporal: Temporal, worker: TemporalWorker, upstream: Upstream
 ) -> None:
-    """The leg that is under way is finished, by whoever is at it, and kept; the server goes on with the next."""
-    upstream.next(PLAN, said("A flaw.", delay=2), BETTER)
+    """The leg that is under way is finished, by whoever is at it, and kept; the server goes on with the next. A client
+    that waits gets its answer all the same."""
+    upstream.when(PLAN, model="a")
+    upstream.when(said("A flaw.", delay=2), model="b")
     run_id = begin(gateway, "adversarial", review_model_id="b")
-    upstream.wait_for_requests(2, timeout=30)
-    temporal.stop()
-    found = ended(gateway, run_id, seconds=60)
-    assert found["result"]["response"]["refined_plan"] == "Better.", found
-    assert [(leg["leg"], leg["status"]) for leg in found["legs"]] == [
-        ("plan", "completed"), ("critique-1", "completed"), ("refine-1", "completed"),
-    ]  # fmt: skip
-    assert len(upstream.requests) == 3
-    assert row_of(gateway, run_id)["host"] != DURABLY
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(plan, gateway, "adversarial", primary_model_id="a", review_model_id="b")
+        upstream.wait_for_requests(4, timeout=30)
+        temporal.stop()
+        found = ended(gateway, run_id, seconds=60)
+        answer = waiting.result(timeout=60)
+    assert found["result"]["response"]["critique"] == answer.json()["response"]["critique"] == "A flaw.", answer.text
+    waited = answer.headers["x-tokenhub-request-id"]
+    for legs in (found["legs"], listed(gateway, waited)["legs"]):
+        assert [(leg["leg"], leg["status"]) for leg in legs] == [
+            ("plan", "completed"), ("critique-1", "completed"), ("refine-1", "completed"),
+        ]  # fmt: skip
+    assert len(upstream.requests) == 6
+    assert DURABLY not in {row_of(gateway, one)["host"] for one in (run_id, waited)}
 
     wait_for_temporal(gateway, up=0)
     before = ended(gateway, begin(gateway, "planning"))
     assert (before["status"], row_of(gateway, before["id"])["host"] != DURABLY) == ("completed", True)
+    answer = plan(gateway, "planning", primary_model_id="a")
+    assert row_of(gateway, answer.headers["x-tokenhub-request-id"])["host"] != DURABLY
 
     temporal.start()
     wait_for_temporal(gateway)
     assert shown(gateway, run_id) == found
     again = ended(gateway, begin(gateway, "planning"), seconds=60)
     assert (again["status"], row_of(gateway, again["id"])["host"]) == ("completed", DURABLY)
-    gateway.wait_until(lambda: temporal.status(run_id) == "COMPLETED", seconds=30)
-    assert len(upstream.requests) == 5
+    answer = plan(gateway, "planning", primary_model_id="a")
+    assert row_of(gateway, answer.headers["x-tokenhub-request-id"])["host"] == DURABLY
+    for one in (run_id, waited):
+        gateway.wait_until(lambda: temporal.status(one) == "COMPLETED", seconds=30)  # noqa: B023  waited for here
+    assert len(upstream.requests) == 10
+
+
+def test_a_client_does_not_wait_long_for_a_worker(gateway: Gateway, worker: TemporalWorker, upstream: Upstream) -> None:
+    """And the next one not at all, until somebody looks again. The last test here: that is in half a minute."""
+    worker.stop()
+    for _ in range(2):
+        answer = plan(gateway, "planning", primary_model_id="a")
+        assert answer.status_code == 200, answer.text
+        assert row_of(gateway, answer.headers["x-tokenhub-request-id"])["host"] != DURABLY
+    assert gateway.log().count("plan_run_unattended") == 1
+    assert len(upstream.requests) == 2
