@@ -13,12 +13,12 @@ import msgspec
 from django.db.utils import DatabaseError
 from msgspec import Raw
 
-from orchestration import store
+from orchestration import store, store_shown
 from orchestration.consumers import completed, end_with, event, send
 from orchestration.models import OPEN_STATES, LegState, PlanLeg, RunState
 from orchestration.plan import answer_of, api_error
 from orchestration.steps import Done, Failed
-from orchestration.store import View
+from orchestration.store_shown import View
 from orchestration.threads import in_thread
 from orchestration.worker import worker
 from routing.consumers import EVENT_STREAM, KEEP_ALIVE, Endpoint
@@ -56,7 +56,7 @@ class PlanRuns(Endpoint):
         """Raises ApiError."""
         assert visit.key is not None  # noqa: S101  require_key found one
         try:
-            found = await in_thread(partial(store.view, run_id, key_id=visit.key.id))
+            found = await in_thread(partial(store_shown.view, run_id, key_id=visit.key.id))
         except DatabaseError:
             raise ApiError("overloaded", "The database does not answer.", retry_after_seconds=2) from None
         except Damaged:
@@ -195,5 +195,5 @@ def _steps(found: View, begun: set[int], ended: set[int]) -> list[bytes]:
             told.append(event("leg_started", {"leg": leg.name, "role": leg.role, "model": leg.model_id or None}))
         if leg.state != LegState.RUNNING and leg.pk not in ended:
             ended.add(leg.pk)
-            told.append(completed(store.said(leg)))
+            told.append(completed(store_shown.said(leg)))
     return told

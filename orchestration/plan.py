@@ -75,7 +75,10 @@ class Outcome:
 
 def cost_of(results: Mapping[str, LegResult], lost_nano: int | None = None) -> int | None:
     """None where nothing has a price."""
-    costs = [lost_nano, *(one.cost_nano for one in results.values())]
+    return together(lost_nano, *(one.cost_nano for one in results.values()))
+
+
+def together(*costs: int | None) -> int | None:
     known = [cost for cost in costs if cost is not None]
     return sum(known) if known else None
 

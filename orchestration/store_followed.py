@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from orchestration import store
+from orchestration import store, store_shown
 from orchestration.models import OPEN_STATES, LegState, PlanLeg, PlanRun
 from orchestration.plan import Outcome
 from orchestration.sealing import unseal
@@ -37,7 +37,7 @@ def look(runs: Collection[str], *, told: Collection[int]) -> dict[str, Seen]:
     rows = PlanRun.objects.filter(pk__in=list(runs)).values_list("pk", "state", "holder")
     found = {pk: Seen(state, holder == store.DURABLE) for pk, state, holder in rows}
     for leg in PlanLeg.objects.filter(run__in=list(found)).exclude(pk__in=list(told)).order_by("pk"):
-        found[leg.run_id].legs.append((leg, None if leg.state == LegState.RUNNING else store.said(leg)))
+        found[leg.run_id].legs.append((leg, None if leg.state == LegState.RUNNING else store_shown.said(leg)))
     over = [pk for pk, one in found.items() if one.is_over]
     if over:
         for pk, sealed in PlanRun.objects.filter(pk__in=over).values_list("pk", "sealed_outcome"):

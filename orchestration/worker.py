@@ -18,7 +18,7 @@ from orchestration import store, store_followed
 from orchestration.following import Following
 from orchestration.legs import TRACE
 from orchestration.payers import Payers
-from orchestration.plan import Due, Outcome, Plan, leg_error
+from orchestration.plan import Due, Outcome, Plan, cost_of, leg_error, together
 from orchestration.runner import InProcess, Runner, Watcher
 from orchestration.steps import Failed, LegResult
 from orchestration.store import LostRun, Taken
@@ -120,7 +120,7 @@ class Worker:
         follower = _Follower(self.behind, watcher, plan.id, self.holder)
         task = asyncio.get_running_loop().create_task(self.runner.run(plan, lambda: key, follower))
         entry = self._entries[plan.id] = _Entry(task, is_kept=False)
-        inserted = partial(store.insert, plan, key, holder=self.holder, host=self._host, is_background=False)
+        inserted = partial(store.begin, plan, key, holder=self.holder, host=self._host, is_background=False)
         self.behind.put(inserted, then=partial(setattr, entry, "is_kept", True))
         try:
             outcome = await task
@@ -144,9 +144,9 @@ class Worker:
         """As what drives it does it, or whoever takes the run over. None: the database does not answer."""
         durable = self.durable
         assert durable is not None  # noqa: S101  it is up
-        insert = partial(store.insert, plan, key, holder=store.DURABLE, host=store.DURABLE)
+        begin = partial(store.begin, plan, key, holder=store.DURABLE, host=store.DURABLE)
         try:
-            await in_thread(partial(insert, is_background=False, is_followed=True))
+            await in_thread(partial(begin, is_background=False, is_followed=True))
             durable.begin(plan)
             outcome = await self._following.outcome(plan.id, watcher)
         except DatabaseError as problem:
@@ -175,13 +175,13 @@ class Worker:
         self.start()
         durable = self.durable
         if durable is not None and self.is_durable:
-            insert = partial(store.insert, plan, key, holder=store.DURABLE, host=store.DURABLE)
-            await in_thread(partial(insert, is_background=True))
+            begin = partial(store.begin, plan, key, holder=store.DURABLE, host=store.DURABLE)
+            await in_thread(partial(begin, is_background=True))
             durable.begin(plan)
             return
         has_room = len(self._background) < AT_ONCE
         holder = self.holder if has_room else ""
-        await in_thread(partial(store.insert, plan, key, holder=holder, host=self._host, is_background=True))
+        await in_thread(partial(store.begin, plan, key, holder=holder, host=self._host, is_background=True))
         if has_room:
             self._begin(Taken(plan))
 
@@ -205,7 +205,7 @@ class Worker:
         if self._runtime.tracer is not None:
             TRACE.set(trace_of(()))
         entry = self._entries[plan.id]
-        keeper = _Keeper(plan.id, self.holder, taken.attempts)
+        keeper = _Keeper(self.holder, taken)
         try:
             try:
                 outcome = await self.runner.run(
@@ -305,6 +305,7 @@ class _Follower:
     def __init__(self, behind: Behind, watcher: Watcher, run_id: str, holder: str) -> None:
         self._behind = behind
         self._watcher = watcher
+        self._cost_nano: int | None = None
         self._run_id = run_id
         self._holder = holder
         self.streams = watcher.streams
@@ -319,8 +320,19 @@ class _Follower:
         await self._watcher.ended(result, following)
 
     def _note(self, result: LegResult | None, following: Sequence[Due]) -> None:
+        if result is not None:
+            self._cost_nano = together(self._cost_nano, result.cost_nano)
         self._behind.put(
-            partial(store.advance, self._run_id, holder=self._holder, result=result, following=following, attempts={})
+            partial(
+                store.advance,
+                self._run_id,
+                holder=self._holder,
+                result=result,
+                following=following,
+                attempts={},
+                cost_nano=self._cost_nano,
+                is_kept=False,
+            )
         )
 
 
@@ -329,10 +341,11 @@ class _Keeper:
 
     streams = False
 
-    def __init__(self, run_id: str, holder: str, attempts: dict[str, int]) -> None:
-        self._run_id = run_id
+    def __init__(self, holder: str, taken: Taken) -> None:
+        self._run_id = taken.plan.id
         self._holder = holder
-        self._attempts = attempts
+        self._attempts = taken.attempts
+        self._cost_nano = cost_of(taken.known, taken.lost_nano)
 
     async def began(self, due: Sequence[Due]) -> None:
         await self._keep(None, due)
@@ -344,6 +357,8 @@ class _Keeper:
         pass
 
     async def _keep(self, result: LegResult | None, following: Sequence[Due]) -> None:
+        if result is not None:
+            self._cost_nano = together(self._cost_nano, result.cost_nano)
         await patiently(
             partial(
                 store.advance,
@@ -352,6 +367,8 @@ class _Keeper:
                 result=result,
                 following=following,
                 attempts=self._attempts,
+                cost_nano=self._cost_nano,
+                is_kept=True,
             )
         )
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db
 def plan() -> Plan:
     plan = begun(is_background=False)
     PlanRun.objects.all().delete()
-    store.insert(plan, KEY, holder=DURABLE, host=DURABLE, is_background=False, is_followed=True)
+    store.begin(plan, KEY, holder=DURABLE, host=DURABLE, is_background=False, is_followed=True)
     return plan
 
 
