@@ -126,6 +126,6 @@ def _end(followed: _Followed, seen: Seen) -> None:
     if seen.outcome is not None:
         followed.outcome.set_result(seen.outcome)
     elif seen.state == RunState.CANCELLED:
-        followed.outcome.set_exception(ApiError("overloaded", "This plan was cancelled by the operator."))
+        followed.outcome.set_exception(ApiError("overloaded", "This request was cancelled by the operator."))
     else:
         followed.outcome.set_exception(ApiError("internal_error", "What is kept of this plan cannot be read."))

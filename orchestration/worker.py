@@ -128,7 +128,7 @@ class Worker:
             return outcome
         except asyncio.CancelledError:
             if entry.is_cancelled:
-                raise ApiError("overloaded", "This plan was cancelled by the operator.") from None
+                raise ApiError("overloaded", "This request was cancelled by the operator.") from None
             self.behind.put(partial(store.cancel, plan.id, holder=self.holder))
             raise
         finally:

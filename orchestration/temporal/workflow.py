@@ -14,7 +14,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from orchestration.registry import MODES
+    from orchestration.registry import mode_of
     from orchestration.steps import Calls, LegResult
     from orchestration.temporal.messages import VERSION, Asked, Begun, Ended, Progress
 
@@ -57,7 +57,7 @@ class PlanWorkflow:
         return Progress(self._under_way, list(self._results))
 
     async def _steps(self, asked: Begun) -> str:
-        mode = MODES[asked.directive.mode]
+        mode = mode_of(asked.directive)
         step = mode.step(asked.directive, self._results)
         while isinstance(step, Calls):
             self._under_way = [leg.name for leg in step.legs]

@@ -42,6 +42,7 @@ from tests.support.upstream import Reply, Upstream
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 DURABLY = "temporal"
+NARROW = "tokenhub_" + "7e" * 32
 RUNNERS = ["in-process", DURABLY]
 
 
@@ -62,14 +63,15 @@ def made(server: Upstream, folder: Path, **env: str) -> Gateway:
         folder,
         providers=[{"id": "chat", "type": "openai", "base_url": server.url, "dialects": ["openai-chat"]}],
         models=[{"id": name, "provider_id": "chat", "weight": 5, **PRICES} for name in ("a", "b", "c", "d")],
-        keys=[{"key": KEY}, {"key": OTHER, "name": "other"}],
+        keys=[{"key": KEY}, {"key": OTHER, "name": "other"}, {"key": NARROW, "allowed_models": ["c"]}],
         env={"TOKENHUB_ADMIN_TOKEN": TOKEN, "TOKENHUB_SECRET_KEY": REPLAYED_SECRET, **env},
     )
 
 
 @pytest.fixture(scope="module")
 def gateway(server: Upstream, temporal: Temporal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with made(server, tmp_path_factory.mktemp("durable"), **temporal.env) as running:
+    env = {**temporal.env, "TOKENHUB_TEMPORAL_CHAT": "true"}
+    with made(server, tmp_path_factory.mktemp("durable"), **env) as running:
         yield running
 
 
