@@ -2,7 +2,7 @@
 asked again, what was under way once at most, and both attempts are on record.
 
 The boundaries are made by the world around the worker: a provider that takes a connection and never reads, or a
-database that refuses one kind of write. So the worker is killed at the very place, however fast or slow the machine is."""
+database that refuses one kind of write. So it is killed at the very place, however fast or slow the machine is."""
 
 from __future__ import annotations
 

@@ -56,7 +56,9 @@ def test_another_order_of_steps_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_there_are_histories_of_every_kind_of_run() -> None:
-    assert {"adversarial", "vote", "vote-with-a-ceiling", "refine-fails"} <= {one.stem for one in HISTORIES.glob("*")}
+    assert {"adversarial", "chat", "vote", "vote-with-a-ceiling", "refine-fails"} <= {
+        one.stem for one in HISTORIES.glob("*")
+    }
 
 
 def test_temporal_is_not_loaded_to_answer_requests(tmp_path: Path) -> None:

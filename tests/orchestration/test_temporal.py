@@ -142,6 +142,11 @@ def given_up(gateway: Gateway) -> None:
         plan(gateway, "adversarial")
 
 
+def write_down(temporal: Temporal, run_id: str, name: str) -> None:
+    text = re.sub(r'"identity": "[^"]*"', '"identity": "worker"', temporal.history(run_id).to_json())  # whose machine
+    (HISTORIES / f"{name}.json").write_text(text + "\n")
+
+
 # -- the same in both runners ------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Scenario:
@@ -218,9 +223,7 @@ def test_a_run_has_the_same_legs_result_and_cost_in_both_runners(
     row = row_of(gateway, run_id)
     assert (row["host"] == DURABLY, row["resumed"]) == (runner == DURABLY, 0)
     if runner == DURABLY and os.environ.get("TOKENHUB_RECORD_HISTORIES"):
-        history = request.getfixturevalue("temporal").history(run_id)
-        text = re.sub(r'"identity": "[^"]*"', '"identity": "worker"', history.to_json())  # else whose machine it was
-        (HISTORIES / f"{scenario.name}.json").write_text(text + "\n")
+        write_down(request.getfixturevalue("temporal"), run_id, scenario.name)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)

@@ -3,6 +3,7 @@ that pass by."""
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.orchestration import test_temporal as driven
 from tests.orchestration.script import COST, nano, said, streamed
-from tests.orchestration.test_temporal import NARROW, admin, listed, wait_for_temporal, workflows
+from tests.orchestration.test_temporal import NARROW, admin, listed, wait_for_temporal, workflows, write_down
 from tests.support.gateway import KEY, Gateway
 from tests.support.temporal import Temporal, TemporalWorker, why_not
 from tests.support.upstream import Reply, Upstream
@@ -80,7 +81,9 @@ def test_an_answer_is_the_same_as_without_temporal(
         assert leg["request_id"] == answer.json()["request_id"]
 
 
-def test_it_is_a_run_of_one_leg(gateway: Gateway, worker: TemporalWorker, upstream: Upstream) -> None:
+def test_it_is_a_run_of_one_leg(
+    gateway: Gateway, temporal: Temporal, worker: TemporalWorker, upstream: Upstream
+) -> None:
     upstream.when(said("The answer."))
     answer = chat(gateway, request={"model_hint": "c"})
     assert answer.json()["response"]["choices"][0]["message"]["content"] == "The answer."
@@ -94,6 +97,9 @@ def test_it_is_a_run_of_one_leg(gateway: Gateway, worker: TemporalWorker, upstre
     assert (row["endpoint"], row["model_id"], nano(row["cost_usd"])) == ("/v1/chat", "c", nano(COST))
     events = admin(gateway, "GET", f"workflows/{run['id']}/history")["events"]
     assert [one["event"] for one in events] == ["run_started", "leg_started", "leg_completed", "run_completed"]
+    gateway.wait_until(lambda: temporal.status(run["id"]) == "COMPLETED")
+    if os.environ.get("TOKENHUB_RECORD_HISTORIES"):
+        write_down(temporal, run["id"], "chat")
 
 
 def test_a_stream_passes_it_by_and_is_recorded(gateway: Gateway, worker: TemporalWorker, upstream: Upstream) -> None:
