@@ -35,6 +35,7 @@ class DurableChat(TokenHubChat):
         self.require_key(visit, counts=False)
         self.require_journal(visit)
         visit.kept_body = raw = await visit.body()
+        self.capture(visit, raw)
         body, policy = self.asked(visit, raw)
         envelope = self.envelope(visit, body)
         if envelope.stream:
@@ -42,7 +43,6 @@ class DurableChat(TokenHubChat):
             await super().answer(visit)
             return
         visit.watch_client()
-        self.capture(visit, raw)
         if visit.shape is not None:
             await require_usable(visit.shape)
         needs = needs_of(envelope)
