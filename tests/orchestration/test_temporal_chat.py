@@ -93,7 +93,9 @@ def test_it_is_a_run_of_one_leg(
     (leg,) = run["legs"]
     assert (leg["leg"], leg["role"], leg["model_id"]) == ("chat", "assistant", "c")
     assert leg["request_id"] == answer.json()["request_id"]
-    (row,) = [one for one in gateway.rows(at_least=2) if one["request_id"] == leg["request_id"].replace("-", "")]
+    told = leg["request_id"].replace("-", "")
+    gateway.wait_until(lambda: told in {one["request_id"] for one in gateway.rows()})
+    (row,) = [one for one in gateway.rows() if one["request_id"] == told]
     assert (row["endpoint"], row["model_id"], nano(row["cost_usd"])) == ("/v1/chat", "c", nano(COST))
     events = admin(gateway, "GET", f"workflows/{run['id']}/history")["events"]
     assert [one["event"] for one in events] == ["run_started", "leg_started", "leg_completed", "run_completed"]
