@@ -13,7 +13,7 @@ import msgspec
 
 from keys.auth import KeyRecord
 from orchestration.plan import Plan, leg_body, leg_policy, leg_shape
-from orchestration.registry import MODES
+from orchestration.registry import MODES, mode_of
 from orchestration.steps import Calls, Leg, LegResult, Seat
 from providers.formats.registry import DIALECTS
 from routing.call import Call
@@ -132,7 +132,7 @@ class Casting:
         return Estimate(cost, tokens)
 
     def _rehearsal(self, plan: Plan) -> Iterator[tuple[Leg, Call, Target]]:
-        mode, results = MODES[plan.directive.mode], dict[str, LegResult]()
+        mode, results = mode_of(plan.directive), dict[str, LegResult]()
         while isinstance(step := mode.step(plan.directive, results), Calls):
             for leg in step.legs:
                 call, target = self._first(plan, leg)

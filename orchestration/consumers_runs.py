@@ -4,7 +4,6 @@ started it sees it."""
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -14,13 +13,14 @@ import msgspec
 from django.db.utils import DatabaseError
 from msgspec import Raw
 
-from orchestration import store
+from orchestration import store, store_shown
 from orchestration.consumers import completed, end_with, event, send
 from orchestration.models import OPEN_STATES, LegState, PlanLeg, RunState
 from orchestration.plan import answer_of, api_error
-from orchestration.steps import Done, Failed, LegError, LegResult
-from orchestration.store import View
-from orchestration.worker import in_thread, worker
+from orchestration.steps import Done, Failed
+from orchestration.store_shown import View
+from orchestration.threads import in_thread
+from orchestration.worker import worker
 from routing.consumers import EVENT_STREAM, KEEP_ALIVE, Endpoint
 from routing.errors import ApiError
 from routing.visit import Visit, client_error
@@ -56,7 +56,7 @@ class PlanRuns(Endpoint):
         """Raises ApiError."""
         assert visit.key is not None  # noqa: S101  require_key found one
         try:
-            found = await in_thread(partial(store.view, run_id, key_id=visit.key.id))
+            found = await in_thread(partial(store_shown.view, run_id, key_id=visit.key.id))
         except DatabaseError:
             raise ApiError("overloaded", "The database does not answer.", retry_after_seconds=2) from None
         except Damaged:
@@ -195,15 +195,5 @@ def _steps(found: View, begun: set[int], ended: set[int]) -> list[bytes]:
             told.append(event("leg_started", {"leg": leg.name, "role": leg.role, "model": leg.model_id or None}))
         if leg.state != LegState.RUNNING and leg.pk not in ended:
             ended.add(leg.pk)
-            told.append(completed(_said(leg)))
+            told.append(completed(store_shown.said(leg)))
     return told
-
-
-def _said(leg: PlanLeg) -> LegResult:
-    said = None
-    with suppress(Damaged):
-        said = store.said(leg)
-    if said is not None:
-        return said
-    error = LegError(leg.error_code or leg.state, "It has no answer.")
-    return LegResult(leg.name, leg.role, model=leg.model_id, error=error)

@@ -15,9 +15,9 @@ from msgspec import Raw
 
 from keys.auth import KeyRecord
 from orchestration.casting import leg_key
-from orchestration.plan import ENDPOINT, Plan, leg_body, leg_error, leg_policy, leg_shape
+from orchestration.plan import CHAT_ENDPOINT, ENDPOINT, Plan, leg_body, leg_error, leg_policy, leg_shape
 from orchestration.purse import Funds, LegPurse
-from orchestration.steps import Leg, LegError, LegResult, StoppedBy, thoughtless
+from orchestration.steps import Delivered, Leg, LegError, LegResult, StoppedBy, thoughtless
 from providers.client import UpstreamFailure
 from providers.formats.canonical import TextDelta
 from providers.formats.dialect import Usage
@@ -27,7 +27,7 @@ from providers.outcomes import classify_failure
 from routing.attempt import Delivery
 from routing.call import Call
 from routing.chat_texts import messages_of, text_of
-from routing.consumers import broken, drain, formed, learn_size, note_break, prepare
+from routing.consumers import broken, delivery_headers, drain, formed, learn_size, note_break, prepare
 from routing.eligibility import expected_cost
 from routing.errors import ApiError
 from routing.patience import Patience
@@ -66,7 +66,8 @@ class Legs:
         if seconds is not None and seconds <= 0:
             late = ApiError("upstream_timeout", "The time that was given for the plan is over.", error_class="timeout")
             return LegResult(leg.name, leg.role, model=leg.model, request_id=request_id, error=leg_error(late, "time"))
-        visit = Visit(_SCOPE, _nothing, _nothing, self._runtime, ENDPOINT, CHAT)
+        endpoint = CHAT_ENDPOINT if self._plan.is_chat else ENDPOINT
+        visit = Visit(_SCOPE, _nothing, _nothing, self._runtime, endpoint, CHAT)
         visit.request_id, visit.plan, visit.leg, visit.client_id = request_id, self._plan.id, leg.name, ""
         visit.patience = Patience(armed=True)
         if self._runtime.tracer is not None:
@@ -104,13 +105,18 @@ class Legs:
 
     async def _answered(self, visit: Visit, leg: Leg, key: KeyRecord, hear: Hear | None) -> LegResult:
         """Raises ApiError, InvalidRequest."""
-        shape = leg_shape(self._plan, leg)
+        plan = self._plan
+        shape = leg_shape(plan, leg)
         is_checked = shape is not None and not leg.schema
         streams = hear is not None and shape is None
         call = self._call(visit, leg, key, stream=streams)
         delivery = await self._runtime.engine.deliver(call)
         visit.target, visit.reason = delivery.target, delivery.reason
         visit.estimated_cost_nano = expected_cost(delivery.target, call.needs)
+        if plan.is_chat:
+            visit.at_home = delivery.at_home
+            if call.alias is not None and call.alias.shadows:
+                self._runtime.shadows.follow(visit, call)
         if delivery.relay is not None:
             text, usage, estimated = await self._heard(visit, call, delivery, hear)
             result = LegResult(leg.name, leg.role, text)
@@ -128,7 +134,7 @@ class Legs:
         if not estimated:
             learn_size(visit, call, delivery, usage)
         target = delivery.target
-        is_mute = not thoughtless(result.text) and not self._keeps_body
+        is_mute = not thoughtless(result.text) and not plan.keeps_body
         error = ApiError("upstream_error", f"{target.model_id} answered without a text.", error_class="transient")
         cost = visit.account(200, usage=usage, estimated=estimated)
         if result.text and hear is not None and not streams:
@@ -140,13 +146,10 @@ class Legs:
             cost_nano=cost,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
-            body=result.body if self._keeps_body else Raw(b"null"),
+            body=result.body if plan.keeps_body else Raw(b"null"),
             error=leg_error(error) if is_mute else None,
+            delivered=_delivered(visit, delivery) if plan.is_chat else None,
         )
-
-    @property
-    def _keeps_body(self) -> bool:
-        return self._plan.directive.mode == "planning"
 
     def _call(self, visit: Visit, leg: Leg, key: KeyRecord, *, stream: bool) -> Call:
         runtime, plan = self._runtime, self._plan
@@ -156,7 +159,11 @@ class Legs:
         policy = leg_policy(plan, leg, now=time(), default_mode=runtime.snapshot.default_policy.mode)
         envelope, visit.plain = formed(CHAT, leg_body(plan, leg, stream=stream), shape)
         call = prepare(visit, envelope, policy)
-        call.conversation = None  # each leg finds its own model
+        if plan.is_chat:
+            call.headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in plan.headers.items()]
+            call.query = plan.query.encode("latin-1")
+        else:
+            call.conversation = None  # each leg finds its own model
         call.is_strict = plan.is_strict
         call.started_at = monotonic()
         visit.purse = call.purse = LegPurse(
@@ -251,6 +258,11 @@ def _whole(leg: Leg, body: bytes, *, cut_at: int | None) -> LegResult:
     reasons = [one.get("finish_reason") for one in answer["choices"] if isinstance(one, dict)] if messages else []
     is_cut = cut_at is not None and "length" in reasons
     return LegResult(leg.name, leg.role, "".join(texts), Raw(body), is_cut=is_cut)
+
+
+def _delivered(visit: Visit, delivery: Delivery) -> Delivered:
+    headers = {name.decode(): value.decode("latin-1") for name, value in delivery_headers(visit, delivery)}
+    return Delivered(visit.reason, visit.estimated_cost_nano, headers)
 
 
 async def _nothing(*_: Any) -> Any:

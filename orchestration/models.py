@@ -3,6 +3,8 @@ ones. What clients asked and models said is sealed; see `orchestration.sealing`.
 
 from __future__ import annotations
 
+from typing import Final
+
 from django.db import models
 from django.db.models import Q
 
@@ -15,12 +17,15 @@ class RunState(models.TextChoices):
     CANCELLED = "cancelled", "Cancelled"
 
 
+DURABLE: Final = "temporal"
+"""The holder, and the host, of runs that Temporal drives: whichever of its workers is at work writes in this name."""
 OPEN_STATES = (RunState.QUEUED, RunState.RUNNING)
 
 
 class PlanRun(models.Model):
     """`holder`: the process that works on it, as long as its lease is not over; nobody else writes to an open run, but
-    for who cancels it: by taking it away from its holder."""
+    for who cancels it: by taking it away from its holder. `client_until`: of a run whose client waits while Temporal
+    drives it; the client's server renews it, and once it is over, nobody wants the answer any more."""
 
     id = models.UUIDField(primary_key=True, editable=False)
     state = models.CharField(max_length=20, choices=RunState.choices, default=RunState.RUNNING)
@@ -39,6 +44,7 @@ class PlanRun(models.Model):
     holder = models.CharField(max_length=20, blank=True)
     host = models.CharField(max_length=40, blank=True)
     lease_until = models.DateTimeField(null=True)
+    client_until = models.DateTimeField(null=True)
     resumed = models.PositiveSmallIntegerField("times taken up again", default=0)
     sealed_plan = models.BinaryField(null=True)
     sealed_outcome = models.BinaryField(null=True)
@@ -50,10 +56,20 @@ class PlanRun(models.Model):
             models.Index(fields=["-created_at"], name="planrun_created"),
             models.Index(fields=["expires_at"], name="planrun_expires"),
             models.Index(fields=["lease_until"], name="planrun_open", condition=Q(state__in=["queued", "running"])),
+            models.Index(fields=["client_until"], name="planrun_client", condition=Q(client_until__isnull=False)),
         ]
 
     def __str__(self) -> str:
         return f"{self.mode} {self.id}"
+
+    @property
+    def runner(self) -> str:
+        return "temporal" if self.host == DURABLE else "in_process"
+
+    @property
+    def is_kept(self) -> bool:
+        """With what is asked and said, so that another process can go on."""
+        return self.is_background or self.client_until is not None
 
 
 class LegState(models.TextChoices):

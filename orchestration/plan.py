@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Raw
 
+from orchestration.chat import CHAT
+from orchestration.registry import mode_of
 from orchestration.steps import Directive, Done, Failed, Leg, LegError, LegResult, StoppedBy
 from routing.asking import with_system
 from routing.errors import ApiError
@@ -18,6 +20,7 @@ from routing.pricing import NANO
 from routing.shaping import Shape
 
 ENDPOINT: Final = "/v1/plan"
+CHAT_ENDPOINT: Final = "/v1/chat"
 NO_CEILING: Final = 1 << 62
 _fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _list = msgspec.json.Decoder(list[Raw]).decode
@@ -38,11 +41,18 @@ class Plan(msgspec.Struct, frozen=True):
     client_id: str = ""
     is_strict: bool = False
     estimated_cost_nano: int | None = None
+    headers: dict[str, str] = {}
+    query: str = ""
+    """Of a chat: what goes on to providers."""
+
+    @property
+    def is_chat(self) -> bool:
+        return self.directive.mode == CHAT.name
 
     @property
     def ceiling(self) -> int | None:
-        """Nano-dollars that the run may cost."""
-        return self.policy.max_budget_nano if self.policy.budget_is_own else None
+        """Nano-dollars that the run may cost. That of a chat is the router's business, as ever."""
+        return self.policy.max_budget_nano if self.policy.budget_is_own and not self.is_chat else None
 
     def seconds_left(self, now: float) -> float | None:
         deadline = self.policy.deadline_ms
@@ -51,6 +61,11 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def reason(self) -> str:
         return f"{self.directive.mode}-orchestration"
+
+    @property
+    def keeps_body(self) -> bool:
+        """The answer is the provider's, whatever is in it."""
+        return mode_of(self.directive).takes_tools
 
 
 class Due(NamedTuple):
@@ -75,7 +90,10 @@ class Outcome:
 
 def cost_of(results: Mapping[str, LegResult], lost_nano: int | None = None) -> int | None:
     """None where nothing has a price."""
-    costs = [lost_nano, *(one.cost_nano for one in results.values())]
+    return together(lost_nano, *(one.cost_nano for one in results.values()))
+
+
+def together(*costs: int | None) -> int | None:
     known = [cost for cost in costs if cost is not None]
     return sum(known) if known else None
 

@@ -1,4 +1,4 @@
-"""Every mode by its name. Pure."""
+"""Every mode by its name: those that clients may ask for, and the one of a chat. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import Final
 
 from orchestration import modes
-from orchestration.steps import Mode
+from orchestration.chat import CHAT
+from orchestration.steps import Directive, Mode
 
 
 def _found() -> dict[str, Mode]:
@@ -16,3 +17,7 @@ def _found() -> dict[str, Mode]:
 
 
 MODES: Final[dict[str, Mode]] = _found()
+
+
+def mode_of(run: Directive) -> Mode:
+    return CHAT if run.mode == CHAT.name else MODES[run.mode]

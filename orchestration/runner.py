@@ -10,7 +10,7 @@ from typing import Protocol
 from orchestration.legs import KeyOf, Legs
 from orchestration.plan import Due, Outcome, Plan, cost_of
 from orchestration.purse import Funds
-from orchestration.registry import MODES
+from orchestration.registry import mode_of
 from orchestration.steps import Calls, Leg, LegResult, Step
 from routing.identity import new_request_id
 from routing.runtime import Runtime
@@ -61,7 +61,7 @@ class InProcess:
         results = dict(known or {})
         funds = Funds(plan.ceiling, cost_of(results, lost_nano) or 0)
         legs = Legs(self._runtime, plan, key_of, funds)
-        mode = MODES[plan.directive.mode]
+        mode = mode_of(plan.directive)
         step, due = _after(mode.step(plan.directive, results))
         if due:
             await watcher.began(due)
@@ -74,7 +74,7 @@ class InProcess:
         self, plan: Plan, legs: Legs, due: Sequence[Due], results: dict[str, LegResult], watcher: Watcher
     ) -> tuple[Step, list[Due]]:
         """Calls them all; what is due after the last of them."""
-        mode = MODES[plan.directive.mode]
+        mode = mode_of(plan.directive)
         found: dict[str, LegResult] = {}
         following: tuple[Step, list[Due]] | None = None
 

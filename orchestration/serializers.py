@@ -32,7 +32,7 @@ class WorkflowSerializer(Record[PlanRun]):
 
     id = serializers.UUIDField()
     status = serializers.ChoiceField(source="state", choices=RunState.choices)
-    runner = serializers.CharField(default="in_process", help_text="Who takes it from step to step.")
+    runner = serializers.CharField(help_text="Who takes it from step to step: in_process or temporal.")
     background = serializers.BooleanField(source="is_background")
     estimated_cost_usd = Dollars(max_digits=20, allow_null=True)
     cost_usd = Dollars(max_digits=20, allow_null=True, help_text="So far.")

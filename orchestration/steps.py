@@ -17,7 +17,7 @@ from msgspec import Raw
 from routing.think import without_thoughts
 from telemetry.journal import Attempt
 
-Role = Literal["planner", "critic", "refiner", "voter", "judge"]
+Role = Literal["planner", "critic", "refiner", "voter", "judge", "assistant"]
 StoppedBy = Literal["", "money", "time"]
 MAX_ITERATIONS: Final = 10
 MISMATCH: Final = "output_schema_mismatch"
@@ -95,6 +95,14 @@ class LegError(msgspec.Struct, frozen=True, omit_defaults=True):
     stopped_by: StoppedBy = ""
 
 
+class Delivered(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a chat's client is told of its answer, beside the answer. `headers`: those of the router, by name."""
+
+    reason: str
+    estimated_cost_nano: int | None = None
+    headers: dict[str, str] = {}
+
+
 class LegResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came of a leg. `body`: the provider's whole answer in OpenAI chat form. `is_cut`: money allowed no more of
     the text. `request_id`: of its row in the request log. `cost_nano`: in nano-dollars, of all that was asked for it;
@@ -114,6 +122,7 @@ class LegResult(msgspec.Struct, frozen=True, omit_defaults=True):
     attempts: list[Attempt] = []
     is_cut: bool = False
     error: LegError | None = None
+    delivered: Delivered | None = None
 
 
 class Calls(msgspec.Struct, frozen=True, tag="calls"):

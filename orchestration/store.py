@@ -18,9 +18,11 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from keys.auth import KeyRecord
+from orchestration.models import DURABLE as DURABLE
 from orchestration.models import OPEN_STATES, LegState, PlanLeg, PlanRun, RunState
 from orchestration.plan import Due, Outcome, Plan
 from orchestration.sealing import seal, unseal
+from orchestration.statements import insert, update
 from orchestration.steps import Done, Failed, LegError, LegResult
 from telemetry.logs import EventLogger
 from telemetry.models import RequestLog
@@ -28,10 +30,9 @@ from vault.errors import Damaged
 
 log = EventLogger(__name__)
 LEASE_SECONDS: Final = 10.0
-DURABLE: Final = "temporal"
-"""The holder, and the host, of runs that Temporal drives: whichever of its workers is at work writes in this name."""
 DURABLE_LEASE_SECONDS: Final = 20.0  # another of its workers goes on before that
 FORSAKEN_SECONDS: Final = 5.0  # without a sign from its workers, while Temporal itself is gone
+CLIENT_SECONDS: Final = 20.0  # without a sign from the server that its client waits at
 MAX_ATTEMPTS: Final = 2
 LOST_TWICE: Final = LegError(
     "internal_error", "The server ended twice while this step was under way.", 500, "Start the plan again."
@@ -64,8 +65,11 @@ def _lease(holder: str) -> datetime:
     return timezone.now() + timedelta(seconds=DURABLE_LEASE_SECONDS if holder == DURABLE else LEASE_SECONDS)
 
 
-def insert(plan: Plan, key: KeyRecord, *, holder: str, host: str, is_background: bool) -> None:
-    """Without a holder it is queued. Of a run that ends with its client's connection, nothing is kept that was said."""
+def begin(
+    plan: Plan, key: KeyRecord, *, holder: str, host: str, is_background: bool, is_followed: bool = False
+) -> None:
+    """Without a holder it is queued. Of a run that ends with its client's connection, nothing is kept that was said;
+    if it is followed, because others take its steps, until it has ended."""
     now = timezone.now()
     PlanRun.objects.create(
         id=UUID(plan.id),
@@ -81,7 +85,8 @@ def insert(plan: Plan, key: KeyRecord, *, holder: str, host: str, is_background:
         holder=holder,
         host=host,
         lease_until=_lease(holder) if holder else now,
-        sealed_plan=seal(plan, run_id=plan.id, place="plan") if is_background else None,
+        client_until=now + timedelta(seconds=CLIENT_SECONDS) if is_followed else None,
+        sealed_plan=seal(plan, run_id=plan.id, place="plan") if is_background or is_followed else None,
     )
 
 
@@ -95,49 +100,62 @@ def held_run(run_id: str, holder: str) -> PlanRun:
 
 @transaction.atomic
 def advance(
-    run_id: str, *, holder: str, result: LegResult | None, following: Sequence[Due], attempts: Mapping[str, int]
+    run_id: str,
+    *,
+    holder: str,
+    result: LegResult | None,
+    following: Sequence[Due],
+    attempts: Mapping[str, int],
+    cost_nano: int | None = None,
+    is_kept: bool,
 ) -> None:
-    """Keeps what came of a leg, and which are called next. Raises LostRun."""
-    run = held_run(run_id, holder)
+    """Keeps what came of a leg, and which are called next. `cost_nano`: of the run so far. `is_kept`: with what was
+    said. Raises LostRun."""
+    changed = update(
+        PlanRun,
+        where={"id": UUID(run_id), "holder": holder, "state": RunState.RUNNING},
+        changes={"cost_usd": dollars(cost_nano), "lease_until": _lease(holder)},
+    )
+    if not changed:
+        raise LostRun
     if result is not None:
-        keep_result(run, result)
-    add_legs(run, following, attempts)
-    run.lease_until = _lease(holder)
-    run.save(update_fields=["cost_usd", "lease_until"])
+        keep_result(UUID(run_id), result, is_kept=is_kept)
+    add_legs(UUID(run_id), following, attempts)
 
 
-def keep_result(run: PlanRun, result: LegResult) -> None:
-    """The run's cost is left to be saved."""
-    PlanLeg.objects.filter(run=run, request_id=UUID(result.request_id)).update(
-        state=LegState.COMPLETED if result.error is None else LegState.FAILED,
-        model_id=result.model[:200],
-        provider_id=result.provider[:200],
-        finished_at=timezone.now(),
-        latency_ms=result.latency_ms,
-        input_tokens=result.input_tokens,
-        output_tokens=result.output_tokens,
-        cost_usd=dollars(result.cost_nano),
-        error_code=result.error.code if result.error is not None else "",
-        sealed_result=seal(result, run_id=run.pk, place=result.name) if run.is_background else None,
+def keep_result(run_id: UUID, result: LegResult, *, is_kept: bool) -> None:
+    update(
+        PlanLeg,
+        where={"run": run_id, "request_id": UUID(result.request_id)},
+        changes={
+            "state": LegState.COMPLETED if result.error is None else LegState.FAILED,
+            "model_id": result.model[:200],
+            "provider_id": result.provider[:200],
+            "finished_at": timezone.now(),
+            "latency_ms": result.latency_ms,
+            "input_tokens": result.input_tokens,
+            "output_tokens": result.output_tokens,
+            "cost_usd": dollars(result.cost_nano),
+            "error_code": result.error.code if result.error is not None else "",
+            "sealed_result": seal(result, run_id=run_id, place=result.name) if is_kept else None,
+        },
     )
-    if result.cost_nano is not None:
-        run.cost_usd = (run.cost_usd or Decimal(0)) + (dollars(result.cost_nano) or 0)
 
 
-def add_legs(run: PlanRun, due: Sequence[Due], attempts: Mapping[str, int]) -> None:
+def add_legs(run_id: UUID, due: Sequence[Due], attempts: Mapping[str, int]) -> None:
     now = timezone.now()
-    PlanLeg.objects.bulk_create(
-        PlanLeg(
-            run=run,
-            name=leg.name,
-            attempt=attempts.get(leg.name, 0) + 1,
-            role=leg.role,
-            model_id=leg.model,
-            request_id=UUID(request_id),
-            started_at=now,
+    for leg, request_id in due:
+        insert(
+            PlanLeg(
+                run_id=run_id,
+                name=leg.name,
+                attempt=attempts.get(leg.name, 0) + 1,
+                role=leg.role,
+                model_id=leg.model,
+                request_id=UUID(request_id),
+                started_at=now,
+            )
         )
-        for leg, request_id in due
-    )
 
 
 @transaction.atomic
@@ -150,7 +168,7 @@ def finish(run_id: str, *, holder: str, outcome: Outcome) -> None:
         case Failed():
             run.state, run.error_code = RunState.FAILED, outcome.step.error.code
     run.cost_usd = dollars(outcome.cost_nano)
-    if run.is_background:
+    if run.is_kept:
         run.sealed_outcome = seal(outcome, run_id=run_id, place="outcome")
     _close(run)
 
@@ -164,7 +182,15 @@ def cancel(run_id: UUID | str, *, key_id: str = "", holder: str = "") -> PlanRun
         run.state = RunState.CANCELLED
         run.legs.filter(state=LegState.RUNNING).update(state=LegState.CANCELLED, finished_at=timezone.now())
         _close(run)
+        if run.client_until is not None:
+            forget(run.pk)
     return run
+
+
+def forget(run_id: UUID | str) -> None:
+    """What was asked and said in a run that its client, or nobody any more, waits for."""
+    PlanRun.objects.filter(pk=run_id).update(sealed_plan=None, sealed_outcome=None, client_until=None)
+    PlanLeg.objects.filter(run_id=UUID(str(run_id))).update(sealed_result=None)
 
 
 def _close(run: PlanRun) -> None:
@@ -235,7 +261,7 @@ def _take(pk: UUID, whose: str, *, holder: str, host: str, is_alive: bool) -> Ta
     if run is None:
         return None
     lose_legs(run.legs.all())
-    if not run.is_background:  # its client's connection ended with its worker
+    if not run.is_kept:  # its client's connection ended with its worker
         run.state, run.error_code = RunState.FAILED, "internal_error"
         _close(run)
         return None
@@ -285,35 +311,3 @@ def read_run(run: PlanRun) -> Taken:
 def prune() -> int:
     """What is kept no longer. How many runs."""
     return PlanRun.objects.filter(expires_at__lte=timezone.now()).delete()[1].get("orchestration.PlanRun", 0)
-
-
-# -- what is shown of them ---------------------------------------------------------------------------------------------
-@dataclass(slots=True)
-class View:
-    """A run of the client that asks."""
-
-    run: PlanRun
-    legs: list[PlanLeg]
-    plan: Plan | None
-    outcome: Outcome | None
-
-
-def view(run_id: UUID, *, key_id: str) -> View | None:
-    """Of a run in the background, by the key that started it. Raises Damaged."""
-    run = PlanRun.objects.filter(
-        pk=run_id, api_key_id=key_id, is_background=True, expires_at__gt=timezone.now()
-    ).first()
-    if run is None:
-        return None
-    outcome = plan = None
-    if run.sealed_outcome is not None and run.sealed_plan is not None:
-        outcome = unseal(run.sealed_outcome, Outcome, run_id=run.pk, place="outcome")
-        plan = unseal(run.sealed_plan, Plan, run_id=run.pk, place="plan")
-    return View(run, list(run.legs.order_by("id")), plan, outcome)
-
-
-def said(leg: PlanLeg) -> LegResult | None:
-    """Raises Damaged."""
-    if leg.sealed_result is None:
-        return None
-    return unseal(leg.sealed_result, LegResult, run_id=leg.run_id, place=leg.name)

@@ -55,7 +55,7 @@ def open_legs(run_id: str, legs: Sequence[Leg], *, again: bool) -> Opened:
     due = [
         Due(leg, str(running.get(leg.name) or new_request_id())) for leg in legs if leg.name not in taken.known
     ]  # fmt: skip
-    add_legs(run, [one for one in due if one.leg.name not in running], taken.attempts)
+    add_legs(run.pk, [one for one in due if one.leg.name not in running], taken.attempts)
     known = {name: taken.known[name] for name in names if name in taken.known}
     return Opened(taken.plan, due, known, nano(run.cost_usd) or 0)
 
@@ -66,7 +66,9 @@ def settle(run_id: str, result: LegResult) -> bool:
     run = held_run(run_id, DURABLE)
     leg = run.legs.select_for_update().get(request_id=UUID(result.request_id))
     if leg.state == LegState.RUNNING:
-        keep_result(run, result)
+        keep_result(run.pk, result, is_kept=run.is_kept)
+        if result.cost_nano is not None:
+            run.cost_usd = dollars((nano(run.cost_usd) or 0) + result.cost_nano)
     elif leg.state == LegState.LOST:
         leg.cost_usd = dollars(result.cost_nano)
         leg.save(update_fields=["cost_usd"])

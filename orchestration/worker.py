@@ -4,43 +4,39 @@ from workers that are gone. Belongs to the event loop; what it keeps, it keeps b
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from time import monotonic
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
-from django.db import close_old_connections, connection
 from django.db.utils import DatabaseError
 
 from keys.auth import KeyRecord
 from keys.bank import host_of
-from orchestration import store
+from orchestration import store, store_followed
+from orchestration.following import Following
+from orchestration.keeping import Behind, Follower, Keeper
 from orchestration.legs import TRACE
 from orchestration.payers import Payers
-from orchestration.plan import Due, Outcome, Plan, leg_error
+from orchestration.plan import Outcome, Plan, leg_error
 from orchestration.runner import InProcess, Runner, Watcher
-from orchestration.steps import Failed, LegResult
+from orchestration.steps import Failed
 from orchestration.store import LostRun, Taken
+from orchestration.threads import disconnect, in_thread, patiently
 from routing.errors import ApiError
 from routing.runtime import Runtime, journal_folder, runtime
 from telemetry.journal import living_holders
 from telemetry.logs import REQUEST_ID, EventLogger
 from telemetry.tracing import trace_of
 
-T = TypeVar("T")
 log = EventLogger(__name__)
 TEND_SECONDS: Final = 1.0
 AT_ONCE: Final = 32  # runs in the background; the others wait
-PATIENCE_SECONDS: Final = 60.0  # with a database that cannot be reached, before a run is left to others
-MAX_BEHIND: Final = 1_000
 
 
 class Durable(Protocol):
-    """What drives runs in the background so that they outlive any process of ours; perhaps it cannot be reached. Runs
-    that it drives are held by `store.DURABLE`, until they are forsaken. Belongs to the event loop."""
+    """What drives runs so that they outlive any process of ours; perhaps it cannot be reached. Runs that it drives are
+    held by `store.DURABLE`, until they are forsaken. Belongs to the event loop."""
 
     @property
     def is_up(self) -> bool: ...
@@ -54,6 +50,9 @@ class Durable(Protocol):
 
     def end(self, run_id: str) -> None:
         """One that was cancelled, if it drives it. Does not wait."""
+
+    def unattended(self) -> None:
+        """It was reached, and nobody there took up a run. It is not up for a while."""
 
 
 DURABLY: Final[list[Callable[[Runtime], Durable]]] = []
@@ -82,6 +81,7 @@ class Worker:
         self._payers = Payers(held)
         self.durable = DURABLY[0](held) if DURABLY else None
         self.behind = Behind()
+        self._following = Following(self._unattended)
 
     @property
     def holder(self) -> str:
@@ -101,21 +101,25 @@ class Worker:
         for task in (self._tending, *self._background):
             task.cancel()
         await asyncio.gather(self._tending, *self._background, return_exceptions=True)
+        await self._following.stop()
         await self.behind.stop()
         if self.durable is not None:
             await self.durable.stop()
         with suppress(DatabaseError):
             await in_thread(partial(store.release, holder=self.holder))
-        await in_thread(_disconnect)
+        await in_thread(disconnect)
 
     # -- with a client that waits ----------------------------------------------------------------------------------
     async def foreground(self, plan: Plan, key: KeyRecord, watcher: Watcher) -> Outcome:
-        """Ends with its client. What is kept of it is kept behind its back. Raises ApiError when it is cancelled."""
+        """Ends with its client. What is kept of it is kept behind its back, but where it outlives this process. Raises
+        ApiError when it is cancelled."""
         self.start()
-        follower = _Follower(self.behind, watcher, plan.id, self.holder)
+        if self.is_durable and (outcome := await self._durably(plan, key, watcher)) is not None:
+            return outcome
+        follower = Follower(self.behind, watcher, plan.id, self.holder)
         task = asyncio.get_running_loop().create_task(self.runner.run(plan, lambda: key, follower))
         entry = self._entries[plan.id] = _Entry(task, is_kept=False)
-        inserted = partial(store.insert, plan, key, holder=self.holder, host=self._host, is_background=False)
+        inserted = partial(store.begin, plan, key, holder=self.holder, host=self._host, is_background=False)
         self.behind.put(inserted, then=partial(setattr, entry, "is_kept", True))
         try:
             outcome = await task
@@ -123,26 +127,60 @@ class Worker:
             return outcome
         except asyncio.CancelledError:
             if entry.is_cancelled:
-                raise ApiError("overloaded", "This plan was cancelled by the operator.") from None
+                raise ApiError("overloaded", "This request was cancelled by the operator.") from None
             self.behind.put(partial(store.cancel, plan.id, holder=self.holder))
             raise
         finally:
             entry.is_over = True
             self._entries.pop(plan.id, None)
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether runs that begin now outlive this process."""
+        return self.durable is not None and self.durable.is_up
+
+    async def _durably(self, plan: Plan, key: KeyRecord, watcher: Watcher) -> Outcome | None:
+        """As what drives it does it, or whoever takes the run over. None: the database does not answer."""
+        durable = self.durable
+        assert durable is not None  # noqa: S101  it is up
+        begin = partial(store.begin, plan, key, holder=store.DURABLE, host=store.DURABLE)
+        try:
+            await in_thread(partial(begin, is_background=False, is_followed=True))
+            durable.begin(plan)
+            outcome = await self._following.outcome(plan.id, watcher)
+        except DatabaseError as problem:
+            log.warning("plan_run_not_durable", plan=plan.id, error=type(problem).__name__)
+            return None
+        except asyncio.CancelledError:
+            self.behind.put(partial(store.cancel, plan.id))
+            self.drop(plan.id)
+            raise
+        except ApiError:
+            self.behind.put(partial(store.forget, plan.id))
+            raise
+        self.behind.put(partial(store.forget, plan.id))
+        return outcome
+
+    def _unattended(self, run_id: str) -> None:
+        """Nobody has begun it yet: whoever finds it, does it."""
+        log.warning("plan_run_unattended", plan=run_id)
+        self.behind.put(partial(store.forsake, run_id))
+        if self.durable is not None:
+            self.durable.unattended()
+
     # -- in the background -----------------------------------------------------------------------------------------
     async def submit(self, plan: Plan, key: KeyRecord) -> None:
         """From here on the run outlives this process. Raises DatabaseError."""
         self.start()
         durable = self.durable
-        if durable is not None and durable.is_up:
-            held = {"holder": store.DURABLE, "host": store.DURABLE}
-            await in_thread(partial(store.insert, plan, key, **held, is_background=True))
+        if durable is not None and self.is_durable:
+            begin = partial(store.begin, plan, key, holder=store.DURABLE, host=store.DURABLE)
+            await in_thread(partial(begin, is_background=True))
             durable.begin(plan)
             return
         has_room = len(self._background) < AT_ONCE
         holder = self.holder if has_room else ""
-        await in_thread(partial(store.insert, plan, key, holder=holder, host=self._host, is_background=True))
+        await in_thread(partial(store.begin, plan, key, holder=holder, host=self._host, is_background=True))
         if has_room:
             self._begin(Taken(plan))
 
@@ -166,7 +204,7 @@ class Worker:
         if self._runtime.tracer is not None:
             TRACE.set(trace_of(()))
         entry = self._entries[plan.id]
-        keeper = _Keeper(plan.id, self.holder, taken.attempts)
+        keeper = Keeper(self.holder, taken)
         try:
             try:
                 outcome = await self.runner.run(
@@ -214,6 +252,8 @@ class Worker:
         held = store.tend(watched, holder=self.holder) if watched else set()
         if self.durable is not None and not self.durable.is_up:
             store.forsake()
+        if self.durable is not None:
+            store_followed.end_abandoned()
         taken = store.take(
             holder=self.holder,
             host=self._host,
@@ -223,131 +263,6 @@ class Worker:
             mine=mine,
         )
         return held, taken
-
-
-class Behind:
-    """Writes down what nobody waits for, in order."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[Callable[[], object], Callable[[], object] | None]] = deque()
-        self._task: asyncio.Task[None] | None = None
-
-    def put(self, write: Callable[[], object], *, then: Callable[[], object] | None = None) -> None:
-        if len(self._waiting) >= MAX_BEHIND:
-            log.warning("plan_run_not_recorded", waiting=len(self._waiting))
-            return
-        self._waiting.append((write, then))
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._write())
-
-    async def _write(self) -> None:
-        while self._waiting:
-            write, then = self._waiting.popleft()
-            try:
-                await in_thread(write)
-            except LostRun:
-                continue
-            except DatabaseError as problem:
-                log.warning("plan_run_not_recorded", error=type(problem).__name__)
-                continue
-            if then is not None:
-                then()
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=5)
-
-
-class _Follower:
-    """Of a run with a client: tells the client's watcher, and writes down behind."""
-
-    def __init__(self, behind: Behind, watcher: Watcher, run_id: str, holder: str) -> None:
-        self._behind = behind
-        self._watcher = watcher
-        self._run_id = run_id
-        self._holder = holder
-        self.streams = watcher.streams
-        self.heard = watcher.heard
-
-    async def began(self, due: Sequence[Due]) -> None:
-        self._note(None, due)
-        await self._watcher.began(due)
-
-    async def ended(self, result: LegResult, following: Sequence[Due]) -> None:
-        self._note(result, following)
-        await self._watcher.ended(result, following)
-
-    def _note(self, result: LegResult | None, following: Sequence[Due]) -> None:
-        self._behind.put(
-            partial(store.advance, self._run_id, holder=self._holder, result=result, following=following, attempts={})
-        )
-
-
-class _Keeper:
-    """Of a run in the background: nothing goes on before what came of it is kept."""
-
-    streams = False
-
-    def __init__(self, run_id: str, holder: str, attempts: dict[str, int]) -> None:
-        self._run_id = run_id
-        self._holder = holder
-        self._attempts = attempts
-
-    async def began(self, due: Sequence[Due]) -> None:
-        await self._keep(None, due)
-
-    async def ended(self, result: LegResult, following: Sequence[Due]) -> None:
-        await self._keep(result, following)
-
-    def heard(self, leg: str, text: str) -> None:
-        pass
-
-    async def _keep(self, result: LegResult | None, following: Sequence[Due]) -> None:
-        await patiently(
-            partial(
-                store.advance,
-                self._run_id,
-                holder=self._holder,
-                result=result,
-                following=following,
-                attempts=self._attempts,
-            )
-        )
-
-
-_THREAD: Final = ThreadPoolExecutor(1, thread_name_prefix="plan-runs")
-"""Keeps its connection: to open one takes longer than to write down a leg."""
-
-
-async def in_thread(call: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(_THREAD, _connected, call)
-
-
-def _disconnect() -> None:
-    connection.close()  # looked up here: each thread has another
-
-
-def _connected(call: Callable[[], T]) -> T:
-    try:
-        return call()
-    except DatabaseError:
-        connection.close()
-        raise
-    finally:
-        if connection.vendor != "sqlite":
-            close_old_connections()
-
-
-async def patiently(call: Callable[[], T]) -> T:
-    """Again, as long as the database may come back. Raises what the call raises."""
-    until = monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return await in_thread(call)
-        except DatabaseError:
-            if monotonic() >= until:
-                raise
-        await asyncio.sleep(0.5)
 
 
 _WORKER: Worker | None = None

@@ -3,6 +3,7 @@ was chosen, why, and what it cost. Inside it is an OpenAI chat completion."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -86,6 +87,11 @@ class TokenHubChat(Chat):
     path = "/v1/chat"
 
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
+        asked, policy = self.asked(visit, body)
+        return self.envelope(visit, asked), policy
+
+    def asked(self, visit: Visit, body: bytes) -> tuple[bytes, Policy]:
+        """The chat completion; the form of its answer is the visit's. Raises ApiError, InvalidRequest."""
         parsed = read_body(_decode, body)
         profiles = visit.runtime.snapshot.profiles
         policy = policy_of(visit, visit.runtime.snapshot.default_policy, parsed.policy)
@@ -95,23 +101,44 @@ class TokenHubChat(Chat):
         asked, directed = shape_of(parsed.request, parsed.output_format), visit.shape
         if asked is not None:
             visit.shape = replace(directed, strip_think=asked.strip_think) if directed is not None else asked
-        return self.envelope(visit, body), policy
+        return body, policy
 
     def shape(self, visit: Visit, body: bytes, cost: int | None) -> bytes:
         target = visit.target
         assert target is not None  # noqa: S101  there is an answer, so somebody gave it
-        estimated = visit.estimated_cost_nano
-        return _encode(
-            _Answer(
-                negotiated_model=target.model_id,
-                estimated_cost_usd=None if estimated is None else estimated / NANO,
-                routing_reason=visit.reason,
-                response=Raw(body),
-                cost_usd=None if cost is None else cost / NANO,
-                request_id=visit.request_id,
-                attempts=[_shown(one) for one in visit.attempts],
-            )
+        return told(
+            body,
+            model=target.model_id,
+            reason=visit.reason,
+            estimated_cost_nano=visit.estimated_cost_nano,
+            cost_nano=cost,
+            request_id=visit.request_id,
+            attempts=visit.attempts,
         )
+
+
+def told(
+    body: bytes,
+    *,
+    model: str,
+    reason: str,
+    estimated_cost_nano: int | None,
+    cost_nano: int | None,
+    request_id: str,
+    attempts: Sequence[Attempt],
+) -> bytes:
+    """The answer, around that of the provider."""
+    return _encode(
+        _Answer(
+            negotiated_model=model,
+            estimated_cost_usd=None if estimated_cost_nano is None else estimated_cost_nano / NANO,
+            routing_reason=reason,
+            response=Raw(body),
+            cost_usd=None if cost_nano is None else cost_nano / NANO,
+            request_id=request_id,
+            attempts=[_shown(one) for one in attempts],
+        )
+    )
 
 
 def _shown(one: Attempt) -> _AttemptShown:

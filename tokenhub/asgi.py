@@ -37,13 +37,23 @@ audit.serve()
 _models = Models.as_asgi()
 _not_found = NotFound.as_asgi()
 _plan_runs = PlanRuns.as_asgi()
+
+
+def _chat() -> Any:
+    if settings.TOKENHUB_TEMPORAL_ENABLED and settings.TOKENHUB_TEMPORAL_CHAT:
+        from orchestration.consumers_chat import DurableChat
+
+        return DurableChat.as_asgi()
+    return TokenHubChat.as_asgi()
+
+
 ROUTES: dict[str, Any] = {
     "/v1/chat/completions": ChatCompletions.as_asgi(),
     "/v1/messages": Messages.as_asgi(),
     "/v1/messages/count_tokens": CountTokens.as_asgi(),
     "/v1/responses": Responses.as_asgi(),
     "/v1/embeddings": Embeddings.as_asgi(),
-    "/v1/chat": TokenHubChat.as_asgi(),
+    "/v1/chat": _chat(),
     "/v1/plan": Plans.as_asgi(),
     "/v1/feedback": Feedback.as_asgi(),
     "/v1/models": _models,

@@ -222,7 +222,10 @@ TOKENHUB_WEBHOOK_NETWORKS = ENV.read(
 
 # -- Temporal ----------------------------------------------------------------------------------------------------
 TOKENHUB_TEMPORAL_ENABLED = ENV.read(
-    "TOKENHUB_TEMPORAL_ENABLED", False, boolean, "whether Temporal drives plans in the background", shown="false"
+    "TOKENHUB_TEMPORAL_ENABLED", False, boolean, "whether Temporal drives plans", shown="false"
+)
+TOKENHUB_TEMPORAL_CHAT = ENV.read(
+    "TOKENHUB_TEMPORAL_CHAT", False, boolean, "whether it drives POST /v1/chat, too", shown="false"
 )
 TOKENHUB_TEMPORAL_HOST = ENV.read("TOKENHUB_TEMPORAL_HOST", "localhost:7233", address, "HOST:PORT of its frontend")
 TOKENHUB_TEMPORAL_NAMESPACE = ENV.read("TOKENHUB_TEMPORAL_NAMESPACE", "default", str, "namespace of the workflows")

@@ -22,7 +22,7 @@ from orchestration.steps import LegResult
 from orchestration.store import DURABLE, LostRun
 from orchestration.temporal.messages import Asked, Ended
 from orchestration.temporal.workflow import LOST
-from orchestration.worker import in_thread, patiently
+from orchestration.threads import in_thread, patiently
 from routing.runtime import Runtime
 from telemetry.logs import REQUEST_ID, EventLogger
 
@@ -39,7 +39,8 @@ class Activities:
     @activity.defn(name="begin")
     async def begin(self, asked: Asked) -> None:
         """Several legs get their rows in one order, whoever calls which first."""
-        await _unless_lost(patiently(partial(store_durable.open_legs, asked.run_id, asked.legs, again=False)))
+        work = patiently(partial(store_durable.open_legs, asked.run_id, asked.legs, again=False))
+        await _unless_lost(_while(work, _held(asked.run_id)))
 
     @activity.defn(name="send")
     async def send(self, asked: Asked) -> list[LegResult]:
@@ -49,7 +50,8 @@ class Activities:
 
     @activity.defn(name="record")
     async def record(self, ended: Ended) -> str:
-        return await _unless_lost(patiently(partial(store_durable.record, ended.run_id, ended.step, ended.legs)))
+        work = patiently(partial(store_durable.record, ended.run_id, ended.step, ended.legs))
+        return await _unless_lost(_while(work, _held(ended.run_id)))
 
     @activity.defn(name="cancel")
     async def cancel(self, run_id: str) -> None:

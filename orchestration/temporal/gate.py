@@ -1,5 +1,6 @@
-"""The way from the server to Temporal, with a circuit breaker: while Temporal does not answer, runs go on in this
-process, and those that it drove are taken over by the leases. Belongs to the event loop; loads the rest in a thread."""
+"""The way from the server to Temporal, with a circuit breaker: while Temporal does not answer, or none of its workers
+takes up a run, runs go on in this process, and those that it drove are taken over by the leases. Belongs to the event
+loop; loads the rest in a thread."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import asyncio
 from collections.abc import Coroutine
 from functools import partial
 from importlib import import_module
+from time import monotonic
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +17,7 @@ from django.db.utils import DatabaseError
 from orchestration import store
 from orchestration.plan import Plan
 from orchestration.temporal.messages import Begun
-from orchestration.worker import patiently
+from orchestration.threads import patiently
 from routing.runtime import Runtime
 from telemetry.logs import EventLogger
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 log = EventLogger(__name__)
 LOOK_SECONDS: Final = 1.0
 MISSES: Final = 2  # looks without an answer that open the circuit
+PAUSE_SECONDS: Final = 30.0  # until runs go there again, when nobody took one up
 
 
 class Gate:
@@ -34,6 +37,7 @@ class Gate:
         self._metrics.temporal_up = 0
         self._door: ModuleType | None = None
         self._client: Client | None = None
+        self._again_at = 0.0
         self._watching: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -53,6 +57,10 @@ class Gate:
     def end(self, run_id: str) -> None:
         if self.is_up:
             self._later(self._end(run_id))
+
+    def unattended(self) -> None:
+        self._again_at = monotonic() + PAUSE_SECONDS
+        self._turn(is_up=False)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -91,7 +99,7 @@ class Gate:
                     log.warning("temporal_silent", error=type(problem).__name__)
             misses = 0 if serves else misses + 1
             if serves or misses >= MISSES:
-                self._turn(is_up=serves)
+                self._turn(is_up=serves and monotonic() >= self._again_at)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _serves(self) -> bool:

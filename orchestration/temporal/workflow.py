@@ -14,7 +14,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from orchestration.registry import MODES
+    from orchestration.registry import mode_of
     from orchestration.steps import Calls, LegResult
     from orchestration.temporal.messages import VERSION, Asked, Begun, Ended, Progress
 
@@ -57,7 +57,7 @@ class PlanWorkflow:
         return Progress(self._under_way, list(self._results))
 
     async def _steps(self, asked: Begun) -> str:
-        mode = MODES[asked.directive.mode]
+        mode = mode_of(asked.directive)
         step = mode.step(asked.directive, self._results)
         while isinstance(step, Calls):
             self._under_way = [leg.name for leg in step.legs]
@@ -67,7 +67,12 @@ class PlanWorkflow:
             step = mode.step(asked.directive, self._results)
         ended = Ended(asked.run_id, step, list(self._results))
         state: str = await workflow.execute_activity(
-            "record", ended, result_type=str, start_to_close_timeout=A_WRITE, retry_policy=RETRY
+            "record",
+            ended,
+            result_type=str,
+            start_to_close_timeout=A_WRITE,
+            heartbeat_timeout=HEARTBEAT,
+            retry_policy=RETRY,
         )
         return state
 
@@ -76,7 +81,12 @@ class PlanWorkflow:
         if asked.has_ceiling or len(step.legs) == 1:
             return await self._sent(together)
         await workflow.execute_activity(
-            "begin", together, result_type=type(None), start_to_close_timeout=A_WRITE, retry_policy=RETRY
+            "begin",
+            together,
+            result_type=type(None),
+            start_to_close_timeout=A_WRITE,
+            heartbeat_timeout=HEARTBEAT,
+            retry_policy=RETRY,
         )
         each = await asyncio.gather(*(self._sent(Asked(asked.run_id, [leg])) for leg in step.legs))
         return [result for results in each for result in results]

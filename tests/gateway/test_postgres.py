@@ -10,6 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.orchestration.script import COST, PRICES, said
+from tests.orchestration.test_background import begin, ended
 from tests.support import postgres
 from tests.support.gateway import KEY, Gateway, run_manage
 from tests.support.upstream import Upstream
@@ -56,3 +58,22 @@ def test_requests_are_logged_once_a_new_key_reaches_both_workers_and_metrics_out
     assert len(found) == len(ids) == 40
     assert {f"{row[1]:f}" for row in found} == {"9.876000001"}
     assert upstream.requests[0].headers["authorization"] == "Bearer sk-1"
+
+
+def test_a_plan_in_the_background_is_kept_leg_by_leg(tmp_path: Path) -> None:
+    with postgres.Postgres() as database, Upstream() as upstream:
+        env = {"TOKENHUB_DATABASE_URL": database.url}
+        run_manage("migrate", "--verbosity", "0", folder=tmp_path, env=env)
+        upstream.next(said("The plan."), said("A flaw."), said("Better."))
+        with Gateway(
+            tmp_path,
+            providers=[{"id": "p", "type": "openai", "base_url": upstream.url}],
+            models=[{"id": "m", "provider_id": "p", **PRICES}],
+            env=env,
+        ) as gateway:
+            found = ended(gateway, begin(gateway, "adversarial", primary_model_id="m"))
+    assert found["result"]["response"]["refined_plan"] == "Better."
+    assert [(leg["leg"], leg["status"], leg["model"]) for leg in found["legs"]] == [
+        ("plan", "completed", "m"), ("critique-1", "completed", "m"), ("refine-1", "completed", "m"),
+    ]  # fmt: skip
+    assert found["cost_usd"] == pytest.approx(3 * COST)

@@ -51,7 +51,7 @@ def upstream(server: Upstream) -> Upstream:
 
 
 def begin(gateway: Gateway, mode: str, **fields: Any) -> str:
-    answer = plan(gateway, mode, background=True, primary_model_id="a", **fields)
+    answer = plan(gateway, mode, background=True, **{"primary_model_id": "a", **fields})
     assert answer.status_code == 202, answer.text
     body = answer.json()
     assert answer.headers["location"] == f"/v1/plan/{body['id']}"

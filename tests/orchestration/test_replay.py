@@ -56,12 +56,17 @@ def test_another_order_of_steps_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_there_are_histories_of_every_kind_of_run() -> None:
-    assert {"adversarial", "vote", "vote-with-a-ceiling", "refine-fails"} <= {one.stem for one in HISTORIES.glob("*")}
+    assert {"adversarial", "chat", "vote", "vote-with-a-ceiling", "refine-fails"} <= {
+        one.stem for one in HISTORIES.glob("*")
+    }
 
 
 def test_temporal_is_not_loaded_to_answer_requests(tmp_path: Path) -> None:
     """Not even where it is enabled: there, a thread loads it after the start."""
-    script = "import tokenhub.asgi, sys; print([name for name in sys.modules if name.startswith('temporalio')])"
+    script = (
+        "import tokenhub.asgi, sys; "
+        "print([name for name in sys.modules if name.startswith(('temporalio', 'orchestration.consumers_chat'))])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment(tmp_path, {"TOKENHUB_TEMPORAL_ENABLED": "true"}),
         capture_output=True, text=True, check=True,

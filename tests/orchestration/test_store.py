@@ -13,7 +13,7 @@ from msgspec import Raw
 from pytest_django import Settings
 
 from keys.auth import KeyRecord
-from orchestration import services, store
+from orchestration import services, store, store_shown
 from orchestration.models import LegState, PlanRun, PromptTemplate, RunState
 from orchestration.plan import Due, Outcome, Plan
 from orchestration.prompts import BUILT_IN
@@ -42,21 +42,21 @@ def begun(*, holder: str = "one", is_background: bool = True) -> Plan:
         shape=Shape("json", b"{}"),
         started_at=1.0,
     )
-    store.insert(plan, KEY, holder=holder, host="here", is_background=is_background)
+    store.begin(plan, KEY, holder=holder, host="here", is_background=is_background)
     return plan
 
 
 def called(plan: Plan, *, holder: str = "one", attempts: dict[str, int] | None = None) -> str:
     request_id = new_request_id()
     store.advance(
-        plan.id, holder=holder, result=None, following=[Due(LEG, request_id)], attempts=attempts or {}
+        plan.id, holder=holder, result=None, following=[Due(LEG, request_id)], attempts=attempts or {}, is_kept=True
     )  # fmt: skip
     return request_id
 
 
 def answered(plan: Plan, request_id: str, *, holder: str = "one") -> None:
     result = LegResult("plan", "planner", "the plan", model="m", request_id=request_id, cost_nano=1_500)
-    store.advance(plan.id, holder=holder, result=result, following=[], attempts={})
+    store.advance(plan.id, holder=holder, result=result, following=[], attempts={}, is_kept=True)
 
 
 def taken(*, holder: str = "two", host: str = "here", living: tuple[str, ...] = ("two",)) -> list[Taken]:
@@ -184,7 +184,7 @@ def test_runs_are_kept_for_as_long_as_is_set(settings: Settings) -> None:
     plan = begun()
     assert timedelta(hours=1, minutes=59) < row(plan).expires_at - timezone.now() < timedelta(hours=2)
     PlanRun.objects.filter(pk=plan.id).update(expires_at=timezone.now())
-    assert store.view(UUID(plan.id), key_id="k") is None
+    assert store_shown.view(UUID(plan.id), key_id="k") is None
     assert store.prune() == 1
 
 

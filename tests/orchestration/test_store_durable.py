@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 from msgspec import Raw
 
-from orchestration import store, store_durable
+from orchestration import store, store_durable, store_shown
 from orchestration.models import LegState, PlanLeg, PlanRun, RunState
 from orchestration.plan import Plan
 from orchestration.steps import Directive, Done, Leg, LegError, LegResult
@@ -37,7 +37,7 @@ def plan() -> Plan:
         shape=None,
         started_at=1.0,
     )
-    store.insert(plan, KEY, holder=DURABLE, host=DURABLE, is_background=True)
+    store.begin(plan, KEY, holder=DURABLE, host=DURABLE, is_background=True)
     return plan
 
 
@@ -94,7 +94,7 @@ def test_a_leg_that_is_lost_twice_has_failed(plan: Plan) -> None:
 def test_a_run_is_ended_once_and_says_so_to_whoever_asks_again(plan: Plan) -> None:
     store_durable.settle(plan.id, result(opened(plan, legs=LEGS[:1]).due[0].request_id))
     assert [store_durable.record(plan.id, DONE, ["one"]) for _ in range(2)] == ["completed", "completed"]
-    found = store.view(PlanRun.objects.get(pk=plan.id).pk, key_id="k")
+    found = store_shown.view(PlanRun.objects.get(pk=plan.id).pk, key_id="k")
     assert found is not None
     assert found.outcome is not None
     assert found.outcome.results["one"].text == "words"
@@ -105,7 +105,7 @@ def test_results_are_in_the_order_in_which_their_legs_were_called(plan: Plan) ->
     for due in (second, first):
         store_durable.settle(plan.id, result(due.request_id, due.leg.name))
     store_durable.record(plan.id, DONE, ["one", "two"])
-    found = store.view(PlanRun.objects.get(pk=plan.id).pk, key_id="k")
+    found = store_shown.view(PlanRun.objects.get(pk=plan.id).pk, key_id="k")
     assert found is not None
     assert found.outcome is not None
     assert list(found.outcome.results) == ["one", "two"]

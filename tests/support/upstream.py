@@ -92,7 +92,9 @@ class Request:
 
 
 class Upstream:
-    def __init__(self, *, tls: ssl.SSLContext | None = None, models: tuple[str, ...] = ("fake-model",)) -> None:
+    def __init__(
+        self, *, tls: ssl.SSLContext | None = None, models: tuple[str, ...] = ("fake-model",), port: int = 0
+    ) -> None:
         self.requests: list[Request] = []
         self.default = Reply()
         self.models = list(models)
@@ -104,7 +106,7 @@ class Upstream:
         self._thread = threading.Thread(target=self._loop.run_forever, name="fake-upstream", daemon=True)
         self._open: set[_Connection] = set()
         self._server: asyncio.Server | None = None
-        self.port = 0
+        self.port = port
 
     @property
     def url(self) -> str:
@@ -169,7 +171,7 @@ class Upstream:
 
     async def _start(self) -> None:
         self._server = await self._loop.create_server(
-            lambda: _Connection(self, self._loop), "127.0.0.1", 0, ssl=self._tls, backlog=1024
+            lambda: _Connection(self, self._loop), "127.0.0.1", self.port, ssl=self._tls, backlog=1024
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
