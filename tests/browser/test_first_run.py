@@ -55,7 +55,7 @@ def explained(page: Page, gateway: Gateway) -> None:
     """The page of the request's row says who answered and why."""
     expect(page.get_by_text("Who answered")).to_be_visible()
     expect(page.get_by_text("gpt-4o-mini").first).to_be_visible()
-    expect(page.get_by_text("Why this model")).to_be_visible()
+    expect(page.get_by_text("Who was compared")).to_be_visible()
     rows = gateway.rows(at_least=1)
     assert [(row["status"], row["requested_model"]) for row in rows] == [(200, "tokenhub/auto")]
     assert str(rows[0]["id"]) in page.url
