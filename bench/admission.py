@@ -31,8 +31,8 @@ PLAINTEXT = b"tokenhub_" + b"ab" * 32
 class Rich:
     """A bank that grants whatever is asked for: leases are rare, and are not what is measured."""
 
-    def grant(self, budget_id: int, lease: str, *, most: int, least: int) -> Grant:
-        return Grant("lease", 1, 0.0, inf, most + 10**15, 10**15, 0, 0)
+    def grant(self, budget_id: int, lease: str, *, most: int, least: int, have: int) -> Grant:
+        return Grant("lease", 1, 0.0, inf, most + 10**15, have, 10**15, 0, 0)
 
     def give_back(self, one: Return) -> None:
         pass
