@@ -23,6 +23,8 @@ _PATTERNS: Final = tuple(
     (re.compile(pattern, flags), put)
     for pattern, flags, put in (
         (r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)[\s\S]*?(?:-----END|\Z)", 0, rf"\1{MASK}"),
+        # before what may take the address's beginning away
+        (r"(://[^\s/:@\"']*:)[^\s/\"']+@", 0, rf"\1{MASK}@"),
         # 'NAME': 'VALUE', NAME='VALUE' and ("NAME", "VALUE"), escaped or not
         (rf"({_NAMES}(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,)\s*){_QUOTED}", re.I, rf"\1{MASK}"),
         # to the end of the line, for headers whose values hold spaces
@@ -32,7 +34,6 @@ _PATTERNS: Final = tuple(
         (r"(/login-link/)[^/\s\"']+", 0, rf"\1{MASK}"),
         (r"([?&]key=)[^&\s\"']+", re.I, rf"\1{MASK}"),
         (r"(bearer\s+)[^\s\"'\\,;]+", re.I, rf"\1{MASK}"),
-        (r"(://[^\s/:@\"']*:)[^\s/\"']+@", 0, rf"\1{MASK}@"),
         (r"tokenhub_[0-9a-f]{9,}", re.I, f"tokenhub_{MASK}"),
         (r"(?<![A-Za-z0-9])sk-[\w-]{8,}|sk-(?=[\w-]{0,200}?\d)[\w-]{8,}", 0, f"sk-{MASK}"),
         (r"(?<![A-Za-z0-9])((?:gsk|hf|xai|r8|nvapi|pplx|whsec|ghp|glpat)[_-])[\w-]{16,}", 0, rf"\1{MASK}"),

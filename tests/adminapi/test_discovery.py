@@ -95,7 +95,9 @@ def test_a_provider_that_works_says_so(api: Api, upstream: Upstream) -> None:
 def test_what_failed_is_said_exactly(
     api: Api, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, reply: Reply, problem: str
 ) -> None:
-    monkeypatch.setattr(discovery.look, "__kwdefaults__", {"limit": 0.5 if problem == "timeout" else 10.0})
+    monkeypatch.setattr(
+        discovery.look, "__kwdefaults__", {"credential": "", "limit": 0.5 if problem == "timeout" else 10.0}
+    )
     upstream.default = reply
     provider(upstream.url)
     shown = report(api)

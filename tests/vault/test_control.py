@@ -414,6 +414,7 @@ def test_a_credential_works_in_every_worker_after_unlock_rotate_and_not_after_lo
             assert statuses() == {503}
             assert {request.headers["authorization"] for request in upstream.requests} == {"Bearer sk-live"}
             log = gateway.log()
+            gateway.stop()
         assert not (data / "vault.sock").exists()
     assert [word for word in (PASSWORD, OTHER, "sk-live") if word in log] == []
     shutil.rmtree(data)
