@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from math import inf
 from pathlib import Path
@@ -17,11 +17,11 @@ from secrets import token_hex
 from typing import Final
 from uuid import uuid4
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from keys.calendar import Every, span_of
-from keys.ledger import Grant, Return
+from keys.ledger import Grant, OutcomeUnknown, Return
 from keys.models import NANO, Budget, BudgetPeriod, Lease
 from telemetry import webhooks
 from telemetry.journal import Entry, living_holders
@@ -41,24 +41,28 @@ class DatabaseBank:
 
     def grant(self, budget_id: int, lease: str, *, most: int, least: int, have: int = 0) -> Grant:
         """For the lease, or for a new one where it is empty or of another period. `have` is what the lease had free:
-        it is handed in, so that nobody sits on a part of what another one waits for. Raises Budget.DoesNotExist."""
-        with transaction.atomic():
-            budget = Budget.objects.get(pk=budget_id)
-            period = current_period(budget, timezone.now())
-            mine = Lease.objects.select_for_update().filter(pk=lease or None, period=period, is_closed=False).first()
-            handed_in = have if mine is not None else 0
-            left = budget.amount_nano - period.settled_nano - period.leased_nano
-            elsewhere = period.leased_nano - (mine.remaining_nano if mine is not None else 0)
-            whole = left + handed_in
-            amount = min(whole, max(most, handed_in + max(left, 0) // LEASED_SHARE)) if whole >= least else 0
-            if amount < most:
-                period.recalled_at = timezone.now()
-            if mine is None:
-                mine = Lease(id=uuid4().hex, period=period, holder=self._holder, host=self._host)
-            mine.remaining_nano += amount - handed_in
-            period.leased_nano += amount - handed_in
-            mine.save()
-            period.save()
+        it is handed in, so that nobody sits on a part of what another one waits for. Raises Budget.DoesNotExist,
+        OutcomeUnknown."""
+        with _committed():
+            return self._granted(budget_id, lease, most, least, have)
+
+    def _granted(self, budget_id: int, lease: str, most: int, least: int, have: int) -> Grant:
+        budget = Budget.objects.get(pk=budget_id)
+        period = current_period(budget, timezone.now())
+        mine = Lease.objects.select_for_update().filter(pk=lease or None, period=period, is_closed=False).first()
+        handed_in = have if mine is not None else 0
+        left = budget.amount_nano - period.settled_nano - period.leased_nano
+        elsewhere = period.leased_nano - (mine.remaining_nano if mine is not None else 0)
+        whole = left + handed_in
+        amount = min(whole, max(most, handed_in + max(left, 0) // LEASED_SHARE)) if whole >= least else 0
+        if amount < most and elsewhere:
+            period.recalled_at = timezone.now()
+        if mine is None:
+            mine = Lease(id=uuid4().hex, period=period, holder=self._holder, host=self._host)
+        mine.remaining_nano += amount - handed_in
+        period.leased_nano += amount - handed_in
+        mine.save()
+        period.save()
         return Grant(
             mine.id,
             period.id,
@@ -72,7 +76,8 @@ class DatabaseBank:
         )
 
     def give_back(self, one: Return) -> None:
-        with transaction.atomic():
+        """Raises OutcomeUnknown; then it must not be given back again."""
+        with _committed():
             lease = Lease.objects.filter(pk=one.lease).first()
             if lease is None:
                 return
@@ -85,6 +90,20 @@ class DatabaseBank:
             period.leased_nano -= one.amount
             period.save()
             _keep_or_drop(lease)
+
+
+@contextlib.contextmanager
+def _committed() -> Iterator[None]:
+    """A transaction. Raises OutcomeUnknown where the connection broke in the midst of its commit."""
+    is_committing = False
+    try:
+        with transaction.atomic():
+            yield
+            is_committing = True
+    except DatabaseError as problem:
+        if is_committing:
+            raise OutcomeUnknown(*problem.args) from problem
+        raise
 
 
 def current_period(budget: Budget, now: datetime) -> BudgetPeriod:

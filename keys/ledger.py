@@ -18,6 +18,8 @@ from math import inf
 from time import monotonic, time
 from typing import Final, NamedTuple, Protocol
 
+from django.db.utils import DatabaseError
+
 from keys.auth import BudgetRecord
 from telemetry.journal import Charge
 
@@ -85,6 +87,10 @@ class Bank(Protocol):
     def give_back(self, one: Return) -> None: ...
 
 
+class OutcomeUnknown(DatabaseError):
+    """Whether the bank did it, nobody can say: the connection broke while it committed."""
+
+
 class BudgetExceeded(Exception):
     """`resets_at`: Unix time; infinite for a budget without periods."""
 
@@ -103,10 +109,18 @@ class _Account:
     holdings: list[Holding] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     refused_until: float = 0.0
+    refused: int = 0
+    """Of such an amount, and more, the bank had nothing; for less it may have."""
+    asking: int = 0
+    """Questions to the bank that are under way, even if nobody waits for them any more."""
     spent: int = 0
     ends_at: float = inf
     is_short: bool = False
     """Somebody waits for an amount; whoever comes later waits behind."""
+
+    @property
+    def is_busy(self) -> bool:
+        return self.asking > 0 or self.lock.locked()
 
 
 @dataclass(slots=True)
@@ -189,9 +203,9 @@ class Ledger:
             for holding in list(account.holdings):
                 is_over = everything or wall >= holding.ends_at or holding is not account.holdings[-1]
                 is_over = is_over or now - holding.used_at > IDLE_SECONDS
-                if not is_over and (holding.period not in recalled or account.lock.locked()):
+                if not is_over and (holding.period not in recalled or account.is_busy):
                     continue  # who waits for more hands in what there is with each question
-                is_last = is_over and not holding.reserved and not account.lock.locked()
+                is_last = is_over and not holding.reserved and not account.is_busy
                 if is_last:
                     account.holdings.remove(holding)
                 if (free := holding.free) or is_last:
@@ -200,7 +214,7 @@ class Ledger:
 
     def periods(self) -> list[int]:
         """Of which this process holds a lease."""
-        return [one.period for account in self._accounts.values() for one in account.holdings]
+        return [one.period for account in list(self._accounts.values()) for one in list(account.holdings)]
 
     def saw(self, spent: Mapping[int, int]) -> None:
         """What is settled of periods by now."""
@@ -240,7 +254,7 @@ class Ledger:
             holding = self._current(account)
             if holding is not None and holding.free >= most:
                 return holding
-            if monotonic() >= account.refused_until:
+            if monotonic() >= account.refused_until or least < account.refused:
                 holding, may_come = await self._ask(account, most, most)
                 if holding.free >= most:
                     return holding
@@ -251,7 +265,7 @@ class Ledger:
                 if least < most:
                     holding, _ = await self._ask(account, most, least)
                 if holding.free < most:
-                    account.refused_until = monotonic() + REFUSED_SECONDS
+                    account.refused_until, account.refused = monotonic() + REFUSED_SECONDS, least
             if holding is not None and holding.free >= least:
                 return holding
             raise _exceeded(account)
@@ -267,15 +281,20 @@ class Ledger:
         on_its_way = self._on_its_way(account)
         if holding is not None:
             holding.granted -= have  # nobody may spend it in the meantime
-        handed_in = 0
+        gone = 0
+        account.asking += 1
         try:
             grant = await asyncio.to_thread(
                 self._bank.grant, account.record.id, lease, most=most, least=least, have=have
             )
-            handed_in = grant.handed_in
+            gone = grant.handed_in
+        except OutcomeUnknown:
+            gone = have  # it may be another's by now; what is not comes back when this process has ended
+            raise
         finally:
+            account.asking -= 1
             if holding is not None:
-                holding.granted += have - handed_in
+                holding.granted += have - gone
         holding = self._book(account, grant, on_its_way)
         may_come = grant.elsewhere > 0 or on_its_way > 0 or any(one.reserved for one in account.holdings)
         return holding, may_come

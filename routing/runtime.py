@@ -24,7 +24,7 @@ from django.db.utils import DatabaseError
 from django.utils import timezone
 
 from keys.bank import DatabaseBank, host_of, recalled, settled
-from keys.ledger import Ledger
+from keys.ledger import Ledger, OutcomeUnknown
 from keys.limit_table import ADDRESS_MEMORY, Addresses
 from keys.limits import AddressLimiter
 from providers.client import Transport, build_transport
@@ -250,22 +250,24 @@ class Runtime:
             if self._stop.is_set():
                 return
             try:
+                if woken or monotonic() - followed_at >= POLL_SECONDS:
+                    followed_at = monotonic()
+                    self._follow()
                 self._settle_leases()
-                if not woken and monotonic() - followed_at < POLL_SECONDS:
-                    continue
-                followed_at = monotonic()
-                lock_when_idle()
-                if time() >= self.snapshot.stale_at or config_version() != self.snapshot.version:
-                    self._load()
-                self._make_capture_key()
-                self._share_health()
-                self.shared_learning.sync()
             except DatabaseError as problem:
                 log.warning("snapshot_not_refreshed", error=type(problem).__name__)
             except Exception:  # the thread must outlive a defect: it is how revoked keys are learnt
                 log.exception("snapshot_not_refreshed")
             finally:
                 close_old_connections()
+
+    def _follow(self) -> None:
+        lock_when_idle()
+        if time() >= self.snapshot.stale_at or config_version() != self.snapshot.version:
+            self._load()
+        self._make_capture_key()
+        self._share_health()
+        self.shared_learning.sync()
 
     # -- health, shared with other workers -------------------------------------------------------------------------
     def _load_health(self) -> None:
@@ -326,7 +328,10 @@ class Runtime:
 
     def _return_leases(self) -> None:
         while self.ledger.returns:
-            self._bank.give_back(self.ledger.returns[0])
+            try:
+                self._bank.give_back(self.ledger.returns[0])
+            except OutcomeUnknown:  # twice would be too much; at worst it comes back when this process has ended
+                log.warning("lease_return_unknown")
             self.ledger.returns.popleft()
 
     def _post(self, call: Callable[[], object]) -> None:

@@ -31,7 +31,6 @@ _PATTERNS: Final = tuple(
         (r"((?:authorization|cookie)\s*[:=]\s*)[^\n]+", re.I, rf"\1{MASK}"),
         # NAME=VALUE
         (rf"({_NAMES}(?:{_QUOTE})?\s*[:=]\s*)(?!b?{_QUOTE})\S+", re.I, rf"\1{MASK}"),
-        (r"(/login-link/)[^/\s\"']+", 0, rf"\1{MASK}"),
         (r"([?&]key=)[^&\s\"']+", re.I, rf"\1{MASK}"),
         (r"(bearer\s+)[^\s\"'\\,;]+", re.I, rf"\1{MASK}"),
         (r"tokenhub_[0-9a-f]{9,}", re.I, f"tokenhub_{MASK}"),
@@ -39,6 +38,7 @@ _PATTERNS: Final = tuple(
         (r"(?<![A-Za-z0-9])((?:gsk|hf|xai|r8|nvapi|pplx|whsec|ghp|glpat)[_-])[\w-]{16,}", 0, rf"\1{MASK}"),
         (r"(AIza|AKIA)[\w-]{12,}", 0, rf"\1{MASK}"),
         (r"eyJ[\w-]{8,1000}\.[\w-]+(?:\.[\w-]*)?", 0, MASK),
+        (r"(/login-link/)[^/\s\"']+", 0, rf"\1{MASK}"),  # the last: it takes words away that others look for
     )
 )
 _SIGNS: Final = (

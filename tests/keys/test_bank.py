@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import OperationalError, connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
 from keys.auth import BudgetRecord
 from keys.bank import DatabaseBank, book, host_of, release_dead, release_host
-from keys.ledger import Grant, Ledger, Return
+from keys.ledger import BudgetExceeded, Grant, Ledger, OutcomeUnknown, Return
 from keys.models import NANO, Budget, BudgetPeriod, Lease, Subject
 from telemetry.journal import Charge, Entry, Journal
 
@@ -93,6 +95,102 @@ def test_who_asks_in_vain_keeps_nothing_that_another_could_use() -> None:
     other = second.grant(made.pk, other.lease, most=CAP * 3 // 4, least=CAP * 3 // 4, have=other.amount)
     assert (other.amount, other.elsewhere) == (CAP * 3 // 4, 0)
     assert period().leased_nano == CAP * 3 // 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_asks_for_too_much_takes_nothing_from_those_who_ask_for_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keys.ledger.PATIENCE_SECONDS", 0.2)
+    record = BudgetRecord(budget().pk, CAP, "total", "of the project p")
+
+    async def ask() -> None:
+        ledger = Ledger(DatabaseBank(holder="a", host="h"))
+        await ledger.reserve(record, most=CAP // 10, least=CAP // 10)  # under way all the time
+        with pytest.raises(BudgetExceeded):
+            await ledger.reserve(record, most=2 * CAP, least=2 * CAP)
+        for _ in range(3):
+            assert (await ledger.reserve(record, most=CAP // 100, least=1)).amount == CAP // 100
+
+    asyncio.run(ask())
+
+
+class Breaking(DatabaseBank):
+    """Whose connection breaks after a commit, when it is told to."""
+
+    is_broken = False
+
+    def grant(self, *args: Any, **fields: Any) -> Grant:
+        done = super().grant(*args, **fields)
+        if self.is_broken:
+            raise OutcomeUnknown("server closed the connection unexpectedly")
+        return done
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_may_be_anothers_by_now_is_not_spent() -> None:
+    record = BudgetRecord(budget().pk, CAP, "total", "of the project p")
+
+    async def ask() -> None:
+        bank = Breaking(holder="a", host="h")
+        one, other = Ledger(bank), Ledger(DatabaseBank(holder="b", host="h"))
+        held = await one.reserve(record, most=CAP * 6 // 10, least=1)
+        one.lower_to(held, CAP // 10)
+        bank.is_broken = True
+        with pytest.raises(OutcomeUnknown):
+            await one.reserve(record, most=2 * CAP, least=2 * CAP)
+        taken = await other.reserve(record, most=CAP, least=1)
+        with pytest.raises(OutcomeUnknown):
+            await one.reserve(record, most=1, least=1)
+        assert held.amount + taken.amount <= CAP
+
+    asyncio.run(ask())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_commit_that_breaks_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, made, commit = DatabaseBank(holder="a", host="h"), budget(), connection.commit
+
+    def breaks() -> None:
+        commit()
+        raise OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(connection, "commit", breaks)
+    with pytest.raises(OutcomeUnknown):
+        bank.grant(made.pk, "", most=10, least=1)
+    monkeypatch.undo()
+    assert Lease.objects.exists()
+    with pytest.raises(Budget.DoesNotExist):
+        bank.grant(made.pk + 1, "", most=10, least=1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_grant_that_nobody_waits_for_any_more_is_given_back() -> None:
+    record = BudgetRecord(budget().pk, CAP, "total", "of the project p")
+    asked, may_go_on = threading.Event(), threading.Event()
+
+    class Slow(DatabaseBank):
+        def grant(self, *args: Any, **fields: Any) -> Grant:
+            asked.set()
+            may_go_on.wait(20)
+            return super().grant(*args, **fields)
+
+    async def ask() -> None:
+        bank = Slow(holder="a", host="h")
+        ledger = Ledger(bank)
+        waiting = asyncio.ensure_future(ledger.reserve(record, most=CAP // 2, least=1))
+        await asyncio.to_thread(asked.wait, 20)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        ledger.surrender(everything=True)
+        assert not ledger.returns
+        may_go_on.set()
+        while not ledger.periods():  # noqa: ASYNC110  the ledger tells nobody
+            await asyncio.sleep(0.01)
+        ledger.surrender(everything=True)
+        for one in ledger.returns:
+            await asyncio.to_thread(bank.give_back, one)
+
+    asyncio.run(ask())
+    assert period().leased_nano == 0
 
 
 @pytest.mark.django_db
