@@ -153,7 +153,7 @@ def lists() -> None:
         return answer.json()
 
     def page(path: str) -> None:
-        answer = person.get(f"/admin/telemetry/{path}")
+        answer = person.get(f"/admin/{path}")
         assert answer.status_code == 200, (path, answer.status_code)
 
     def medians(ask: Callable[[str], object], queries: list[str]) -> dict[str, float]:
@@ -182,8 +182,11 @@ def lists() -> None:
     row("one filter and a span of time", medians(api, [f"{n}={vs[0]}&to={old}" for n, vs in FILTERS.items()]))
     row("two filters", medians(api, PAIRS))
     day = f"created_at_to_0={old[:10]}&created_at_to_1=00:00:00"
-    row("admin, request log", medians(lambda q: page(f"requestlog/?{q}"), [*ADMIN, day, f"{day}&stream=1"]))
-    row("admin, other lists", medians(page, ["auditentry/", "webhook/", "webhookdelivery/", "auditentry/?q=none"]))
+    row("admin, request log", medians(lambda q: page(f"telemetry/requestlog/?{q}"), [*ADMIN, day, f"{day}&stream=1"]))
+    pages = ["", "dashboard/state/", "dashboard/figures/", "dashboard/figures/?window=30d&by=key", "live/flows/"]
+    row("admin, first page and the like", medians(page, [*pages, "leaderboard/", "learning/", "health/"]))
+    others = ["auditentry/", "webhook/", "webhookdelivery/", "auditentry/?q=none"]
+    row("admin, other lists", medians(lambda q: page(f"telemetry/{q}"), others))
 
 
 def ingest(folder: Path) -> None:
