@@ -38,6 +38,10 @@ class TooManyFailures(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class NameTaken(Exception):
+    """Somebody of an identity provider has the token's user name."""
+
+
 class Throttle:
     """Ten wrong tokens are free for an address, further ones cost it five seconds each, in which it gets no answer at
     all: otherwise guessing would go on behind the refusals. Per process."""
@@ -120,7 +124,9 @@ def verify(presented: bytes, *, address: str) -> bool:
 
 
 def session_user() -> User:
-    """Admin: a superuser without a password, whose sessions end with the token. Raises OSError."""
+    """Admin: a superuser without a password, whose sessions end with the token. Raises OSError, NameTaken."""
+    if login.of_single_sign_on().filter(username=USER_NAME).exists():
+        raise NameTaken
     login.ensure_admin()  # a person's account comes first: login links are for people
     user, _ = User.objects.get_or_create(username=USER_NAME, defaults={"first_name": "Admin"})
     mark = _mark(current())

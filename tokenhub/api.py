@@ -116,7 +116,11 @@ class Session(View):
         serializer.is_valid(raise_exception=True)
         plain = request._request  # noqa: SLF001  DRF's interface
         check(serializer.validated_data["token"].encode(), address=admin_token.address_of(plain))
-        user = admin_token.session_user()
+        try:
+            user = admin_token.session_user()
+        except admin_token.NameTaken:
+            hint = "Rename that user on the page of users."
+            raise ApiError("conflict", f"Single sign-on has a user `{admin_token.USER_NAME}`.", hint=hint) from None
         login(plain, user, backend="django.contrib.auth.backends.ModelBackend")
         plain.session.set_expiry(SESSION_SECONDS)
         expires_at = timezone.now() + timedelta(seconds=SESSION_SECONDS)

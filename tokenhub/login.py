@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from datetime import timedelta
 from hashlib import sha256
+from itertools import chain, count
+from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
@@ -20,14 +26,33 @@ ADMIN_NAME = "admin"
 
 
 def ensure_admin() -> User:
-    """The first superuser; made without a password when there is none."""
-    found = User.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
+    """The first superuser of our own; made without a password when there is none. Whom single sign-on made is left to
+    it, even if the name is `admin`."""
+    own = User.objects.exclude(pk__in=of_single_sign_on())
+    found = own.filter(is_superuser=True, is_active=True).order_by("pk").first()
     if found is None:
-        found, _ = User.objects.get_or_create(username=ADMIN_NAME)
+        theirs = set(of_single_sign_on().filter(username__startswith=ADMIN_NAME).values_list("username", flat=True))
+        names = chain([ADMIN_NAME], (f"{ADMIN_NAME}-{number}" for number in count(2)))
+        found, _ = User.objects.get_or_create(username=next(name for name in names if name not in theirs))
         found.is_staff = found.is_superuser = found.is_active = True
         found.set_unusable_password()
         found.save()
     return found
+
+
+def of_single_sign_on() -> QuerySet[User]:
+    """Those who log in by an identity provider."""
+    if not apps.is_installed("allauth.socialaccount"):
+        return User.objects.none()
+    accounts = apps.get_model("socialaccount", "SocialAccount")
+    return User.objects.filter(pk__in=accounts._default_manager.values("user"))
+
+
+def counted_name(request: HttpRequest, credentials: Mapping[str, Any] | None = None) -> str:
+    """The name under which a wrong password is counted: `ROOT` is `root`, as it is to who looks it up regardless of
+    case. By way of upper case, which knows a dotless i for an I, as Postgres does."""
+    told = credentials if credentials is not None else request.POST
+    return str(told.get("username") or "").upper().casefold()[:255]
 
 
 def somebody_has_a_password() -> bool:

@@ -411,6 +411,7 @@ AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
 AXES_CLIENT_IP_CALLABLE = "tokenhub.admin_token.address_of"
+AXES_USERNAME_CALLABLE = "tokenhub.login.counted_name"
 AXES_LOCKOUT_CALLABLE = "tokenhub.views.locked_out"
 AXES_DISABLE_ACCESS_LOG = True  # the audit log has logins
 AXES_ENABLE_ADMIN = False

@@ -2,8 +2,8 @@
 that is installed on purpose. This module says who comes in: whoever the identity provider puts into one of the named
 groups.
 
-Roles follow the identity provider at each login. Nobody signs up, and no account is taken over because its mail address
-is the same."""
+Roles follow the identity provider at each login. Nobody signs up, and no account is taken over because its name or
+mail address is the same, nor joined to an identity of the provider."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from typing import Any, Final
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from allauth.socialaccount.providers.base.constants import AuthProcess
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth.models import Group, User
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.shortcuts import redirect
+from django.views.defaults import permission_denied
+
+from tokenhub.admin_token import address_of
 
 SUPERUSER: Final = "superuser"
 
@@ -38,6 +43,13 @@ class Accounts(DefaultAccountAdapter):  # type: ignore[misc]  # allauth has no t
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         return False
 
+    def get_client_ip(self, request: HttpRequest) -> str:
+        return address_of(request)
+
+    def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
+        """Wrong passwords are counted once, by axes: by name and address, for all workers, and to be lifted by
+        commands. allauth's own count would lock a name out from everywhere."""
+
     def get_login_redirect_url(self, request: HttpRequest) -> str:
         return "/admin/"
 
@@ -50,6 +62,8 @@ class SocialAccounts(DefaultSocialAccountAdapter):  # type: ignore[misc]
         return True  # where the name is taken, he gets one with a number; a mail address means nothing here
 
     def pre_social_login(self, request: HttpRequest, sociallogin: Any) -> None:
+        if sociallogin.state.get("process") != AuthProcess.LOGIN:  # an account from here stays one of here
+            raise ImmediateHttpResponse(permission_denied(request, PermissionDenied()))
         roles = roles_of(sociallogin.account.extra_data)
         if not roles:
             if sociallogin.is_existing:

@@ -10,6 +10,8 @@ MIDDLEWARE: Final = "allauth.account.middleware.AccountMiddleware"
 BACKEND: Final = "allauth.account.auth_backends.AuthenticationBackend"
 CONTEXT: Final = "tokenhub.sso.page"
 PROVIDER_ID: Final = "sso"
+RESERVED_NAMES: Final = ["admin", "admin-token"]
+"""Of `tokenhub.login` and `tokenhub.admin_token`, which make these users superusers."""
 
 
 def allauth(*, issuer: str, client_id: str, secret: str, title: str, secure: bool) -> Mapping[str, Any]:
@@ -28,6 +30,7 @@ def allauth(*, issuer: str, client_id: str, secret: str, title: str, secure: boo
         "ACCOUNT_UNIQUE_EMAIL": False,
         "ACCOUNT_LOGIN_METHODS": {"username"},
         "ACCOUNT_SIGNUP_FIELDS": ["username*", "password1*", "password2*"],
+        "ACCOUNT_USERNAME_BLACKLIST": RESERVED_NAMES,
         "ACCOUNT_DEFAULT_HTTP_PROTOCOL": "https" if secure else "http",
         "ACCOUNT_LOGOUT_REDIRECT_URL": "/admin/",
         "SOCIALACCOUNT_ADAPTER": "tokenhub.sso.SocialAccounts",

@@ -30,6 +30,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
 ]
 if settings.SSO:
     urlpatterns += [
-        re_path(r"^accounts/(?:signup|email|password|confirm-email|3rdparty/signup)", views.nowhere),
+        re_path(r"^accounts/(?:signup|email|password|confirm-email|social/)", views.nowhere),
+        re_path(r"^accounts/3rdparty/(?!login/(?:cancelled|error)/$)", views.nowhere),
         path("accounts/", include("allauth.urls")),
     ]

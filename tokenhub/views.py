@@ -6,6 +6,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth import login, update_session_auth_hash
 from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
@@ -13,6 +14,8 @@ from django.views.decorators.http import require_http_methods
 
 from tokenhub import login as links
 from tokenhub.forms import FirstPasswordForm
+
+BY_LINK = "opened_by_login_link"
 
 
 @never_cache
@@ -22,7 +25,10 @@ def login_link(request: HttpRequest, token: str) -> HttpResponse:
     context = {**admin.site.each_context(request), "title": "Log in"}
     if request.method == "POST" and (user := links.use(token)) is not None:
         login(request, user, backend="django.contrib.auth.backends.ModelBackend")
-        return redirect("admin:index" if user.has_usable_password() else "first-password")
+        if user.has_usable_password():
+            return redirect("admin:index")
+        request.session[BY_LINK] = True
+        return redirect("first-password")
     valid = request.method == "GET" and links.is_valid(token)
     return render(request, "tokenhub/login_link.html", {**context, "valid": valid}, status=200 if valid else 410)
 
@@ -43,15 +49,19 @@ def locked_out(request: HttpRequest, *_: object, **__: object) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "POST"])
 def first_password(request: HttpRequest) -> HttpResponse:
-    """For a staff user who has none yet; whoever has one changes it in the admin, where the old one is asked for."""
+    """For whoever came by a login link and has none yet. Sessions that single sign-on or the admin token opened get none:
+    it would outlast what they are. Whoever has a password changes it in the admin, where the old one is asked for."""
     user = request.user
     if not isinstance(user, User) or not user.is_staff:
         return redirect("admin:login")
     if user.has_usable_password():
         return redirect("admin:password_change")
+    if not request.session.get(BY_LINK):
+        raise PermissionDenied
     form = FirstPasswordForm(user, request.POST or None)
     if request.method == "POST" and form.is_valid():
         form.save()
+        del request.session[BY_LINK]
         links.void_links()
         update_session_auth_hash(request, user)
         messages.success(request, f"From now on log in as {user.username} with this password.")

@@ -108,3 +108,22 @@ def test_the_first_password_ends_all_login_links_that_are_out(root: User) -> Non
     assert not links.is_valid(other)
     assert LoginLink.objects.filter(used_at=None).count() == 0
     assert Client().post(reverse("login-link", args=[other])).status_code == 410
+
+
+def test_a_first_password_is_for_sessions_that_a_login_link_opened(root: User) -> None:
+    root.set_unusable_password()
+    root.save()
+    client = Client()
+    client.force_login(root)
+    values = {"new_password1": PASSWORD, "new_password2": PASSWORD}
+    assert client.get(reverse("first-password")).status_code == 403
+    assert client.post(reverse("first-password"), values).status_code == 403
+    root.refresh_from_db()
+    assert not root.has_usable_password()
+
+
+@pytest.mark.parametrize(("name", "other"), [("root", "ROOT"), ("root", "Root"), ("ri", "r\u0131")])
+def test_another_spelling_of_a_name_has_no_guesses_of_its_own(name: str, other: str) -> None:
+    guess(9, name=name)
+    assert guess(1, name=other).status_code == 429
+    assert guess(1, name=name).status_code == 429

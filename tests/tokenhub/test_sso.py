@@ -9,8 +9,8 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from hashlib import sha1
+from collections.abc import Callable, Iterator
+from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from tests.support.gateway import Gateway, run_manage
+from tokenhub import admin_token, login, sso_settings
 
 pytest.importorskip("allauth", reason="the extra sso is not installed")
 PASSWORD = "a superuser's password"
@@ -89,6 +90,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, provider: IdentityProvider
         "TOKENHUB_OIDC_CLIENT_SECRET": "s",
         "TOKENHUB_OIDC_ROLES": "llm-admins=superuser,devs=Viewer",
         "TOKENHUB_SECOND_FACTOR": "true",
+        "TOKENHUB_TRUSTED_PROXIES": "127.0.0.0/8",
     }
     made = Gateway(tmp_path_factory.mktemp("sso") / "data", env=env)
     run_manage("migrate", "--verbosity", "0", folder=made.folder, env=env)
@@ -160,9 +162,136 @@ def test_a_stranger_is_not_even_made_a_user_and_takes_over_nobody(
     assert gateway.query("SELECT count(*) n FROM auth_user WHERE is_superuser AND username = 'root'") == [{"n": 1}]
 
 
-@pytest.mark.parametrize("path", ["signup/", "email/", "password/reset/", "password/change/", "3rdparty/signup/"])
-def test_nobody_signs_up_and_no_password_goes_by_mail(path: str, person: httpx.Client) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        "signup/",
+        "email/",
+        "password/reset/",
+        "password/change/",
+        "password/set/",
+        "3rdparty/signup/",
+        "3rdparty/",
+        "3rdparty/login/",
+        "social/connections/",
+    ],
+)
+def test_nobody_signs_up_or_joins_accounts_and_no_password_goes_by_mail(path: str, person: httpx.Client) -> None:
     assert person.get(f"/accounts/{path}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["cancelled/", "error/"])
+def test_a_login_that_failed_at_the_provider_still_has_its_page(path: str, person: httpx.Client) -> None:
+    page = person.get(f"/accounts/3rdparty/login/{path}")
+    assert page.url.path == f"/accounts/3rdparty/login/{path}"
+    assert page.status_code != 404
+
+
+def test_whom_the_provider_lets_in_gives_himself_no_password(
+    person: httpx.Client, gateway: Gateway, provider: IdentityProvider
+) -> None:
+    provider.person = {"sub": "11", "preferred_username": "cleo", "groups": ["llm-admins"]}
+    assert come_in(person).url.path == "/admin/"
+    assert person.get("/first-password/").status_code == 403
+    values = {"new_password1": "one that would last", "new_password2": "one that would last"}
+    assert post(person, person.get("/admin/password_change/"), "/first-password/", **values).status_code == 403
+    (row,) = gateway.query("SELECT password FROM auth_user WHERE username = 'cleo'")
+    assert row["password"].startswith("!")
+
+
+@pytest.mark.parametrize("name", sso_settings.RESERVED_NAMES)
+def test_a_name_that_makes_superusers_is_for_nobody_of_the_provider(
+    name: str, person: httpx.Client, gateway: Gateway, provider: IdentityProvider
+) -> None:
+    provider.person = {"sub": f"of {name}", "preferred_username": name.title(), "groups": ["devs"]}
+    assert come_in(person).url.path == "/admin/"
+    assert person.get("/admin/vault/vaultstate/").status_code == 403
+    joined = "auth_user u JOIN socialaccount_socialaccount s ON s.user_id = u.id"
+    (row,) = gateway.query(f"SELECT username FROM {joined} WHERE s.uid = ?", f"of {name}")
+    assert row["username"].lower() not in sso_settings.RESERVED_NAMES
+
+
+def test_the_reserved_names_are_those_that_make_superusers() -> None:
+    assert set(sso_settings.RESERVED_NAMES) == {login.ADMIN_NAME, admin_token.USER_NAME}
+
+
+@pytest.fixture
+def intruder(person: httpx.Client, gateway: Gateway, provider: IdentityProvider) -> Iterator[Callable[[str], None]]:
+    """Gives somebody of the provider a reserved name, as an earlier version did."""
+    provider.person = {"sub": "13", "preferred_username": "eve", "groups": ["devs"]}
+    assert come_in(person).url.path == "/admin/"
+    (row,) = gateway.query("SELECT user_id FROM socialaccount_socialaccount WHERE uid = '13'")
+
+    def named(name: str) -> None:
+        gateway.execute("UPDATE auth_user SET username = ? WHERE id = ?", name, row["user_id"])
+
+    yield named
+    named("eve")
+
+
+def test_the_admin_token_opens_no_session_of_somebody_of_the_provider(
+    person: httpx.Client, gateway: Gateway, intruder: Callable[[str], None]
+) -> None:
+    intruder(admin_token.USER_NAME)
+    token = (gateway.folder / admin_token.FILE_NAME).read_text().strip()
+    with httpx.Client(base_url=gateway.base, trust_env=False, timeout=60) as operator:
+        answer = operator.post("/admin/v1/session", json={"token": token})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
+        intruder("eve")
+        assert operator.post("/admin/v1/session", json={"token": token}).status_code == 200
+    assert person.get("/admin/vault/vaultstate/").status_code == 403
+
+
+def test_a_login_link_makes_a_superuser_of_its_own_beside_one_of_the_provider(
+    gateway: Gateway, intruder: Callable[[str], None]
+) -> None:
+    intruder(login.ADMIN_NAME)
+    others = [row["id"] for row in gateway.query("SELECT id FROM auth_user WHERE is_superuser")]
+    gateway.execute("UPDATE auth_user SET is_superuser = 0")
+    gateway.execute(
+        "INSERT INTO tokenhub_loginlink (digest, expires_at) VALUES (?, '2999-01-01')", sha256(b"link").hexdigest()
+    )
+    try:
+        with httpx.Client(base_url=gateway.base, follow_redirects=True, trust_env=False, timeout=60) as operator:
+            page = operator.get("/login-link/link/")
+            assert post(operator, page, "/login-link/link/").url.path == "/first-password/"
+        names = gateway.query("SELECT username FROM auth_user WHERE is_superuser")
+        assert names == [{"username": f"{login.ADMIN_NAME}-2"}]
+    finally:
+        for one in others:
+            gateway.execute("UPDATE auth_user SET is_superuser = 1 WHERE id = ?", one)
+
+
+def test_an_identity_is_joined_to_no_account_from_here(
+    person: httpx.Client, gateway: Gateway, provider: IdentityProvider
+) -> None:
+    provider.person = {"sub": "17", "preferred_username": "root", "groups": ["devs"]}
+    page = person.get("/accounts/login/")
+    assert post(person, page, "/accounts/login/?next=/admin/", login="root", password=PASSWORD).url.path == "/admin/"
+    for process in ("connect", "redirect"):
+        assert person.get(f"/accounts/oidc/sso/login/?process={process}&next=/admin/").status_code == 403
+    assert person.get("/admin/vault/vaultstate/").status_code == 200
+    assert gateway.query("SELECT count(*) n FROM socialaccount_socialaccount WHERE uid = '17'") == [{"n": 0}]
+
+
+def test_wrong_passwords_lock_a_name_out_from_one_address_behind_the_proxy_however_it_is_spelled(
+    person: httpx.Client, gateway: Gateway
+) -> None:
+    page = person.get("/accounts/login/")
+
+    def guess(name: str, password: str, address: str) -> httpx.Response:
+        person.headers["X-Forwarded-For"] = address
+        return post(person, page, "/accounts/login/?next=/admin/", login=name, password=password)
+
+    for name in ("root", "ROOT", "Root", "root", "ROOT", "root"):
+        answer = guess(name, "wrong", "192.0.2.1")
+        assert "not correct" in answer.text
+    (counted,) = gateway.query("SELECT * FROM axes_accessattempt WHERE username = 'root'")
+    assert (counted["failures_since_start"], counted["ip_address"]) == (6, "192.0.2.1")
+    gateway.execute("UPDATE axes_accessattempt SET failures_since_start = 9")  # each guess costs a hash
+    assert guess("rooT", "wrong", "192.0.2.1").status_code == 429
+    assert guess("root", PASSWORD, "192.0.2.1").status_code == 429
+    assert guess("root", PASSWORD, "192.0.2.2").url.path == "/admin/"
 
 
 def code(secret: str) -> str:
