@@ -44,8 +44,8 @@ def of_single_sign_on() -> QuerySet[User]:
     """Those who log in by an identity provider."""
     if not apps.is_installed("allauth.socialaccount"):
         return User.objects.none()
-    accounts = apps.get_model("socialaccount", "SocialAccount")
-    return User.objects.filter(pk__in=accounts._default_manager.values("user"))
+    accounts = apps.get_app_config("socialaccount").get_model("SocialAccount")
+    return User.objects.filter(pk__in=accounts._default_manager.values("user"))  # noqa: SLF001  Django's interface
 
 
 def counted_name(request: HttpRequest, credentials: Mapping[str, Any] | None = None) -> str:

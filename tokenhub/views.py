@@ -49,8 +49,8 @@ def locked_out(request: HttpRequest, *_: object, **__: object) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "POST"])
 def first_password(request: HttpRequest) -> HttpResponse:
-    """For whoever came by a login link and has none yet. Sessions that single sign-on or the admin token opened get none:
-    it would outlast what they are. Whoever has a password changes it in the admin, where the old one is asked for."""
+    """For whoever came by a login link and has none yet. A session by single sign-on or the admin token gets none:
+    it would outlast them. Whoever has a password changes it in the admin, where the old one is asked for."""
     user = request.user
     if not isinstance(user, User) or not user.is_staff:
         return redirect("admin:login")

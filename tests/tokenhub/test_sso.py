@@ -206,8 +206,8 @@ def test_a_name_that_makes_superusers_is_for_nobody_of_the_provider(
     provider.person = {"sub": f"of {name}", "preferred_username": name.title(), "groups": ["devs"]}
     assert come_in(person).url.path == "/admin/"
     assert person.get("/admin/vault/vaultstate/").status_code == 403
-    joined = "auth_user u JOIN socialaccount_socialaccount s ON s.user_id = u.id"
-    (row,) = gateway.query(f"SELECT username FROM {joined} WHERE s.uid = ?", f"of {name}")
+    sql = "SELECT username FROM auth_user u JOIN socialaccount_socialaccount s ON s.user_id = u.id WHERE s.uid = ?"
+    (row,) = gateway.query(sql, f"of {name}")
     assert row["username"].lower() not in sso_settings.RESERVED_NAMES
 
 
