@@ -3,7 +3,7 @@ changed since then is left alone, and named."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from django import forms
 from django.contrib import messages
@@ -15,13 +15,15 @@ from routing.models import Model
 from routing.policy import MAX_WEIGHT
 from tokenhub.adminkit import SliderWidget
 
+ROW_FIELDS: Final = ("enabled", "weight")
+
 
 class ModelRowForm(forms.ModelForm):  # type: ignore[type-arg]
     """What is changed most, without opening each model."""
 
     class Meta:
         model = Model
-        fields = ("enabled", "weight")
+        fields = ROW_FIELDS
         widgets: ClassVar[dict[str, forms.Widget]] = {
             "enabled": UnfoldBooleanSwitchWidget,
             "weight": SliderWidget(attrs={"min": 0, "max": MAX_WEIGHT}),
@@ -36,7 +38,7 @@ class ModelRowForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @property
     def is_stale(self) -> bool:
-        return any(self._shown(name) != self.initial[name] for name in self._meta.fields)
+        return any(self._shown(name) != self.initial[name] for name in ROW_FIELDS)
 
     def _shown(self, name: str) -> Any:
         try:
@@ -48,7 +50,13 @@ class ModelRowForm(forms.ModelForm):  # type: ignore[type-arg]
         return not self.is_stale and super().has_changed()
 
 
-class ModelRows(forms.BaseModelFormSet):  # type: ignore[type-arg]
+if TYPE_CHECKING:
+    _Rows = forms.BaseModelFormSet[Model, ModelRowForm]
+else:
+    _Rows = forms.BaseModelFormSet
+
+
+class ModelRows(_Rows):
     def stale(self) -> list[str]:
         return [form.instance.pk for form in self.forms if form.is_stale]
 

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from orchestration import store, store_durable, worker
-from orchestration.following import PATIENCE_SECONDS
 from orchestration.models import PlanRun, RunState
 from orchestration.plan import Due, Plan
 from orchestration.steps import LegResult
-from orchestration.threads import disconnect, in_thread
+from orchestration.threads import PATIENCE_SECONDS, disconnect, in_thread
 from routing.errors import ApiError
 from tests.orchestration.test_store import KEY, begun
 from tests.orchestration.test_store_durable import LEGS
