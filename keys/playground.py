@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Final
+from uuid import UUID, uuid4
 
 from django.utils import timezone
 
@@ -18,13 +19,15 @@ SCOPES: Final = (Scope.CHAT.value, Scope.PLAN.value)
 TAG: Final = "playground"
 
 
-def issue(*, owner: str) -> services.IssuedKey:
-    """What is spent with it is `owner`'s. Raises ValidationError."""
+def issue(*, owner: str, key_id: UUID | None = None) -> services.IssuedKey:
+    """What is spent with it is `owner`'s. `key_id`: chosen by the page, so it can end what it was not told of yet.
+    Raises ValidationError."""
     now = timezone.now()
     own = ClientKey.objects.filter(is_playground=True, owner=owner).order_by("-created_at")
     for old in own[AT_ONCE - 1 :]:
         services.delete(key=old)
     record = ClientKey(
+        id=key_id or uuid4(),
         name=f"playground of {owner}",
         owner=owner,
         tags=[TAG],

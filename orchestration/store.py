@@ -24,6 +24,7 @@ from orchestration.plan import Due, Outcome, Plan
 from orchestration.sealing import seal, unseal
 from orchestration.statements import insert, update
 from orchestration.steps import Done, Failed, LegError, LegResult
+from orchestration.threads import PATIENCE_SECONDS
 from telemetry.logs import EventLogger
 from telemetry.models import RequestLog
 from vault.errors import Damaged
@@ -32,7 +33,7 @@ log = EventLogger(__name__)
 LEASE_SECONDS: Final = 10.0
 DURABLE_LEASE_SECONDS: Final = 20.0  # another of its workers goes on before that
 FORSAKEN_SECONDS: Final = 5.0  # without a sign from its workers, while Temporal itself is gone
-CLIENT_SECONDS: Final = 20.0  # without a sign from the server that its client waits at
+CLIENT_SECONDS: Final = 1.5 * PATIENCE_SECONDS  # without a sign from the server that its client waits at
 MAX_ATTEMPTS: Final = 2
 LOST_TWICE: Final = LegError(
     "internal_error", "The server ended twice while this step was under way.", 500, "Start the plan again."

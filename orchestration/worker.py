@@ -155,8 +155,10 @@ class Worker:
             self.behind.put(partial(store.cancel, plan.id))
             self.drop(plan.id)
             raise
-        except ApiError:
+        except ApiError:  # whoever drives it need not: nobody waits any more
+            self.behind.put(partial(store.cancel, plan.id))
             self.behind.put(partial(store.forget, plan.id))
+            self.drop(plan.id)
             raise
         self.behind.put(partial(store.forget, plan.id))
         return outcome

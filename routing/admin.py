@@ -12,9 +12,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.utils import timezone
-from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldBooleanSwitchWidget
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from routing import alias_results, catalogue, evaluation_page, impact, services
+from routing.admin_model_rows import ModelRowForm, ModelRows, tell_of
 from routing.admin_prices import PriceInline, price_shown
 from routing.breaker import State
 from routing.health_store import health_states
@@ -50,24 +51,6 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the t
             "reasoning_per_1k",
         )  # fmt: skip
         widgets: ClassVar[dict[str, forms.Widget]] = {"weight": SliderWidget(attrs={"min": 0, "max": MAX_WEIGHT})}
-
-
-class ModelRowForm(forms.ModelForm):  # type: ignore[type-arg]
-    """In the list: what is changed most, without opening each model."""
-
-    class Meta:
-        model = Model
-        fields = ("enabled", "weight")
-        widgets: ClassVar[dict[str, forms.Widget]] = {
-            "enabled": UnfoldBooleanSwitchWidget,
-            "weight": SliderWidget(attrs={"min": 0, "max": MAX_WEIGHT}),
-        }
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for name, word in (("enabled", "State"), ("weight", "Weight")):
-            if name in self.fields:
-                self.fields[name].widget.attrs["aria-label"] = f"{word} of {self.instance.pk}"
 
 
 @admin.register(Model)
@@ -131,7 +114,13 @@ class ModelAdmin(Admin):
 
     def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
         """Not by Django's own, which would take its widgets in place of the form's."""
-        return forms.modelformset_factory(Model, ModelRowForm, extra=0, fields=self.list_editable)
+        return forms.modelformset_factory(Model, ModelRowForm, formset=ModelRows, extra=0, fields=self.list_editable)
+
+    def changelist_view(self, request: Any, extra_context: Any = None) -> HttpResponse:
+        answer = super().changelist_view(request, extra_context)
+        if request.method == "POST" and "_save" in request.POST and answer.status_code == 302:
+            tell_of(request, request.model_list.formset)
+        return answer
 
     def impact(self, rows: Sequence[Model]) -> list[str]:
         return impact.of_models({row.pk for row in rows})
@@ -150,9 +139,9 @@ class ModelAdmin(Admin):
         messages.success(request, f"{_switch(queryset, enabled=False)} models are disabled.")
         return None
 
-    def get_changelist_instance(self, request: HttpRequest) -> Any:
+    def get_changelist_instance(self, request: Any) -> Any:
         """Health of all models by one look at it."""
-        changelist = super().get_changelist_instance(request)
+        changelist = request.model_list = super().get_changelist_instance(request)
         states = health_states()
         for model in changelist.result_list:
             keys = ((model.provider_id, ""), (model.provider_id, model.pk))

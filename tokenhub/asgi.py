@@ -1,5 +1,5 @@
 """The entry of every ASGI server. The path decides once: the data plane's own go straight to their consumer, all others
-to Channels and Django."""
+to Channels and Django. All of it is HTTP."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ _everything_else = ProtocolTypeRouter({"http": _django})
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+    if scope["type"] != "http":
+        await (_lifespan if scope["type"] == "lifespan" else _refuse)(receive, send)
         return
     path: str = scope["path"]
     route = ROUTES.get(path)
@@ -84,6 +84,12 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         else:
             route = _everything_else
     await route(scope, receive, send)
+
+
+async def _refuse(receive: Any, send: Any) -> None:
+    """A WebSocket: nothing here speaks it."""
+    await receive()
+    await send({"type": "websocket.close", "code": 1000})
 
 
 async def _lifespan(receive: Any, send: Any) -> None:

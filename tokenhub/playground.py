@@ -9,6 +9,7 @@ from uuid import UUID
 
 from django.contrib import admin
 from django.contrib.auth.decorators import permission_required
+from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -26,7 +27,8 @@ from telemetry.models import RequestLog
 
 PERMISSION: Final = "keys.use_playground"
 READY_MS: Final = 1_200
-"""After which every worker knows a new key: they look twice a second."""
+"""After which every worker should know a new key: they look twice a second. A busy one may need longer, so the page
+asks again for a while."""
 
 
 _allowed = permission_required(PERMISSION, raise_exception=True)
@@ -89,8 +91,12 @@ def targets() -> list[dict[str, Any]]:
 @_allowed
 @require_POST
 def key(request: HttpRequest) -> HttpResponse:
-    """A fresh key for the page that asks; said in this one answer."""
-    issued = playground.issue(owner=request.user.get_username())
+    """A fresh key for the page that asks; said in this one answer. The page chooses its id."""
+    try:
+        chosen = UUID(request.POST["id"]) if "id" in request.POST else None
+        issued = playground.issue(owner=request.user.get_username(), key_id=chosen)
+    except (ValueError, ValidationError):
+        return HttpResponse(status=400)
     return JsonResponse(
         {
             "key": issued.plaintext,

@@ -3,7 +3,6 @@
 import { events } from "./sse.js";
 import { isPlan, planMode, requestOf } from "./playground_request.js";
 
-const KEY_TRIES = 8;
 const TOLD_TRIES = 40;
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -82,15 +81,16 @@ export class Answer {
   /** A key may need a moment more until the worker that is asked knows it. */
   async ask(keys, values, signal) {
     const { path, body } = requestOf(this.target, values);
-    for (let tries = 1; ; tries += 1) {
-      const key = await keys.get();
+    for (;;) {
+      const { key, freshUntil } = await keys.get();
       this.begun = performance.now();
       const headers = { Authorization: `Bearer ${key}`, "Content-Type": "application/json" };
       const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
       if (answer.ok) return answer;
       this.requestId = answer.headers.get("X-TokenHub-Request-ID");
       const { error } = await answer.json().catch(() => ({ error: { message: `Status ${answer.status}.` } }));
-      if (error.code !== "invalid_api_key" || tries === KEY_TRIES) throw Object.assign(new Error(), { told: error });
+      const isUnknownYet = error.code === "invalid_api_key" && performance.now() < freshUntil;
+      if (!isUnknownYet) throw Object.assign(new Error(), { told: error });
       await pause(400);
     }
   }

@@ -113,6 +113,16 @@ def test_a_key_is_said_once_to_the_page_that_asks_and_charged_to_the_person(play
     assert told["key"] not in str(list(AuditEntry.objects.values()))
 
 
+def test_the_page_chooses_the_id_of_its_key_and_takes_nobody_elses(player: Client) -> None:
+    chosen = uuid4()
+    assert player.post(KEY, {"id": chosen.hex}).json()["id"] == str(chosen)
+    other = services.issue(name="x", owner="bob").record
+    for taken in (str(chosen), str(other.pk), "x", ""):
+        assert player.post(KEY, {"id": taken}).status_code == 400
+    assert {key.pk for key in ClientKey.objects.all()} == {chosen, other.pk}
+    assert ClientKey.objects.get(pk=other.pk).digest == other.digest
+
+
 def test_no_key_is_made_by_a_get_nor_without_the_token_of_the_page(player: Client) -> None:
     assert player.get(KEY).status_code == 405
     strict = Client(enforce_csrf_checks=True)

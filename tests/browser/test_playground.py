@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Route
 
 from tests.browser.conftest import superuser
 from tests.browser.tab import Tab
@@ -83,6 +84,34 @@ def test_the_key_is_nowhere_in_the_page_and_ends_with_it(tab: Tab, gateway: Gate
     assert keys[0]["key_prefix"] not in held
     tab.open("/admin/")
     gateway.wait_until(lambda: gateway.query("SELECT 1 FROM keys_clientkey WHERE is_playground") == [])
+
+
+def test_a_key_that_is_being_made_ends_with_the_page_that_does_not_know_it_yet(tab: Tab, gateway: Gateway) -> None:
+    tab.page.add_init_script(
+        "const ask = fetch; window.fetch = (...what) => ask(...what).then(() => new Promise(() => {}));"
+    )
+    tab.open("/admin/playground/?target=sandbox/swift")
+    tab.page.get_by_label("Prompt", exact=True).fill("Hello")
+    gateway.wait_until(lambda: gateway.query("SELECT 1 FROM keys_clientkey WHERE is_playground") != [])
+    tab.open("/admin/")
+    gateway.wait_until(lambda: gateway.query("SELECT 1 FROM keys_clientkey WHERE is_playground") == [])
+
+
+def test_a_key_that_a_busy_server_does_not_know_yet_is_tried_again(tab: Tab) -> None:
+    tab.expected.add(401)
+    refused = list[str]()
+
+    def answer(route: Route) -> None:
+        if len(refused) == 10:
+            route.continue_()
+            return
+        refused.append(route.request.url)
+        route.fulfill(status=401, json={"error": {"code": "invalid_api_key", "message": "Who are you?"}})
+
+    tab.page.route("**/v1/chat/completions", answer)
+    ask(tab, "sandbox/swift")
+    tab.page.get_by_text("The answer is here.").wait_for()
+    assert (told(tab, "state"), len(refused)) == (["done"], 10)
 
 
 def test_a_plan_shows_its_legs_and_the_sum_of_their_costs(tab: Tab) -> None:

@@ -18,7 +18,9 @@ from types import ModuleType
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
+import redis
 
 from tests.support.gateway import ROOT, Gateway, free_port
 
@@ -50,6 +52,37 @@ def test_it_starts_what_the_units_start_where_it_lies(script: ModuleType, tmp_pa
         script.UNITS
     )
     assert (tmp_path / "credentials/vault-password").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "etc/environment").stat().st_mode & 0o777 == 0o600
+
+
+def test_databases_are_open_to_nobody_without_their_passwords(script: ModuleType) -> None:
+    if script.MISSING:
+        pytest.skip(f"not installed: {', '.join(script.MISSING)}")
+    folder = Path(tempfile.mkdtemp(prefix="tokenhub-stack-"))
+    folder.chmod(0o755)  # PostgreSQL refuses to be root's, and has to get in
+    stack = script.Stack(folder / "stack", 1)
+    try:
+        stack.postgres()
+        stack.redis()
+        stack.environment()
+        told = dict(line.split("=", 1) for line in (folder / "stack/etc/environment").read_text().splitlines())
+        url = told["TOKENHUB_DATABASE_URL"]
+        with psycopg.connect(url) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        without = re.sub(r":[0-9a-f]{64}@", "@", url)
+        assert without != url
+        socket = f"host={folder}/stack/postgres port={stack.ports['postgres']} user=tokenhub dbname=postgres"
+        for address in (without, socket):
+            with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+                psycopg.connect(address, passfile="/nonexistent")
+        assert redis.Redis.from_url(told["TOKENHUB_REDIS_URL"]).ping()
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=stack.ports["redis"]).ping()
+        words = Path(f"/proc/{stack.running[-1][1].pid}/cmdline").read_bytes()
+        assert (folder / "stack/credentials/redis-password").read_bytes() not in words
+    finally:
+        stack.end()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_what_is_not_installed_is_said_plainly(tmp_path: Path) -> None:
