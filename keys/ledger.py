@@ -92,11 +92,12 @@ class OutcomeUnknown(DatabaseError):
 
 
 class BudgetExceeded(Exception):
-    """`resets_at`: Unix time; infinite for a budget without periods."""
+    """`needed`: the least that it takes. `resets_at`: Unix time; infinite for a budget without periods."""
 
-    def __init__(self, budget: BudgetRecord, *, spent: int, resets_at: float) -> None:
+    def __init__(self, budget: BudgetRecord, *, needed: int, spent: int, resets_at: float) -> None:
         super().__init__(budget.whose)
         self.budget = budget
+        self.needed = needed
         self.spent = spent
         self.resets_at = resets_at
 
@@ -166,7 +167,7 @@ class Ledger:
             await self._more(account, most - one.amount, max(least - one.amount, 0))
         more = min(most - one.amount, holding.free)
         if one.amount + more < least:
-            raise _exceeded(account)
+            raise _exceeded(account, least)
         holding.reserved += more
         one.amount += more
 
@@ -210,6 +211,7 @@ class Ledger:
                     account.holdings.remove(holding)
                 if (free := holding.free) or is_last:
                     holding.granted -= free
+                    account.refused_until = 0.0  # the bank may have more than when it refused
                     self.returns.append(Return(holding.lease, free, is_last))
 
     def periods(self) -> list[int]:
@@ -264,11 +266,11 @@ class Ledger:
                     continue
                 if least < most:
                     holding, _ = await self._ask(account, most, least)
-                if holding.free < most:
+                if holding.free < least:
                     account.refused_until, account.refused = monotonic() + REFUSED_SECONDS, least
             if holding is not None and holding.free >= least:
                 return holding
-            raise _exceeded(account)
+            raise _exceeded(account, least)
 
     async def _ask(self, account: _Account, most: int, least: int) -> tuple[Holding, bool]:
         """The bank, for at least `least`. Whether more may come soon. A grant is booked even if nobody waits for it
@@ -316,5 +318,5 @@ class Ledger:
         return holding
 
 
-def _exceeded(account: _Account) -> BudgetExceeded:
-    return BudgetExceeded(account.record, spent=account.spent, resets_at=account.ends_at)
+def _exceeded(account: _Account, needed: int) -> BudgetExceeded:
+    return BudgetExceeded(account.record, needed=needed, spent=account.spent, resets_at=account.ends_at)

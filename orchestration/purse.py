@@ -49,7 +49,7 @@ class Funds:
         own = self._held.get(purse, 0)
         free = own + self._left
         if free < least:
-            raise BudgetExceeded(self._ceiling, spent=self._spent, resets_at=inf)
+            raise BudgetExceeded(self._ceiling, needed=least, spent=self._spent, resets_at=inf)
         self._held[purse] = max(own, min(most, free, max(least, self._share)))
         return self._held[purse]
 

@@ -76,6 +76,8 @@ class NotFound(Endpoint):
     async def answer(self, visit: Visit) -> None:
         path = visit.scope["path"][:200]
         hint = "See the API reference for what there is."
-        if "/v1/v1/" in path:
+        if not path.startswith("/v1/"):
+            hint = f"The base URL given to the client lacks /v1: ask /v1{path}."
+        elif "/v1/v1/" in path:
             hint = "The base URL given to the client already ends in /v1; give it only once."
         raise ApiError("not_found", f"There is no endpoint {path} here.", hint=hint)

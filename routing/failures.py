@@ -50,6 +50,13 @@ def nobody_eligible(snapshot: Snapshot, excluded: Mapping[str, str]) -> ApiError
     usable = {model: why for model, why in excluded.items() if why != "model_not_allowed"}
     if usable and set(usable.values()) == {"vault_locked"}:
         return vault_locked()
+    if usable and set(usable.values()) == {"context_too_small"}:
+        return ApiError(
+            "context_length_exceeded",
+            "The request is longer than what any model here can take.",
+            param="messages",
+            hint="Shorten it, or ask the operator for a model with a longer context.",
+        )
     named = ", ".join(f"{model} ({why})" for model, why in list(usable.items())[:SHOWN])
     return ApiError(
         "no_eligible_models",

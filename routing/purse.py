@@ -37,6 +37,7 @@ LEAST_OUTPUT_TOKENS: Final = 16
 UNLIMITED_OUTPUT_TOKENS: Final = 32_768  # what a model may answer of which no limit is known
 MOST_TOKENS_PER_IMAGE: Final = 5_000
 BYTES_PER_DOCUMENT_TOKEN: Final = 20  # of its base64
+HELD_SECONDS: Final = 2.0  # after so long, what requests under way do not need may be back
 HIDDEN_TOKENS: Final = 700  # that providers add for tools and roles
 _BINARY: Final = re.compile(rb"[A-Za-z0-9+/=]{512,}")
 _IMAGE: Final = re.compile(rb'"(?:image_url|input_image)"|"type": ?"image"')
@@ -187,17 +188,23 @@ def _is_openai(target: Target) -> bool:
 
 
 def exceeded(problem: BudgetExceeded) -> ApiError:
-    """With the budget, what is spent of it, and when it begins anew."""
+    """With the budget, what is spent of it, what the request needs, and when that may be there."""
     budget, resets_at = problem.budget, problem.resets_at
     wait = max(resets_at - time(), 1.0) if resets_at < inf else None
+    held = ""
+    if problem.spent + problem.needed <= budget.amount:
+        wait = HELD_SECONDS
+        held = " The rest is held for requests under way, and comes back when they cost less."
     details: dict[str, object] = {
-        "budget_usd": budget.amount / 1e9, "spent_usd": problem.spent / 1e9, "period": budget.every,
+        "budget_usd": budget.amount / 1e9, "spent_usd": problem.spent / 1e9, "needed_usd": problem.needed / 1e9,
+        "period": budget.every,
         "resets_at": _moment(resets_at) if resets_at < inf else None,
     }  # fmt: skip
     return ApiError(
         "budget_exceeded",
         f"The budget of {budget.whose}, ${dollars(budget.amount)} per {budget.every}, cannot pay this request: "
-        f"${dollars(problem.spent)} of it is spent.",
+        f"${dollars(problem.spent)} of it is spent, and the request may cost at least ${dollars(problem.needed)}."
+        f"{held}",
         hint="Ask for less with max_tokens, wait for the budget's next period, or ask the operator for more.",
         retry_after_seconds=wait,
         details=details,

@@ -81,6 +81,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
                 route = _plan_runs
         elif path.startswith("/docs/") or path == "/docs":
             route = _docs
+        elif f"/v1{path}" in ROUTES and scope["method"] == "POST":
+            route = _not_found  # a base URL that lacks /v1
         else:
             route = _everything_else
     await route(scope, receive, send)

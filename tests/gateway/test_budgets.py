@@ -151,6 +151,15 @@ def test_all_budgets_must_hold(upstream: Upstream, tmp_path: Path) -> None:
         )
 
 
+def test_who_asks_one_by_one_for_all_that_is_left_gets_it_each_time(upstream: Upstream, tmp_path: Path) -> None:
+    """Also right after it was given back, for others."""
+    with gateway_at(tmp_path, upstream, amount="1") as gateway:
+        for _ in range(5):
+            answer = ask(gateway, max_tokens=900)
+            assert answer.status_code == 200, answer.text
+            time.sleep(0.4)
+
+
 def test_a_raised_budget_is_felt_at_once(upstream: Upstream, tmp_path: Path) -> None:
     with gateway_at(tmp_path, upstream, amount="0.1") as gateway:
         assert ask(gateway).status_code == 429

@@ -223,7 +223,7 @@ def test_an_unknown_model_gets_the_nearest_names(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("path", "method", "status", "code"),
     [("/v1/nothing", "POST", 404, "not_found"), ("/v1/chat/completions", "GET", 405, "method_not_allowed"),
-     ("/v1/v1/chat/completions", "POST", 404, "not_found")],
+     ("/v1/v1/chat/completions", "POST", 404, "not_found"), ("/chat/completions", "POST", 404, "not_found")],
 )  # fmt: skip
 def test_wrong_paths_and_methods_are_told(gateway: Gateway, path: str, method: str, status: int, code: str) -> None:
     answer = httpx.request(method, gateway.base + path, headers=gateway.headers())

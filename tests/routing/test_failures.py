@@ -119,6 +119,8 @@ def test_without_any_model_the_answer_says_so() -> None:
 
 
 def test_why_each_was_excluded_is_named() -> None:
+    too_long = nobody_eligible(snapshot(ONE, TWO), {"m1": "context_too_small", "m2": "context_too_small"})
+    assert (too_long.status, too_long.code) == (400, "context_length_exceeded")
     error = nobody_eligible(snapshot(ONE, TWO), {"m1": "over_budget", "m2": "context_too_small"})
     assert (error.status, error.code) == (502, "no_eligible_models")
     assert "m1 (over_budget), m2 (context_too_small)" in error.message

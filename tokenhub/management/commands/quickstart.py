@@ -18,6 +18,7 @@ from keys.models import ClientKey
 from routing import services as routing
 from tokenhub import login
 from tokenhub.serving import listen_address, require_free, require_settings
+from vault import services as vault
 
 FIRST_MODEL = "sandbox/swift"
 
@@ -64,6 +65,9 @@ def _banner(listen: str) -> str:
         link = login.link_url(login.new_link(), listen=listen)
         lines += ["  Log in      (once, within ten minutes; then set a password)", f"    {link}"]
     lines += [f"  Docs        {base}/docs/", ""]
+    if vault.status().initialized and not settings.TOKENHUB_VAULT_PASSWORD:
+        where = f"{base}/admin/vault/vaultstate/"
+        lines.insert(-1, f"  Vault       locked: open it at {where} for providers with a credential")
     if ClientKey.objects.lasting().exists():
         lines += ["  Client key  made on an earlier run; `manage.py keys create NAME` makes another.", ""]
         return "\n".join(lines)
