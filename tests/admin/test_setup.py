@@ -87,6 +87,26 @@ def test_without_htmx_a_step_answers_with_a_whole_page(admin_client: Client) -> 
     assert "This field is required." in page
 
 
+def test_a_session_that_ended_leads_to_a_login_that_is_a_whole_page_and_comes_back(client: Client) -> None:
+    def sent_to(**headers: str) -> str:
+        answer = client.post("/admin/setup/key/", {"name": "shop"}, headers={**HTMX, **headers})
+        assert (answer.status_code, answer.content) == (200, b"")
+        return answer["HX-Redirect"]
+
+    home = "/admin/login/?next=%2Fadmin%2Fsetup%2F"
+    assert sent_to() == home
+    assert sent_to(**{"HX-Current-URL": "http://testserver/admin/setup/?step=key#x"}) == f"{home}%3Fstep%3Dkey"
+    assert sent_to(**{"HX-Current-URL": "https://elsewhere.example/admin/"}) == home
+    assert client.post("/admin/setup/key/", {"name": "shop"}).status_code == 302  # without a script, as ever
+
+
+@pytest.mark.parametrize("step", ["vault", "provider", "provider/test", "key"])
+def test_going_to_the_address_of_a_step_s_form_leads_to_the_set_up(step: str, admin_client: Client) -> None:
+    answer = admin_client.get(f"/admin/setup/{step}/")
+    assert (answer.status_code, answer["Location"]) == (302, "/admin/setup/")
+    assert admin_client.put(f"/admin/setup/{step}/").status_code == 405
+
+
 # -- vault ---------------------------------------------------------------------------------------------------------
 def test_a_weak_vault_password_is_refused_in_place(admin_client: Client) -> None:
     assert "at least" in do(admin_client, "vault", password="short", again="short")

@@ -12,9 +12,9 @@ from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET, require_http_methods
 
 from keys import services as keys
 from keys.snippets import snippets
@@ -77,14 +77,24 @@ def _doing(step: str) -> Callable[[View], View]:
     return decorate
 
 
+def _posted(view: View) -> View:
+    """Whoever only goes to its address, as after a login, gets the set-up."""
+
+    @require_http_methods(["GET", "HEAD", "POST"])
+    def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return view(request, *args, **kwargs) if request.method == "POST" else redirect("setup:index")
+
+    return checked
+
+
 @never_cache
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
     return _page(request, request.GET.get("step", ""))
 
 
+@_posted
 @_doing("vault")
-@require_POST
 def open_vault(request: HttpRequest) -> HttpResponse:
     entry: type[forms.Form] = UnlockForm if vault.status().initialized else InitializeForm
     form = entry(request.POST)
@@ -98,8 +108,8 @@ def open_vault(request: HttpRequest) -> HttpResponse:
     return _page(request, "vault", form=form)
 
 
+@_posted
 @_doing("provider")
-@require_POST
 def test_connection(request: HttpRequest) -> HttpResponse:
     """Of what is in the form; nothing is saved."""
     form = ProviderCard(request.POST)
@@ -111,8 +121,8 @@ def test_connection(request: HttpRequest) -> HttpResponse:
     return render(request, "tokenhub/setup/connection.html", {"look": look})
 
 
+@_posted
 @_doing("provider")
-@require_POST
 def add_provider(request: HttpRequest) -> HttpResponse:
     form = ProviderCard(request.POST)
     if form.is_valid():
@@ -182,8 +192,8 @@ def _models(request: HttpRequest, provider: Provider, *, said: str = "") -> Http
     )  # fmt: skip
 
 
+@_posted
 @_doing("key")
-@require_POST
 def make_key(request: HttpRequest) -> HttpResponse:
     form = KeyCard(request.POST)
     if form.is_valid():
