@@ -41,7 +41,9 @@ class LoginAsPage(MiddlewareMixin):
         page = urlsplit(request.headers.get("HX-Current-URL", ""))
         here = page.netloc == request.get_host() and page.path.startswith("/admin/")
         shown = page._replace(scheme="", netloc="", fragment="").geturl() if here else reverse("setup:index")
-        whole = HttpResponse(headers={"Cache-Control": "no-store", "HX-Redirect": f"{login}?{urlencode({'next': shown})}"})
+        whole = HttpResponse(
+            headers={"Cache-Control": "no-store", "HX-Redirect": f"{login}?{urlencode({'next': shown})}"}
+        )
         whole.cookies = response.cookies
         return whole
 
