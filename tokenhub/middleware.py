@@ -1,14 +1,15 @@
 """Outermost around Django: every answer carries its request's ids, and an error of the admin API has its shape even
-where Django answers before any view does."""
+where Django answers before any view does. And whose session ended while a page was open gets the login as a page."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode, urlsplit
 
 from django.http import HttpRequest
-from django.http.response import HttpResponseBase, JsonResponse
+from django.http.response import HttpResponse, HttpResponseBase, JsonResponse
+from django.urls import reverse
 from django.utils.deprecation import MiddlewareMixin
 
 from routing.identity import client_request_id, new_request_id
@@ -25,6 +26,26 @@ _CODES: Final = {
     404: ("not_found", "not_found_error"),
     413: ("request_too_large", "invalid_request_error"),
 }
+
+
+class LoginAsPage(MiddlewareMixin):
+    """A script of htmx that is sent to the login would put it into the part that it asked for, and the login would lead
+    to an address that is no page: the browser goes there as a whole instead, and comes back to the page it was on."""
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        if request.headers.get("HX-Request") != "true" or not 300 <= response.status_code < 400:
+            return response
+        login = reverse("admin:login")
+        if urlsplit(response["Location"]).path != login:
+            return response
+        page = urlsplit(request.headers.get("HX-Current-URL", ""))
+        here = page.netloc == request.get_host() and page.path.startswith("/admin/")
+        shown = page._replace(scheme="", netloc="", fragment="").geturl() if here else reverse("setup:index")
+        whole = HttpResponse(
+            headers={"Cache-Control": "no-store", "HX-Redirect": f"{login}?{urlencode({'next': shown})}"}
+        )
+        whole.cookies = response.cookies
+        return whole
 
 
 class RequestIds(MiddlewareMixin):

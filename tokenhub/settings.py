@@ -378,6 +378,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "tokenhub.content_policy.ContentPolicy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "tokenhub.middleware.LoginAsPage",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

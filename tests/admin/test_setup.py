@@ -15,6 +15,7 @@ from django.test import Client
 
 from keys.models import ClientKey
 from keys.snippets import snippets
+from providers.discovery import Look, Problem
 from providers.model_list import Listed
 from providers.models import CredentialStore, Provider, ProviderType
 from providers.presets import PRESETS
@@ -26,6 +27,7 @@ from tests.admin.samples import provider, request_row
 from tests.support.certificate import write_certificate
 from tests.support.gateway import free_port
 from tests.support.upstream import Fault, Reply, Upstream
+from tokenhub.setup.words import hint
 from vault.models import Secret
 
 pytestmark = pytest.mark.django_db
@@ -85,6 +87,26 @@ def test_without_htmx_a_step_answers_with_a_whole_page(admin_client: Client) -> 
     page = text(admin_client.post("/admin/setup/key/", {"name": ""}))
     assert "<html" in page
     assert "This field is required." in page
+
+
+def test_a_session_that_ended_leads_to_a_login_that_is_a_whole_page_and_comes_back(client: Client) -> None:
+    def sent_to(**headers: str) -> str:
+        answer = client.post("/admin/setup/key/", {"name": "shop"}, headers={**HTMX, **headers})
+        assert (answer.status_code, answer.content) == (200, b"")
+        return answer["HX-Redirect"]
+
+    home = "/admin/login/?next=%2Fadmin%2Fsetup%2F"
+    assert sent_to() == home
+    assert sent_to(**{"HX-Current-URL": "http://testserver/admin/setup/?step=key#x"}) == f"{home}%3Fstep%3Dkey"
+    assert sent_to(**{"HX-Current-URL": "https://elsewhere.example/admin/"}) == home
+    assert client.post("/admin/setup/key/", {"name": "shop"}).status_code == 302  # without a script, as ever
+
+
+@pytest.mark.parametrize("step", ["vault", "provider", "provider/test", "provider/credential", "key"])
+def test_going_to_the_address_of_a_step_s_form_leads_to_the_set_up(step: str, admin_client: Client) -> None:
+    answer = admin_client.get(f"/admin/setup/{step}/")
+    assert (answer.status_code, answer["Location"]) == (302, "/admin/setup/")
+    assert admin_client.put(f"/admin/setup/{step}/").status_code == 405
 
 
 # -- vault ---------------------------------------------------------------------------------------------------------
@@ -202,11 +224,11 @@ def test_the_catalogue_fills_in_prices_and_context_where_it_knows_the_model() ->
 
 def test_picked_models_are_added_with_what_stands_in_their_rows(admin_client: Client, upstream: Upstream) -> None:
     assert "house offers 2 models" in do(admin_client, "provider", **card(upstream.url))
-    values = {"context:house-model": "4096", "input:house-model": "0.5", "output:house-model": ""}
+    values = {"context:house-model": "4096", "input:house-model": "0.5", "output:house-model": "2"}
     assert "1 model is added" in do(admin_client, "models", provider="house", model=["house-model"], **values)
     row = Model.objects.get()
     assert (row.pk, row.max_context_tokens, row.input_per_1k, row.output_per_1k, row.price_source) == (
-        "house-model", 4096, Decimal("0.0005"), None, PriceSource.OPERATOR,
+        "house-model", 4096, Decimal("0.0005"), Decimal("0.002"), PriceSource.OPERATOR,
     )  # fmt: skip
 
 
@@ -219,20 +241,76 @@ def test_models_can_be_named_where_the_service_has_no_list(admin_client: Client,
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("field", "value", "said"),
     [
-        ({}, "No model was ticked"),
-        ({"model": "house-model", "context:house-model": "many"}, "context and prices are numbers"),
-        ({"model": "house-model", "context:house-model": "9", "input:house-model": "-1"}, "house-model: "),
-        ({"model": "house-model", "context:house-model": "9", "input:house-model": "NaN"}, "house-model: "),
+        ("context", "128k", "A whole number of tokens"),
+        ("context", "1_000", "A whole number of tokens"),
+        ("context", "99999999999", "A whole number of tokens"),
+        ("input", "abc", "Only a number"),
+        ("input", "1,5", "Only a number"),
+        ("output", "$2", "Only a number"),
+        ("output", "-1", "Only a number"),
+        ("output", "NaN", "Only a number"),
+        ("output", "", "Give both prices, or none"),
+        ("input", " ", "Give both prices, or none"),
     ],
 )
-def test_what_cannot_be_a_model_is_said_above_the_list(
-    values: dict[str, str], said: str, admin_client: Client, upstream: Upstream
+def test_a_number_that_is_none_is_told_at_its_field_and_whatever_was_typed_stays(
+    field: str, value: str, said: str, admin_client: Client, upstream: Upstream
 ) -> None:
     do(admin_client, "provider", **card(upstream.url))
-    assert said in do(admin_client, "models", provider="house", **values)
+    typed = {"context:house-model": "4096", "input:house-model": "0.5", "output:house-model": "2.25"}
+    typed |= {"context:gpt-4o-mini": "77777", "input:gpt-4o-mini": "", "output:gpt-4o-mini": ""}
+    typed[f"{field}:house-model"] = value
+    page = do(admin_client, "models", provider="house", model=["house-model", "gpt-4o-mini"], names="one/b", **typed)
+    inputs = {re.findall('name="([^"]*)"', one)[0]: one for one in re.findall(r"<input class=[^>]*>", page)}
+    for name, kept in typed.items():
+        assert f'value="{kept}"' in inputs[name], name
+        assert ("aria-invalid" in inputs[name]) == (name == f"{field}:house-model"), name
+    assert page.count('class="th-wrong"') == 1
+    assert said in page
+    assert 'th-bad" role="alert">Nothing is added yet: 1 model needs another number.' in page
+    assert ">one/b</textarea>" in page
     assert not Model.objects.exists()
+
+
+def test_that_no_model_was_ticked_is_an_error(admin_client: Client, upstream: Upstream) -> None:
+    do(admin_client, "provider", **card(upstream.url))
+    assert 'role="alert">No model was ticked' in do(admin_client, "models", provider="house")
+
+
+def test_what_was_typed_outlives_a_list_that_is_out_of_reach(admin_client: Client, upstream: Upstream) -> None:
+    do(admin_client, "provider", **card(upstream.url))
+    typed = {"context:house-model": "4096", "input:house-model": "0.5", "output:house-model": "2.25"}
+    upstream.next(Reply(status=500))
+    page = do(admin_client, "models", provider="house", model="house-model", **typed)
+    assert "list is out of reach" in page
+    assert 'value="2.25"' in page
+    assert not Model.objects.exists()
+
+
+def test_a_refused_api_key_can_be_given_again_where_the_models_are_looked_for(
+    admin_client: Client, open_vault: None, upstream: Upstream
+) -> None:
+    upstream.next(Reply(status=401))
+    page = do(admin_client, "provider", **card(upstream.url, credential="sk-wrong"))
+    assert 'data-problem="unauthorized"' in page
+    assert 'hx-post="/admin/setup/provider/credential/"' in page
+    assert "Give the right one as API key." in page
+    upstream.next(Reply(status=401))
+    assert "This field is required." in do(admin_client, "provider/credential", provider="house", credential="")
+    upstream.requests.clear()
+    page = do(admin_client, "provider/credential", provider="house", credential="sk-right")
+    assert "house offers 2 models" in page
+    assert "sk-right" not in page
+    assert [one.headers["authorization"] for one in upstream.requests] == ["Bearer sk-right"]
+
+
+def test_hints_use_the_names_of_the_set_up_s_fields() -> None:
+    for problem in Problem:
+        said = hint(Look("", problem))
+        assert said
+        assert not re.search("base_url|api_key|cred_store|/admin/v1", said), problem
 
 
 def test_names_of_a_provider_are_text_in_a_page_whatever_they_hold(admin_client: Client, upstream: Upstream) -> None:
@@ -277,6 +355,6 @@ def test_a_key_manager_does_his_steps_and_no_others(db: None, upstream: Upstream
     client.force_login(clerk := User.objects.create_user("keeper", password="x", is_staff=True))
     clerk.groups.add(Group.objects.get(name="Key manager"))
     assert client.post("/admin/setup/key/", {"name": "shop"}).status_code == 200
-    for step in ("vault", "provider", "provider/test", "models"):
+    for step in ("vault", "provider", "provider/test", "provider/credential", "models"):
         assert client.post(f"/admin/setup/{step}/", card(upstream.url)).status_code == 403, step
     assert upstream.requests == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import log_in, superuser
+from tests.browser.conftest import PASSWORD, log_in, superuser
 from tests.browser.tab import Tab
 from tests.support.gateway import Gateway
 from tests.support.upstream import Reply, Upstream
@@ -45,10 +45,11 @@ def tab(browser: Browser, empty: Gateway) -> Iterator[Tab]:
     made.calm()
 
 
-def panel(page: Page, title: str) -> None:
+def panel(page: Page, title: str, *, focused: bool = True) -> None:
     """Waits for the step; the focus is in it, so that a keyboard and a screen reader go on there."""
     expect(page.locator("[data-focus]")).to_have_text(title)
-    page.wait_for_function("document.getElementById('setup').contains(document.activeElement)")
+    if focused:
+        page.wait_for_function("document.getElementById('setup').contains(document.activeElement)")
 
 
 def explained(page: Page, gateway: Gateway) -> None:
@@ -86,6 +87,11 @@ def test_by_mouse(tab: Tab, empty: Gateway, upstream: Upstream) -> None:
     row = page.get_by_role("row", name="gpt-4o-mini")
     expect(row.get_by_label("Input price")).to_have_attribute("placeholder", "no price")  # not at this address
     row.get_by_label("Input price").fill("0.15")
+    row.get_by_label("Output price").fill("$2")
+    page.get_by_role("button", name="Add the models").click()
+    expect(page.locator("[role=alert]")).to_contain_text("Nothing is added yet")
+    expect(row.get_by_label("Output price")).to_be_focused()
+    expect(row.get_by_label("Input price")).to_have_value("0.15")
     row.get_by_label("Output price").fill("0.6")
     tab.check()
     page.get_by_role("button", name="Add the models").click()
@@ -170,3 +176,35 @@ def test_by_keyboard_alone(tab: Tab, empty: Gateway, upstream: Upstream) -> None
     reach(page, "See why:")
     press("Enter")
     explained(page, empty)
+
+
+def test_a_session_that_ended_meanwhile_leads_to_the_login_and_back(tab: Tab) -> None:
+    page = tab.page
+    tab.open("/admin/setup/?step=key")
+    page.context.clear_cookies(name="sessionid")
+    page.get_by_role("button", name="Make a key").click()
+    page.wait_for_url("**/admin/login/?next=*")
+    assert page.locator(".th-setup").count() == 0
+    page.get_by_label("Username").fill("root")
+    page.locator("input[name=password]").fill(PASSWORD)
+    page.locator("form [type=submit]").click()
+    page.wait_for_url("**/admin/setup/?step=key")
+    panel(page, "Make a client key", focused=False)
+
+
+def test_the_fields_of_a_form_keep_their_shape_and_cover_no_label(tab: Tab) -> None:
+    page = tab.page
+    page.set_viewport_size({"width": 1280, "height": 900})
+    tab.open("/admin/keys/clientkey/add/")
+
+    def box(selector: str) -> tuple[float, float]:
+        found = page.locator(selector).first.bounding_box()
+        assert found is not None
+        return found["x"], found["width"]
+
+    assert box("input[name=enabled]")[1] == 32
+    assert box("input[name=scopes]")[1] == 16
+    label = box("label[for=id_rotation_days]")[0]
+    for name in ("expires_at_0", "expires_at_1"):
+        left, width = box(f"input[name={name}]")
+        assert left + width < label, name

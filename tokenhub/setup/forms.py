@@ -77,6 +77,17 @@ class ProviderCard(forms.Form):
             self.add_error(places.get(field), messages)
 
 
+class CredentialCard(forms.Form):
+    """For a provider that is here already."""
+
+    credential = forms.CharField(
+        label="API key",
+        max_length=4000,
+        widget=UnfoldAdminPasswordWidget(render_value=False, attrs={"autocomplete": "new-password"}),
+        help_text="Takes the old one's place in the vault, and is never shown again.",
+    )
+
+
 class KeyCard(forms.Form):
     name = forms.CharField(
         max_length=200,

@@ -13,6 +13,7 @@ urlpatterns = [
     path("vault/", views.open_vault, name="vault"),
     path("provider/", views.add_provider, name="provider"),
     path("provider/test/", views.test_connection, name="test"),
+    path("provider/credential/", views.give_credential, name="credential"),
     path("models/", views.pick_models, name="models"),
     path("key/", views.make_key, name="key"),
     path("request/", views.try_request, name="try"),

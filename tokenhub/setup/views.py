@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
 from typing import Any
 from uuid import UUID
 
@@ -11,33 +10,34 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET, require_http_methods
 
 from keys import services as keys
 from keys.snippets import snippets
 from providers import discovery, model_list
 from providers import services as providers
 from providers.discovery import Look
-from providers.model_list import Kind
-from providers.models import Provider, ProviderType
+from providers.model_list import Kind, Listed
+from providers.models import CredentialStore, Provider, ProviderType
 from providers.presets import PRESETS
 from routing import importing
 from telemetry.models import RequestLog
-from tokenhub.setup import facts
-from tokenhub.setup.forms import KeyCard, PastedKey, ProviderCard, RequestCard
+from tokenhub.setup import facts, picking, words
+from tokenhub.setup.forms import CredentialCard, KeyCard, PastedKey, ProviderCard, RequestCard
 from vault import services as vault
 from vault.admin import InitializeForm, UnlockForm
 from vault.errors import VaultError
 
 View = Callable[..., HttpResponse]
+UNREACHED = "the provider's list is out of reach. Try again."
 FEW: int = 12  # of so many models all are ticked
 
 
-def _page(request: HttpRequest, step: str, *, said: str = "", **extra: Any) -> HttpResponse:
-    context = {**panel(request, step), **extra, "said": said}
+def _page(request: HttpRequest, step: str, *, said: str = "", wrong: str = "", **extra: Any) -> HttpResponse:
+    context = {**panel(request, step), **extra, "said": said, "wrong": wrong}
     if request.headers.get("HX-Request") == "true":
         return render(request, "tokenhub/setup/setup.html", context)
     context |= {**admin.site.each_context(request), "title": "Set-up"}
@@ -77,14 +77,24 @@ def _doing(step: str) -> Callable[[View], View]:
     return decorate
 
 
+def _posted(view: View) -> View:
+    """Whoever only goes to its address, as after a login, gets the set-up."""
+
+    @require_http_methods(["GET", "HEAD", "POST"])
+    def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return view(request, *args, **kwargs) if request.method == "POST" else redirect("setup:index")
+
+    return checked
+
+
 @never_cache
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
     return _page(request, request.GET.get("step", ""))
 
 
+@_posted
 @_doing("vault")
-@require_POST
 def open_vault(request: HttpRequest) -> HttpResponse:
     entry: type[forms.Form] = UnlockForm if vault.status().initialized else InitializeForm
     form = entry(request.POST)
@@ -98,8 +108,8 @@ def open_vault(request: HttpRequest) -> HttpResponse:
     return _page(request, "vault", form=form)
 
 
+@_posted
 @_doing("provider")
-@require_POST
 def test_connection(request: HttpRequest) -> HttpResponse:
     """Of what is in the form; nothing is saved."""
     form = ProviderCard(request.POST)
@@ -108,11 +118,11 @@ def test_connection(request: HttpRequest) -> HttpResponse:
                   else " ".join(map(str, said)) for name, said in form.errors.items()]  # fmt: skip
         return render(request, "tokenhub/setup/connection.html", {"errors": errors})
     look = discovery.best(discovery.look(form.provider, credential=form.cleaned_data["credential"]))
-    return render(request, "tokenhub/setup/connection.html", {"look": look})
+    return render(request, "tokenhub/setup/connection.html", {"look": look, "hint": words.hint(look)})
 
 
+@_posted
 @_doing("provider")
-@require_POST
 def add_provider(request: HttpRequest) -> HttpResponse:
     form = ProviderCard(request.POST)
     if form.is_valid():
@@ -128,62 +138,93 @@ def add_provider(request: HttpRequest) -> HttpResponse:
     return _page(request, "provider", form=form)
 
 
+@_posted
+@_doing("provider")
+def give_credential(request: HttpRequest) -> HttpResponse:
+    """Another one for a provider that is saved and refuses the one it has; then its models are looked for again."""
+    if not request.user.has_perm("providers.change_provider"):
+        raise PermissionDenied
+    provider = Provider.objects.filter(pk=request.POST.get("provider", "")).first()
+    if provider is None:
+        return _page(request, "models", wrong="Choose a provider first.")
+    form = CredentialCard(request.POST)
+    if form.is_valid():
+        provider.cred_store = CredentialStore.VAULT
+        try:
+            providers.save(provider=provider, credential=form.cleaned_data["credential"])
+        except ValidationError as problem:
+            form.add_error("credential", problem.messages)
+        else:
+            return _models(request, provider, said="The API key is saved.")
+    return _models(request, provider, credential_form=form)
+
+
 @_doing("models")
 def pick_models(request: HttpRequest) -> HttpResponse:
     """A GET asks the provider for its list; a POST takes models of it, or such as are named."""
-    name = (request.POST if request.method == "POST" else request.GET).get("provider", "")
-    provider = Provider.objects.filter(pk=name).first()
+    posted = request.method == "POST"
+    provider = Provider.objects.filter(pk=(request.POST if posted else request.GET).get("provider", "")).first()
     if provider is None:
-        return _page(request, "models", said="Choose a provider first.")
-    if request.method != "POST":
+        return _page(request, "models", wrong="Choose a provider first.")
+    if not posted:
         return _models(request, provider)
     look = discovery.best(discovery.look(provider))
-    named = dict.fromkeys(request.POST.get("names", "").split())
-    listed = list(look.models)
-    known = {one.id for one in listed}
-    listed += model_list.read({"data": [{"id": one} for one in named if one not in known]}) or []
-    wanted = {*request.POST.getlist("model"), *named}
-    if not wanted:
-        return _models(request, provider, said="No model was ticked or named.")
-    try:
-        offers = [_edited(request, one) for one in importing.offered(provider, listed)]
-    except ValidationError as problem:
-        return _models(request, provider, said=" ".join(problem.messages))
-    taken = importing.take(provider=provider, offers=offers, only=wanted)
+    ticked, named = request.POST.getlist("model"), request.POST.get("names", "").split()
+    if not ticked and not named:
+        return _models(request, provider, look=look, typed=request.POST, wrong="No model was ticked or named.")
+    listed = _with(look.models, named)
+    if lost := look.problem is not None and bool(ticked):
+        listed = _with(tuple(listed), ticked)  # the list is out of reach, and what was typed is not lost for that
+    found = picking.rows(importing.offered(provider, listed), ticked=ticked, typed=request.POST)
+    wanted = {*ticked, *named}
+    edited = [one.edited() for one in found if one.offer.listed.id in wanted]
+    wrong = sum(one.wrong for one in found)
+    if wrong or lost:
+        reason = f"{wrong} model{' needs' if wrong == 1 else 's need'} another number."
+        told = f"Nothing is added yet: {reason if wrong else UNREACHED}"
+        shown = [one for one in found if one.ticked or one.offer.listed in look.models]
+        return _models(request, provider, look=look, typed=request.POST, rows=shown, wrong=told)
+    taken = importing.take(provider=provider, offers=edited, only=wanted)
     skipped = "; ".join(f"{one.id}: {one.reason}" for one in taken if one.state == "skipped")
     created = sum(one.state == "created" for one in taken)
     said = f"{created} model{' is' if created == 1 else 's are'} added."
     if skipped or not taken:
-        return _models(request, provider, said=f"{said} {skipped}")
+        return _models(request, provider, look=look, typed=request.POST, wrong=f"{said} {skipped}")
     return _page(request, "" if not facts.context(request)["all_done"] else "models", said=said)
 
 
-def _edited(request: HttpRequest, offer: importing.Offered) -> importing.Offered:
-    """With what stands in its row of the form. Raises ValidationError."""
-    name = offer.listed.id
-    if f"context:{name}" not in request.POST:
-        return offer
-    try:
-        context = int(request.POST[f"context:{name}"] or 0) or None
-        told = {kind: request.POST.get(f"{kind}:{name}", "").strip() for kind in ("input", "output")}
-        prices = {kind: Decimal(text) if text else None for kind, text in told.items()}
-    except (ValueError, InvalidOperation):
-        raise ValidationError(f"{offer.id}: context and prices are numbers.") from None
-    return offer.with_edits(per_million=prices, max_context_tokens=context)
+def _with(listed: tuple[Listed, ...], names: list[str]) -> list[Listed]:
+    known = {one.id for one in listed}
+    return [*listed, *(model_list.read({"data": [one for one in names if one not in known]}) or [])]
 
 
-def _models(request: HttpRequest, provider: Provider, *, said: str = "") -> HttpResponse:
-    look: Look = discovery.best(discovery.look(provider))
-    offers = importing.offered(provider, look.models) if look.problem is None else []
-    offers = [one for one in offers if one.listed.kind is not Kind.OTHER]
+def _models(
+    request: HttpRequest,
+    provider: Provider,
+    *,
+    look: Look | None = None,
+    typed: QueryDict | None = None,
+    rows: list[picking.Row] | None = None,
+    **extra: Any,
+) -> HttpResponse:
+    """`typed`: a form that comes back to be corrected."""
+    look = look or discovery.best(discovery.look(provider))
+    if rows is None:
+        offers = importing.offered(provider, look.models) if look.problem is None else []
+        offers = [one for one in offers if one.listed.kind is not Kind.OTHER]
+        ticked = typed.getlist("model") if typed is not None else None if len(offers) <= FEW else []
+        rows = picking.rows(offers, ticked=ticked, typed=typed)
+    rows = [one for one in rows if one.ticked or one.offer.listed.kind is not Kind.OTHER]
+    if look.problem in words.OF_CREDENTIAL and request.user.has_perm("providers.change_provider"):
+        extra.setdefault("credential_form", CredentialCard())
     return _page(
-        request, "models", said=said, provider=provider, look=look, offers=offers, tick_all=len(offers) <= FEW,
-        default_context=importing.DEFAULT_CONTEXT_TOKENS,
+        request, "models", provider=provider, look=look, hint=words.hint(look), rows=rows,
+        names=typed.get("names", "") if typed is not None else "", **extra,
     )  # fmt: skip
 
 
+@_posted
 @_doing("key")
-@require_POST
 def make_key(request: HttpRequest) -> HttpResponse:
     form = KeyCard(request.POST)
     if form.is_valid():
