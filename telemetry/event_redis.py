@@ -42,7 +42,6 @@ class RedisStream:
         self._script: Callable[..., Any] = self._redis.register_script(_APPEND)
         self.wanted = bytearray(1)
         self._refresh_at = 0.0
-        self._listened = 0
 
     def close(self) -> None:
         self._redis.close()
@@ -55,7 +54,6 @@ class RedisStream:
         return RedisReader(self._redis)
 
     def listen(self, seconds: float) -> bool:
-        self._listened += 1
         with _as_os_errors():
             was_off = self._redis.set(_LISTENING, 1, ex=max(1, int(seconds)), get=True) is None
         self.wanted[0] = 1
@@ -65,11 +63,8 @@ class RedisStream:
         if (now := monotonic()) < self._refresh_at:
             return
         self._refresh_at = now + REFRESH_SECONDS
-        before = self._listened
         with _as_os_errors():
-            is_on = bool(self._redis.exists(_LISTENING))
-        if is_on or before == self._listened:  # else the answer may be older than what `listen` has said since
-            self.wanted[0] = int(is_on)
+            self.wanted[0] = int(bool(self._redis.exists(_LISTENING)))
 
 
 class RedisReader:

@@ -77,7 +77,11 @@ def test_staff_without_a_right_see_and_change_nothing(urls: dict[str, tuple[str,
     before = AuditEntry.objects.count()
     for name, (url, row) in urls.items():
         for verb in VERBS if name not in OWN else ():
-            assert getattr(staff_client, verb)(url, form(row)).status_code in {403, 405}, (verb, name)
+            answer = getattr(staff_client, verb)(url, form(row))
+            if (name[:6], verb) == ("setup:", "get"):  # the address of a form leads to the page that has it
+                assert answer.status_code in {302, 403}, name
+                continue
+            assert answer.status_code in {403, 405}, (verb, name)
     assert AuditEntry.objects.count() == before
 
 

@@ -339,12 +339,13 @@ def test_hosts_hear_of_each_other_by_redis(tmp_path: Path, upstream: Upstream) -
         env = {"TOKENHUB_REDIS_URL": redis.patient_url}
         with Gateway(tmp_path / "a", env=env, **rows) as one, Gateway(tmp_path / "b", env=env, **rows) as other:
             with Listening(one, "?types=route_success") as listening:
-                ids: list[str] = []
-                while not listening.events and len(ids) < 200:  # the other host learns within a second that one listens
-                    ids += asked(other)
-                    time.sleep(0.05)
-                ids += asked(other, 3) + asked(one, 3)
-                listening.wait(lambda it: set(ids[-6:]) <= set(it.requests()))
+                for host in (other, one):  # each learns within a second that one listens, also where that is
+                    told: list[str] = []
+                    while not set(told) & set(listening.requests()) and len(told) < 400:
+                        told += asked(host)
+                        time.sleep(0.05)
+                ids = asked(other, 3) + asked(one, 3)
+                listening.wait(lambda it: set(ids) <= set(it.requests()))
                 seen = listening.last_id
             late = asked(other, 2)
             with Listening(other, "?types=route_success", Last_Event_ID=seen) as again:
