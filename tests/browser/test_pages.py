@@ -39,6 +39,7 @@ def test_axe_finds_nothing_serious_on_pages_that_are_not_a_list_or_a_row(tab: Ta
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_axe_finds_nothing_serious_anywhere_in_any_look(tab: Tab, urls: dict[str, str]) -> None:
     for url in urls.values():
         tab.check_page(url, looks=EVERY_LOOK)
