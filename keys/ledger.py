@@ -146,6 +146,18 @@ class Ledger:
         self._accounts: dict[int, _Account] = {}
         self.returns: deque[Return] = deque()
 
+    def reserve_at_once(self, budget: BudgetRecord, amount: int) -> Reservation | None:
+        """All of the amount, out of what this process has; None where it must ask for more: `reserve` does."""
+        account = self._accounts.get(budget.id)
+        if account is None or account.record is not budget or account.is_short or not account.holdings:
+            return None
+        holding = account.holdings[-1]
+        if holding.granted - holding.reserved - holding.spent < amount or self._clock() >= holding.ends_at:
+            return None
+        holding.reserved += amount
+        holding.used_at = monotonic()
+        return Reservation(account, holding, amount)
+
     async def reserve(self, budget: BudgetRecord, *, most: int, least: int) -> Reservation:
         """Between `least` and `most`. Raises BudgetExceeded, and what the bank raises."""
         account = self._account(budget)

@@ -9,23 +9,29 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
+from math import inf
 from mmap import mmap
 from struct import Struct
+from time import monotonic
 from typing import Final
 
-from keys.limits import CONCURRENT, MINUTE, SECOND, TOKENS, Bucket, LimitExceeded, Limits, Standings
+from keys.limit_lease import LEASE_SECONDS, Lease
+from keys.limits import CONCURRENT, MINUTE, SECOND, TOKENS, Bucket, LimitExceeded, Limits
 from keys.shared_locks import SharedLocks
 
 WAYS: Final = 8
 WORKERS: Final = 64
 CONCURRENT_RETRY_SECONDS: Final = 1.0
 LOCKS: Final = 64  # one for every so many sets
-_HEAD: Final = Struct("<16s3dI")  # owner, when each bucket is full again, requests under way
+_HEAD: Final = Struct("<16s6dI")  # owner, when each bucket is full again, when it was last, requests under way
 _CELL: Final = Struct("<H")  # of those, one worker's
 _ENTRY_BYTES: Final = _HEAD.size + WORKERS * _CELL.size
-_EMPTY: Final = (b"", 0.0, 0.0, 0.0, 0)
+_EMPTY: Final = (b"", 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
+Later = Callable[[float, Callable[[], None]], object]
+"""Calls something after so many seconds, in the thread that the table belongs to."""
 
 
 @lru_cache(maxsize=8_192)
@@ -58,44 +64,83 @@ class LimitTable:
         self.name = os.urandom(8)
         """Of this table, whichever process looks at it."""
         self._worker = -1
+        self._leases: dict[bytes, Lease] = {}
+        self._later: Later | None = None
+        self._is_swept = False
         os.register_at_fork(after_in_child=self._forked)
 
-    def enter(self, limits: Limits, tokens: float, now: float) -> Standings:
+    def lease_by(self, later: Later | None) -> None:
+        """From now on this process may take some ahead; `later` calls back to give back what is not used. None: no
+        longer."""
+        self._later = later
+        if later is None:
+            self.sweep(inf)
+
+    def enter(self, limits: Limits, tokens: float, now: float) -> Lease:
         """Lets one request in, which may take so many tokens. Raises LimitExceeded, and then nothing has changed. Must
         be followed by `leave`."""
+        lease = self._leases.get(limits.owner)
+        if (
+            lease is not None
+            and lease.requests > 0
+            and lease.tokens >= tokens
+            and lease.calls > 0
+            and now < lease.until
+            and lease.limits is limits
+        ):
+            lease.requests -= 1
+            lease.tokens -= tokens
+            lease.calls -= 1
+            return lease
         if self._worker < 0:
             self._claim()
         one_set = int.from_bytes(limits.owner[:8], "little") % self._sets
         self._locks.acquire(one_set % LOCKS)
         try:
-            place = self._find(one_set, limits.owner)
-            _, second_at, minute_at, tokens_at, count = _HEAD.unpack_from(self._memory, place) if place >= 0 else _EMPTY
-            if limits.concurrent and count >= limits.concurrent:
-                count = self._living(place)
-                _HEAD.pack_into(self._memory, place, limits.owner, second_at, minute_at, tokens_at, count)
-            second, minute, per_minute = limits.second, limits.minute, limits.tokens
-            if (
-                (limits.concurrent and count >= limits.concurrent)
-                or (second is not None and second.wait(second_at, 1.0, now))
-                or (minute is not None and minute.wait(minute_at, 1.0, now))
-                or (per_minute is not None and per_minute.wait(tokens_at, tokens, now))
-            ):
-                raise _refusal(limits, count, (second_at, minute_at, tokens_at), tokens, now)
-            if second is not None:
-                second_at = second.taken(second_at, 1.0, now)
-            if minute is not None:
-                minute_at = minute.taken(minute_at, 1.0, now)
-            if per_minute is not None:
-                tokens_at = per_minute.taken(tokens_at, tokens, now)
-            if place < 0:
-                place = self._make_room(one_set, now)
-            if limits.concurrent:
-                count += 1
-                self._count(place, 1)
-            _HEAD.pack_into(self._memory, place, limits.owner, second_at, minute_at, tokens_at, count)
+            if lease is not None:
+                self._give_back(lease, now)
+            return self._let_in(limits, tokens, now, one_set, is_hot=lease is not None and now < lease.until)
         finally:
             self._locks.release(one_set % LOCKS)
-        return limits.standings((second_at, minute_at, tokens_at), now)
+
+    def _let_in(self, limits: Limits, tokens: float, now: float, one_set: int, *, is_hot: bool) -> Lease:
+        place = self._find(one_set, limits.owner)
+        entry = _HEAD.unpack_from(self._memory, place) if place >= 0 else _EMPTY
+        _, second_at, minute_at, tokens_at, second_full_at, minute_full_at, tokens_full_at, count = entry
+        if limits.concurrent and count >= limits.concurrent:
+            count = self._living(place)
+            _HEAD.pack_into(self._memory, place, *entry[:-1], count)
+        second, minute, per_minute = limits.second, limits.minute, limits.tokens
+        if (
+            (limits.concurrent and count >= limits.concurrent)
+            or (second is not None and second.wait(second_at, 1.0, now))
+            or (minute is not None and minute.wait(minute_at, 1.0, now))
+            or (per_minute is not None and per_minute.wait(tokens_at, tokens, now))
+        ):
+            raise _refusal(limits, count, (second_at, minute_at, tokens_at), tokens, now)
+        if second is not None:
+            second_full_at = now if second_at <= now else second_full_at
+            second_at = second.taken(second_at, 1.0, now)
+        if minute is not None:
+            minute_full_at = now if minute_at <= now else minute_full_at
+            minute_at = minute.taken(minute_at, 1.0, now)
+        if per_minute is not None:
+            tokens_full_at = now if tokens_at <= now else tokens_full_at
+            tokens_at = per_minute.taken(tokens_at, tokens, now)
+        if place < 0:
+            place = self._make_room(one_set, now)
+        lease = Lease(limits, now, (second_at, minute_at, tokens_at), tokens_full_at)
+        calls = 1 if limits.concurrent else 0
+        if self._later is not None:
+            if is_hot:
+                calls += lease.take_ahead(count + calls, tokens, now)
+            self._keep(lease)
+        if calls:
+            count += calls
+            self._count(place, calls)
+        full_at = (second_full_at, minute_full_at, tokens_full_at)
+        _HEAD.pack_into(self._memory, place, limits.owner, *lease.full_at, *full_at, count)
+        return lease
 
     def adopt(self, limits: Limits, full_at: tuple[float, float, float], calls: int, now: float) -> None:
         """What was let in elsewhere: buckets that are full again no sooner than that, and so many more requests under
@@ -108,37 +153,90 @@ class LimitTable:
             place = self._find(one_set, limits.owner)
             if place < 0:
                 place = self._make_room(one_set, now)
-            _, *known, count = _HEAD.unpack_from(self._memory, place)
+            _, second_at, minute_at, tokens_at, *full, count = _HEAD.unpack_from(self._memory, place)
             if calls:
                 self._count(place, calls)
-            _HEAD.pack_into(self._memory, place, limits.owner, *map(max, known, full_at), count + calls)
+            known = map(max, (second_at, minute_at, tokens_at), full_at)
+            _HEAD.pack_into(self._memory, place, limits.owner, *known, *full, count + calls)
         finally:
             self._locks.release(one_set % LOCKS)
 
-    def leave(self, limits: Limits, more_tokens: float, now: float, *, undo: bool = False) -> None:
-        """The request is over. `more_tokens` than `enter` was told; negative: fewer. `undo`: it was none."""
-        if not (limits.concurrent or undo or (limits.tokens is not None and more_tokens)):
-            return
+    def leave(self, limits: Limits, more_tokens: float, now: float, *, since: float = inf, undo: bool = False) -> None:
+        """The request that was let in at `since` is over. `more_tokens` than `enter` was told; negative: fewer, which
+        come back unless the bucket was full in the meantime. `undo`: it was none."""
+        lease = self._leases.get(limits.owner)
+        if lease is not None and lease.most_calls and now < lease.until and lease.limits is limits and not undo:
+            if more_tokens > 0 or since >= lease.tokens_full_at:
+                lease.tokens -= more_tokens
+            lease.calls += 1
+            if lease.calls > lease.most_calls:
+                self._end(lease, now)
+        elif limits.concurrent or undo or (limits.tokens is not None and more_tokens):
+            number = int.from_bytes(limits.owner[:8], "little") % self._sets % LOCKS
+            self._locks.acquire(number)
+            try:
+                self._put_back(limits, 1.0 if undo else 0.0, -more_tokens, 1 if limits.concurrent else 0, now, since)
+            finally:
+                self._locks.release(number)
+
+    def _put_back(self, limits: Limits, requests: float, tokens: float, calls: int, now: float, since: float) -> None:
+        """Into buckets that were not full since it was taken, at `since`; negative: takes more. Holds the lock."""
         one_set = int.from_bytes(limits.owner[:8], "little") % self._sets
-        self._locks.acquire(one_set % LOCKS)
+        place = self._find(one_set, limits.owner)
+        if place < 0:
+            return
+        entry = _HEAD.unpack_from(self._memory, place)
+        _, second_at, minute_at, tokens_at, second_full_at, minute_full_at, tokens_full_at, count = entry
+        if limits.tokens is not None:
+            if tokens < 0:
+                tokens_full_at = now if tokens_at <= now else tokens_full_at
+                tokens_at = limits.tokens.taken(tokens_at, -tokens, now)
+            elif tokens_full_at <= since:
+                tokens_at -= tokens * limits.tokens.unit
+        if requests and limits.second is not None and second_full_at <= since:
+            second_at -= requests * limits.second.unit
+        if requests and limits.minute is not None and minute_full_at <= since:
+            minute_at -= requests * limits.minute.unit
+        if calls:
+            count = max(count + self._count(place, -calls), 0)
+        at = (second_at, minute_at, tokens_at, second_full_at, minute_full_at, tokens_full_at)
+        _HEAD.pack_into(self._memory, place, limits.owner, *at, count)
+
+    # -- taken ahead ---------------------------------------------------------------------------------------------------
+    def _keep(self, lease: Lease) -> None:
+        self._leases[lease.limits.owner] = lease
+        if not self._is_swept and self._later is not None:
+            self._is_swept = True
+            self._later(LEASE_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._is_swept = False
+        self.sweep(monotonic())
+        if self._leases and self._later is not None:
+            self._is_swept = True
+            self._later(LEASE_SECONDS, self._sweep)
+
+    def sweep(self, now: float) -> None:
+        """Gives back what is left of leases that ended."""
+        for lease in [one for one in self._leases.values() if now >= one.until]:
+            self._end(lease, min(now, monotonic()))
+
+    def _end(self, lease: Lease, now: float) -> None:
+        number = int.from_bytes(lease.limits.owner[:8], "little") % self._sets % LOCKS
+        self._locks.acquire(number)
         try:
-            place = self._find(one_set, limits.owner)
-            if place < 0:
-                return
-            _, second_at, minute_at, tokens_at, count = _HEAD.unpack_from(self._memory, place)
-            if limits.tokens is not None:
-                if more_tokens > 0:
-                    tokens_at = limits.tokens.taken(tokens_at, more_tokens, now)
-                else:
-                    tokens_at += more_tokens / limits.tokens.rate
-            if undo:
-                second_at -= 1.0 / limits.second.rate if limits.second is not None else 0.0
-                minute_at -= 1.0 / limits.minute.rate if limits.minute is not None else 0.0
-            if limits.concurrent and self._count(place, -1):
-                count = max(count - 1, 0)
-            _HEAD.pack_into(self._memory, place, limits.owner, second_at, minute_at, tokens_at, count)
+            self._give_back(lease, now)
         finally:
-            self._locks.release(one_set % LOCKS)
+            self._locks.release(number)
+
+    def _give_back(self, lease: Lease, now: float) -> None:
+        """Holds the lock."""
+        del self._leases[lease.limits.owner]
+        if lease.most_calls:
+            requests, tokens, calls = (one if one < inf else 0.0 for one in (lease.requests, lease.tokens, lease.calls))
+            lease.full_at, lease.most_calls = lease.standing_at(), 0
+            lease.requests = lease.calls = lease.tokens = 0
+            self._put_back(lease.limits, requests, tokens, int(calls), now, lease.since)
 
     # -- entries -------------------------------------------------------------------------------------------------------
     def _find(self, one_set: int, owner: bytes) -> int:
@@ -152,8 +250,8 @@ class LimitTable:
         places = range(first, first + WAYS * _ENTRY_BYTES, _ENTRY_BYTES)
 
         def worth(place: int) -> tuple[int, float]:
-            _, *full_at, count = _HEAD.unpack_from(self._memory, place)
-            return min(count, 1), max(full_at)
+            _, second_at, minute_at, tokens_at, *_, count = _HEAD.unpack_from(self._memory, place)
+            return min(count, 1), max(second_at, minute_at, tokens_at)
 
         place = min(places, key=worth)
         if worth(place)[0]:  # nothing but requests under way: perhaps of workers that are dead
@@ -166,16 +264,17 @@ class LimitTable:
 
     def _forked(self) -> None:
         self._worker = -1
+        self._leases.clear()  # another process's
+        self._later, self._is_swept = None, False
 
     # -- requests under way --------------------------------------------------------------------------------------------
-    def _count(self, place: int, change: int) -> bool:
-        """Changes this worker's own; False where it had none."""
+    def _count(self, place: int, change: int) -> int:
+        """Changes this worker's own; by how many, for it has not less than none."""
         cell = place + _HEAD.size + self._worker * _CELL.size
         (count,) = _CELL.unpack_from(self._memory, cell)
-        if count + change < 0:
-            return False
+        change = max(change, -count)
         _CELL.pack_into(self._memory, cell, count + change)
-        return True
+        return change
 
     def _living(self, place: int) -> int:
         """How many there are, after those of dead workers were taken out."""

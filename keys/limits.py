@@ -14,6 +14,13 @@ CONCURRENT: Final = 0
 SECOND: Final = 1
 MINUTE: Final = 2
 TOKENS: Final = 3
+Names = tuple[bytes, bytes, bytes]
+REQUESTS_TOLD: Final = (
+    b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests",
+)  # fmt: skip
+TOKENS_TOLD: Final = (
+    b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +32,13 @@ class Bucket:
     seconds: float = field(init=False, repr=False, compare=False)
     unit: float = field(init=False, repr=False, compare=False)
     limit: int = field(init=False, repr=False, compare=False)
+    limit_told: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seconds", self.burst / self.rate)
         object.__setattr__(self, "unit", 1.0 / self.rate)
         object.__setattr__(self, "limit", round(self.burst))
+        object.__setattr__(self, "limit_told", b"%d" % self.limit)
 
     def wait(self, full_at: float, amount: float, now: float) -> float:
         """Seconds until so much can be taken; 0.0 now. More than the burst can be taken of a full bucket."""
@@ -41,9 +50,25 @@ class Bucket:
         """The new `full_at`. A negative amount gives back."""
         return (full_at if full_at > now else now) + amount * self.unit
 
+    def left(self, full_at: float, now: float) -> float:
+        return self.burst - (full_at - now) * self.rate if full_at > now else self.burst
+
     def share(self, hosts: int) -> Bucket:
         """One host's. What is lacking in it is as long in coming back as in the whole."""
         return Bucket(self.rate / hosts, max(self.burst / hosts, 1.0))
+
+    def told(self, full_at: float, now: float, names: Names) -> list[tuple[bytes, bytes]]:
+        """As headers: its size, what is left, and when all of it is back."""
+        size, remaining, reset = names
+        lacking = full_at - now
+        if lacking <= 0.0:
+            return [(size, self.limit_told), (remaining, self.limit_told), (reset, b"0.000s")]
+        left = self.burst - lacking * self.rate + 1e-6
+        return [
+            (size, self.limit_told),
+            (remaining, b"%d" % int(left) if left > 0.0 else b"0"),
+            (reset, b"%.3fs" % lacking),
+        ]
 
     def standing(self, full_at: float, now: float) -> Standing:
         if full_at <= now:
@@ -109,6 +134,18 @@ class Standings(NamedTuple):
 
     requests: Standing | None = None
     tokens: Standing | None = None
+
+    def told(self) -> list[tuple[bytes, bytes]]:
+        """As headers."""
+        headers = []
+        for one, (size, remaining, reset) in ((self.requests, REQUESTS_TOLD), (self.tokens, TOKENS_TOLD)):
+            if one is not None:
+                headers += [
+                    (size, b"%d" % one.limit),
+                    (remaining, b"%d" % one.remaining),
+                    (reset, b"%.3fs" % one.reset_seconds),
+                ]
+        return headers
 
     def tightest(self, other: Standings) -> Standings:
         if self is NOTHING:

@@ -33,8 +33,8 @@ class Ticket:
     """One request's way past its limits. `decided` is awaited once; `close` ends it, at any moment."""
 
     __slots__ = (
-        "_address", "_is_asked", "_is_closed", "_is_shared", "_owners", "_problem", "_shared", "_standings", "_tabled",
-        "_tokens", "_waiter", "id", "name",
+        "_address", "_is_asked", "_is_closed", "_is_shared", "_owners", "_problem", "_shared", "_since", "_standings",
+        "_tabled", "_tokens", "_waiter", "id", "name",
     )  # fmt: skip
 
     def __init__(self, shared: SharedLimits, owners: list[Owner], address: str, tokens: int) -> None:
@@ -44,6 +44,7 @@ class Ticket:
         self._owners = owners
         self._address = address
         self._tokens = tokens
+        self._since = monotonic()
         self._standings = Standings()
         self._problem: LimitExceeded | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -70,7 +71,7 @@ class Ticket:
         if self._tabled:
             now = monotonic()
             for limits in self._tabled:
-                self._shared.table.leave(limits, more, now)
+                self._shared.table.leave(limits, more, now, since=self._since)
         if self._problem is None:
             self._shared.left(self, self._owners, more if self._is_shared else 0)
 
@@ -125,7 +126,7 @@ class Ticket:
             for one in self._owners:
                 if one.limits.whose:
                     limits = shared.own_share(one.limits, now)
-                    standings = standings.tightest(shared.table.enter(limits, self._tokens, now))
+                    standings = standings.tightest(shared.table.enter(limits, self._tokens, now).standings(now))
                     self._tabled.append(limits)
         except LimitExceeded as problem:
             for limits in self._tabled:

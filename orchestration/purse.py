@@ -88,6 +88,9 @@ class LegPurse(Purse):
         self._funds = funds
         self._max_tokens = max_tokens
 
+    def cover_at_once(self, call: Call, target: Target) -> int | None:
+        return None
+
     async def cover(self, call: Call, target: Target) -> tuple[Call, int]:
         if self._max_tokens is not None and call.envelope.max_output_tokens is None:
             call = replace(limited(call, target, self._max_tokens), lowered_to=None)

@@ -259,17 +259,19 @@ class Engine:
         then the client is translated."""
         if call.purse is None:
             return await self._tried(call, target, failures)
-        try:
-            funded, amount = await call.purse.cover(call, target)
-        except NoPrice:
-            if target is call.hint:
-                raise unusable(target, "no_price") from None
-            return None
-        except BudgetExceeded as problem:
-            call.unaffordable = problem
-            if target is call.hint and call.alias is None:
-                raise exceeded(problem) from None
-            return None
+        funded, amount = call, call.purse.cover_at_once(call, target)
+        if amount is None:
+            try:
+                funded, amount = await call.purse.cover(call, target)
+            except NoPrice:
+                if target is call.hint:
+                    raise unusable(target, "no_price") from None
+                return None
+            except BudgetExceeded as problem:
+                call.unaffordable = problem
+                if target is call.hint and call.alias is None:
+                    raise exceeded(problem) from None
+                return None
         try:
             return await self._tried(funded, target, failures)
         finally:

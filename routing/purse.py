@@ -59,6 +59,24 @@ class Purse:
         self.spent = 0
         """By answers that came before the one that the client gets."""
 
+    def cover_at_once(self, call: Call, target: Target) -> int | None:
+        """As `cover`, for a first attempt whose call can go as it is, out of what this process has at hand. None:
+        `cover` must see to it."""
+        envelope = call.envelope
+        asked = most_output(envelope, target)
+        is_bounded = target.max_output_tokens is not None or asked == envelope.max_output_tokens
+        if target.prices is None or not is_bounded or self._held:
+            return None
+        tokens = most_input(envelope, target)
+        most = upper_bound_nano(target.prices, tokens, asked * (envelope.n))
+        for budget in self._budgets:
+            one = self._ledger.reserve_at_once(budget, self.spent + most)
+            if one is None:
+                return None
+            self._held.append(one)
+        self._open += most
+        return most
+
     async def cover(self, call: Call, target: Target) -> tuple[Call, int]:
         """Reserves for one attempt; the call as it may be sent, and the amount, which `uncover` takes back when the
         attempt is over. Raises BudgetExceeded, NoPrice, ApiError when the budgets cannot be read."""
@@ -67,7 +85,7 @@ class Purse:
         envelope = call.envelope
         tokens = most_input(envelope, target)
         asked = most_output(envelope, target)
-        count = max(envelope.n, 1)
+        count = envelope.n
         least = upper_bound_nano(target.prices, tokens, min(asked, LEAST_OUTPUT_TOKENS) * count)
         most = upper_bound_nano(target.prices, tokens, asked * count)
         before = self.spent + self._open

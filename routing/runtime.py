@@ -25,7 +25,7 @@ from django.utils import timezone
 
 from keys.bank import DatabaseBank, host_of, recalled, settled
 from keys.ledger import Ledger, OutcomeUnknown
-from keys.limit_table import ADDRESS_MEMORY, Addresses
+from keys.limit_table import ADDRESS_MEMORY, TABLE, Addresses
 from keys.limits import AddressLimiter
 from providers.client import Transport, build_transport
 from providers.outbox import Outbox
@@ -137,6 +137,7 @@ class Runtime:
             await asyncio.to_thread(self._load)
             await asyncio.to_thread(self._load_health)
             self._loop = asyncio.get_running_loop()
+            TABLE.lease_by(self._loop.call_later)
             if KEYRING.is_untouched:  # no master process did it: uvicorn or daphne by themselves
                 await asyncio.to_thread(_open_vault)
             await asyncio.to_thread(self._make_capture_key)
@@ -192,6 +193,7 @@ class Runtime:
             return
         self.ready = False
         self._stop.set()
+        TABLE.lease_by(None)
         CHANGED.set()
         self._webhooks.stop()
         await self._prober.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import reduce
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from msgspec.structs import astuple
 
 from keys.auth import KeyRecord
 from keys.limit_table import TABLE
-from keys.limits import NOTHING, LimitExceeded, Limits, Standings
+from keys.limits import NOTHING, LimitExceeded, Standings
 from providers.formats.base import Dialect
 from providers.formats.dialect import ClientError, Usage
 from routing.errors import ApiError
@@ -25,6 +26,7 @@ from telemetry.events import escalation_of
 from telemetry.journal import Attempt, Candidate, Entry
 
 if TYPE_CHECKING:
+    from keys.limit_lease import Lease
     from keys.shared_limits import Ticket
     from providers.formats.envelope import Envelope
     from routing.bandit import Reward
@@ -52,6 +54,7 @@ class Visit:
     __slots__ = (
         "_accounted",
         "_admitted",
+        "_admitted_at",
         "_earlier",
         "_has_estimates",
         "_receive",
@@ -140,7 +143,8 @@ class Visit:
         self.ticket: Ticket | None = None
         self.is_noted = True
         """Whether its address's limit has nothing more to learn of it."""
-        self._admitted: list[Limits] = []
+        self._admitted: list[Lease] = []
+        self._admitted_at = 0.0
         self._tokens = self._used_tokens = self.tokens_elsewhere = 0
         self.spent_nano = 0
         self.purse: Purse | None = None
@@ -232,17 +236,16 @@ class Visit:
             self.is_noted = True
             self.ticket = shared.ask(self.key.limits, self.address, tokens)
             return
-        self._tokens, now, found = tokens, monotonic(), NOTHING
+        self._tokens = tokens
+        self._admitted_at = now = monotonic()
         try:
             for limits in self.key.limits:
-                found = found.tightest(TABLE.enter(limits, tokens, now))
-                self._admitted.append(limits)
+                self._admitted.append(TABLE.enter(limits, tokens, now))
         except LimitExceeded as problem:
-            for limits in self._admitted:
-                TABLE.leave(limits, -tokens, now, undo=True)
+            for lease in self._admitted:
+                TABLE.leave(lease.limits, -tokens, now, undo=True)
             self._admitted = []
             raise self._refusal(problem) from None
-        self.standings = found
 
     async def admitted(self) -> None:
         """Once the limits that hosts share have let the request in, where `admit` asked them. Raises ApiError."""
@@ -278,9 +281,9 @@ class Visit:
         elif not self.is_noted and (shared := self.runtime.shared_limits) is not None:
             shared.note(self.address)
         if self._admitted:
-            now = monotonic()
-            for limits in self._admitted:
-                TABLE.leave(limits, self._used_tokens - self._tokens, now)
+            now, more = monotonic(), self._used_tokens - self._tokens
+            for lease in self._admitted:
+                TABLE.leave(lease.limits, more, now, since=self._admitted_at)
             self._admitted = []
         if self._timer is not None:
             self._timer.cancel()
@@ -293,8 +296,10 @@ class Visit:
             (b"x-request-id", (self.client_id or self.request_id).encode("ascii")),
             (b"x-tokenhub-request-id", self.request_id.encode("ascii")),
         ]
-        if self.standings is not None:
-            headers += _standing_headers(self.standings)
+        if self._admitted:
+            headers += _told(self._admitted)
+        elif self.standings is not None:
+            headers += self.standings.told()
         origin = self.headers.get(b"origin")
         if origin is not None and origin in self.runtime.cors_origins:
             headers += [
@@ -492,23 +497,14 @@ class Visit:
 
 
 _NOTHING = Usage()
-_STANDING_NAMES = (
-    (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"),
-    (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"),
-)
 
 
-def _standing_headers(standings: Standings) -> ResponseHeaders:
-    headers: ResponseHeaders = []
-    for names, one in zip(_STANDING_NAMES, standings, strict=True):
-        if one is not None:
-            size, left, reset = names
-            headers += [
-                (size, b"%d" % one.limit),
-                (left, b"%d" % one.remaining),
-                (reset, b"%.3fs" % one.reset_seconds),
-            ]
-    return headers
+def _told(leases: Sequence[Lease]) -> ResponseHeaders:
+    """Of whoever has the least left."""
+    now = monotonic()
+    if len(leases) == 1:
+        return leases[0].told(now)
+    return reduce(Standings.tightest, (one.standings(now) for one in leases), NOTHING).told()
 
 
 def added(usages: Sequence[Usage]) -> Usage:

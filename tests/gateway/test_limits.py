@@ -96,13 +96,16 @@ def test_tokens_and_requests_at_the_same_time_hold_under_load_on_all_workers(
 def test_what_the_headers_tell_is_true(upstream: Upstream, tmp_path: Path) -> None:
     keys = [{"key": KEY, "rate_limit_rps": 2, "rate_limit_burst": 3, "rate_limit_tpm": 100_000}]
     with gateway_at(tmp_path, upstream, keys=keys) as gateway:
+        began = time.monotonic()
         first = ask(gateway)
+        took = time.monotonic() - began
+        reset = float(first.headers["x-ratelimit-reset-requests"].rstrip("s"))
         assert first.headers["x-ratelimit-limit-requests"] == "3"
-        assert first.headers["x-ratelimit-remaining-requests"] == "2"
-        assert float(first.headers["x-ratelimit-reset-requests"].rstrip("s")) == pytest.approx(0.5, abs=0.01)
+        assert 0.5 - took - 0.002 <= reset <= 0.5  # as of the answer
+        assert int(first.headers["x-ratelimit-remaining-requests"]) == (3 if reset == 0.0 else 2)
         assert first.headers["x-ratelimit-limit-tokens"] == "100000"
         reserved = 100_000 - int(first.headers["x-ratelimit-remaining-tokens"])
-        assert reserved > 40
+        assert reserved + took * 100_000 / 60 > 40
         while (answer := ask(gateway)).status_code == 200:
             pass
         time.sleep(int(answer.headers["retry-after"]))

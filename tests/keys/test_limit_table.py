@@ -44,18 +44,18 @@ def test_never_more_than_the_burst_and_what_refilled_passes(
 def test_all_limits_must_hold_and_a_refusal_takes_nothing() -> None:
     table = LimitTable(sets=1)
     both = limits(minute=Bucket(1.0, 60.0), tokens=Bucket(10.0, 100.0))
-    standing = table.enter(both, 70.0, 5.0)
+    standing = table.enter(both, 70.0, 5.0).standings(5.0)
     assert standing.requests is not None
     assert standing.tokens is not None
     assert (standing.requests.remaining, standing.tokens.remaining) == (59, 30)
     with pytest.raises(LimitExceeded) as refused:
         table.enter(both, 50.0, 5.0)
     assert refused.value.retry_after_seconds == pytest.approx(2.0)
-    standing = table.enter(both, 10.0, 5.0)
+    standing = table.enter(both, 10.0, 5.0).standings(5.0)
     assert standing.requests is not None
     assert standing.requests.remaining == 58
     table.leave(both, -70.0, 5.0)
-    standing = table.enter(both, 0.0, 5.0)
+    standing = table.enter(both, 0.0, 5.0).standings(5.0)
     assert standing.tokens is not None
     assert standing.tokens.remaining == 90
 
@@ -74,14 +74,14 @@ def test_what_was_let_in_elsewhere_counts() -> None:
     table = LimitTable(sets=1)
     one = limits(minute=Bucket(1.0, 10.0), concurrent=2)
     table.adopt(one, (0.0, 104.0, 0.0), 1, 100.0)
-    standing = table.enter(one, 0.0, 100.0)
+    standing = table.enter(one, 0.0, 100.0).standings(100.0)
     assert standing.requests is not None
     assert standing.requests.remaining == 5
     table.adopt(one, (0.0, 102.0, 0.0), 0, 100.0)  # known to be fuller
     with pytest.raises(LimitExceeded):
         table.enter(one, 0.0, 100.0)
     table.leave(one, 0.0, 100.0)
-    standing = table.enter(one, 0.0, 100.0)
+    standing = table.enter(one, 0.0, 100.0).standings(100.0)
     assert standing.requests is not None
     assert standing.requests.remaining == 4
 

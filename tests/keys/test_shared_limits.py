@@ -123,7 +123,7 @@ STEPS = st.lists(
 
 def entered(table: LimitTable, whose: Limits, tokens: int, now: float) -> tuple[Standings | None, float]:
     try:
-        return table.enter(whose, tokens, now), 0.0
+        return table.enter(whose, tokens, now).standings(now), 0.0
     except LimitExceeded as problem:
         return None, problem.retry_after_seconds
 

@@ -1,0 +1,91 @@
+"""What one worker took of an owner's limits ahead of its requests, so that most of them need not look at the table that
+all workers share. Only of an owner who asks often and has plenty left, for a moment, and a small part of what is left:
+where a limit is near, each request is decided in the table. What is not used goes back. Pure."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Final
+
+from keys.limits import REQUESTS_TOLD, TOKENS_TOLD, Limits, Standings
+
+LEASE_SECONDS: Final = 0.1
+HOT_SECONDS: Final = 0.02  # who asks again so soon asks often
+PART: Final = 64  # of what is left, a lease takes no more than one part
+MOST: Final = 64  # requests
+LEAST: Final = 4
+Moments = tuple[float, float, float]
+
+
+class Lease:
+    """`requests`, `tokens`, `calls` (at the same time): left of it, infinite where nothing limits them. `full_at`: of
+    the buckets, with all of the lease taken out of them. `tokens_full_at`: when the bucket of tokens was last found
+    full. `most_calls`: more are not kept; 0: it is the record of one request, and nothing was taken ahead."""
+
+    __slots__ = ("calls", "full_at", "limits", "most_calls", "requests", "since", "tokens", "tokens_full_at", "until")
+
+    def __init__(self, limits: Limits, since: float, full_at: Moments, tokens_full_at: float) -> None:
+        self.limits = limits
+        self.since = since
+        self.until = since + HOT_SECONDS
+        self.full_at = full_at
+        self.tokens_full_at = tokens_full_at
+        self.requests: float = 0
+        self.tokens: float = 0
+        self.calls: float = 0
+        self.most_calls: float = 0
+
+    def standing_at(self) -> Moments:
+        """When the buckets are full again without what is left of it."""
+        second_at, minute_at, tokens_at = self.full_at
+        if self.most_calls:
+            limits = self.limits
+            if limits.second is not None:
+                second_at -= self.requests * limits.second.unit
+            if limits.minute is not None:
+                minute_at -= self.requests * limits.minute.unit
+            if limits.tokens is not None:
+                tokens_at -= self.tokens * limits.tokens.unit
+        return second_at, minute_at, tokens_at
+
+    def standings(self, now: float) -> Standings:
+        """As clients are told: what is taken ahead is not used yet."""
+        return self.limits.standings(self.standing_at(), now)
+
+    def told(self, now: float) -> list[tuple[bytes, bytes]]:
+        """The same as headers."""
+        limits, at, headers = self.limits, self.standing_at(), []
+        if limits.minute is not None:
+            headers = limits.minute.told(at[1], now, REQUESTS_TOLD)
+        elif limits.second is not None:
+            headers = limits.second.told(at[0], now, REQUESTS_TOLD)
+        if limits.tokens is not None:
+            headers += limits.tokens.told(at[2], now, TOKENS_TOLD)
+        return headers
+
+    def take_ahead(self, count: int, tokens: float, now: float) -> int:
+        """Takes a part of what is left beside `count` requests under way, and tells how many of those it took. Takes
+        nothing where there is too little of something. `tokens`: of one request."""
+        limits, (second_at, minute_at, tokens_at) = self.limits, self.full_at
+        requests: float = MOST
+        for bucket, at in ((limits.second, second_at), (limits.minute, minute_at)):
+            if bucket is not None:
+                requests = min(requests, bucket.left(at, now) // PART)
+        calls = min(MOST, (limits.concurrent - count) // PART) if limits.concurrent else MOST
+        many = limits.tokens.left(tokens_at, now) // PART if limits.tokens is not None else inf
+        if requests < LEAST or calls < LEAST or many < LEAST * max(tokens, 1.0):
+            return 0
+        is_counted = limits.second is not None or limits.minute is not None
+        self.requests = requests if is_counted else inf
+        self.tokens = many
+        self.calls = calls if limits.concurrent else inf
+        self.most_calls = 2 * self.calls
+        self.until = self.since + LEASE_SECONDS
+        if limits.second is not None:
+            second_at = limits.second.taken(second_at, requests, now)
+        if limits.minute is not None:
+            minute_at = limits.minute.taken(minute_at, requests, now)
+        if limits.tokens is not None:
+            tokens_at = limits.tokens.taken(tokens_at, many, now)
+        self.full_at = (second_at, minute_at, tokens_at)
+        return calls if limits.concurrent else 0
