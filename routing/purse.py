@@ -40,6 +40,7 @@ BYTES_PER_DOCUMENT_TOKEN: Final = 20  # of its base64
 HELD_SECONDS: Final = 2.0  # after so long, what requests under way do not need may be back
 HIDDEN_TOKENS: Final = 700  # that providers add for tools and roles
 _BINARY: Final = re.compile(rb"[A-Za-z0-9+/=]{512,}")
+_ELSEWHERE: Final = frozenset({"previous_response_id", "conversation", "prompt"})  # name texts that stand there
 _IMAGE: Final = re.compile(rb'"(?:image_url|input_image)"|"type": ?"image"')
 
 
@@ -138,8 +139,8 @@ class Purse:
 
 
 def most_input(envelope: Envelope, target: Target) -> int:
-    size, raw = envelope.messages_size + HIDDEN_TOKENS, envelope.raw
-    if raw("previous_response_id") or raw("conversation") or raw("prompt"):  # texts that stand elsewhere
+    size = envelope.messages_size + HIDDEN_TOKENS
+    if envelope.has_any(_ELSEWHERE):
         return max(size, target.max_context_tokens)
     if envelope.has_images or envelope.has_documents:
         blobs = _BINARY.findall(envelope.body)
@@ -147,7 +148,8 @@ def most_input(envelope: Envelope, target: Target) -> int:
         size += MOST_TOKENS_PER_IMAGE * len(_IMAGE.findall(envelope.body))
         if envelope.has_documents:
             size += sum(map(len, blobs)) // BYTES_PER_DOCUMENT_TOKEN
-    return max(size, HIDDEN_TOKENS)
+        return max(size, HIDDEN_TOKENS)
+    return size
 
 
 def most_output(envelope: Envelope, target: Target) -> int:

@@ -11,11 +11,21 @@ from typing import Any
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from keys.limits import REQUESTS_TOLD, TOKENS_TOLD
 from routing.runtime import runtime
 from routing.visit import OUTBOX_EXTENSION
 from telemetry.event_feed import FEED
 
 _WITHOUT_BODY = frozenset({204, 304})
+_PLAIN = {
+    name: name + b": "
+    for name in (
+        b"content-type", b"date", b"server", b"x-request-id", b"x-tokenhub-request-id", b"x-tokenhub-model",
+        b"x-tokenhub-provider", b"x-tokenhub-reason", b"x-tokenhub-attempts", b"x-tokenhub-estimated-cost-usd",
+        b"x-tokenhub-cost-usd", *REQUESTS_TOLD, *TOKENS_TOLD,
+    )
+}  # fmt: skip
+"""Headers that mean nothing to the connection, as they begin in a head."""
 
 
 class Cycle(RequestResponseCycle):
@@ -61,6 +71,10 @@ class Cycle(RequestResponseCycle):
         count, closes = 1, False
         for group in (self.default_headers, headers):
             for raw, value in group:
+                count += 1
+                if (start := _PLAIN.get(raw)) is not None:
+                    parts += (start, value, b"\r\n")
+                    continue
                 name = raw.lower()
                 if name == b"content-length":
                     self.expected_content_length = int(value)
@@ -72,7 +86,6 @@ class Cycle(RequestResponseCycle):
                     self.keep_alive = False
                     closes = True
                 parts += (name, b": ", value, b"\r\n")
-                count += 1
         if not self.keep_alive and not closes:
             parts.append(b"connection: close\r\n")
             count += 1

@@ -181,6 +181,9 @@ class Envelope:
         """A field as it stands in the body; empty when it is not there."""
         return bytes(self._fields.get(name, b""))
 
+    def has_any(self, names: frozenset[str]) -> bool:
+        return not names.isdisjoint(self._fields)
+
     def with_model(self, upstream_model: str, *, ask_usage: bool = False) -> bytes:
         """The body for an upstream: itself where nothing has to change."""
         ask_usage = ask_usage and self.stream and not self.include_usage
