@@ -20,6 +20,7 @@ from tests.support.gateway import KEY, Gateway, run_manage
 from tests.support.upstream import Reply, Upstream
 
 OTHER_KEY = KEY[:-2] + "31"
+MESSAGES = [{"role": "user", "content": "Hi"}]
 USAGE = {"prompt_tokens": 10, "completion_tokens": 40, "total_tokens": 50}
 
 
@@ -91,6 +92,27 @@ def test_tokens_and_requests_at_the_same_time_hold_under_load_on_all_workers(
             upstream.default = Reply(usage=USAGE)
         assert statuses == {200, 429}
         assert upstream.most_at_once(first) == 4
+
+
+def test_workers_that_take_ahead_of_a_limit_let_in_all_of_it_and_no_more(upstream: Upstream, tmp_path: Path) -> None:
+    limit = 1_500
+    keys = [{"key": KEY, "rate_limit_rpm": limit, "max_concurrent": 2_000, "rate_limit_tpm": 10**8}]
+    with gateway_at(tmp_path, upstream, keys=keys, workers=3) as gateway, ThreadPoolExecutor(12) as pool:
+        began = time.monotonic()
+
+        def until_refused(_: int) -> int:
+            with httpx.Client(base_url=gateway.base, headers=gateway.headers(), timeout=30) as client:
+                passed, refused = 0, 0
+                while refused < 3:
+                    answer = client.post("/v1/chat/completions", json={"model": "m", "messages": MESSAGES})
+                    passed += answer.status_code == 200
+                    refused += answer.status_code == 429
+                    time.sleep(0.15 if answer.status_code == 429 else 0.0)  # what was taken ahead comes back
+                return passed
+
+        passed = sum(pool.map(until_refused, range(12)))
+        refilled = (time.monotonic() - began) * limit / 60
+        assert limit <= passed <= limit + refilled
 
 
 def test_what_the_headers_tell_is_true(upstream: Upstream, tmp_path: Path) -> None:
