@@ -162,6 +162,11 @@ class PromptTemplateAdmin(Admin):
             return ("name", "text", "note")
         return (("name", "version", "is_active"), ("created_at", "created_by"), "text", "note")
 
+    def unshown(self, obj: PromptTemplate) -> dict[str, Any]:
+        """Saving a version puts a new one in force."""
+        active = PromptTemplate.objects.filter(name=obj.name, is_active=True).values_list("version", flat=True).first()
+        return {"The version in force": active}
+
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         """Of the prompt that is named in the address: its text as it is in force."""
         name = request.GET.get("name", "")
