@@ -16,7 +16,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from routing import alias_results, catalogue, evaluation_page, impact, services
 from routing.admin_model_rows import ModelRowForm, ModelRows, tell_of
-from routing.admin_prices import PriceInline, price_shown
+from routing.admin_prices import PricedForms, PriceInline
 from routing.breaker import State
 from routing.health_store import health_states
 from routing.models import (
@@ -29,6 +29,7 @@ from routing.models import (
     RoutingProfile,
 )
 from routing.policy import MAX_WEIGHT
+from telemetry.money import price_shown
 from tokenhub.adminkit import Admin, ReadOnlyAdmin, SliderWidget, TabularInline, action, display
 
 _PERIODS = (1, 7, 30)
@@ -54,7 +55,7 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the t
 
 
 @admin.register(Model)
-class ModelAdmin(Admin):
+class ModelAdmin(PricedForms, Admin):
     form = ModelForm
     inlines = (PriceInline,)
     list_display = ("id", "provider", "enabled", "health", "weight", "input_price", "output_price", "context")
@@ -68,7 +69,7 @@ class ModelAdmin(Admin):
         (None, {"fields": ("id", "provider", "upstream_model", "enabled")}),
         ("Routing", {"fields": ("weight", "max_context_tokens", "max_output_tokens", "abilities")}),
         (
-            "Prices, in dollars per 1,000 tokens",
+            "Prices, in dollars per million tokens",
             {
                 "fields": (
                     ("input_per_1k", "output_per_1k"),
@@ -152,11 +153,11 @@ class ModelAdmin(Admin):
     def health(self, model: Any) -> str:
         return str(model.health_state.name.lower())
 
-    @display(description="Input per 1,000", ordering="input_per_1k")
+    @display(description="Input per million", ordering="input_per_1k")
     def input_price(self, model: Model) -> str:
         return price_shown(model.input_per_1k)
 
-    @display(description="Output per 1,000", ordering="output_per_1k")
+    @display(description="Output per million", ordering="output_per_1k")
     def output_price(self, model: Model) -> str:
         return price_shown(model.output_per_1k)
 

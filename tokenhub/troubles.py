@@ -19,6 +19,7 @@ from django.utils.timesince import timesince
 from keys.models import NANO, BudgetPeriod, ClientKey, Subject
 from routing.health_store import health_report
 from routing.runtime import journal_folder
+from telemetry.money import dollars
 from telemetry.tsdb.overview import failing
 from tokenhub.gauges import backlog
 from tokenhub.models import JobState, Outcome
@@ -161,7 +162,7 @@ def _budgets() -> Iterator[Trouble]:
         yield Trouble(
             BAD if spent else WARN,
             f"The budget of {name} is {'spent' if spent else f'spent to {percent} %'}",
-            f"${period.settled_nano / NANO:,.2f} of ${budget.amount_usd:,.2f} per {budget.every}"
+            f"{dollars(period.settled_nano / NANO)} of {dollars(budget.amount_usd)} per {budget.every}"
             + (f"; anew in {timesince(now, period.ends_at)}." if period.ends_at is not None else "."),
             reverse("admin:keys_budget_change", args=[budget.pk]),
             "Budget",
