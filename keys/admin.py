@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -24,6 +25,7 @@ from unfold.widgets import (
 from keys import services
 from keys.models import LIMIT_FIELDS, Budget, ClientKey, Project, Scope, Subject
 from keys.snippets import snippets
+from telemetry import spending
 from telemetry.money import dollars
 from tokenhub.adminkit import Admin, WordsField, action, display
 
@@ -111,8 +113,9 @@ class ClientKeyAdmin(Admin):
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         found = super().get_changelist_instance(request)
         standings = services.standings_of(Subject.KEY, [str(row.pk) for row in found.result_list])
+        spent = spending.spent([str(row.pk) for row in found.result_list], spending.month_of(timezone.now()))
         for row in found.result_list:
-            row.standing = standings.get(str(row.pk))
+            row.standing, row.spent_usd = standings.get(str(row.pk)), spent.get(str(row.pk), Decimal(0))
         return found
 
     def impact(self, rows: Sequence[ClientKey]) -> list[str]:
@@ -146,8 +149,9 @@ class ClientKeyAdmin(Admin):
         return _budget_of(getattr(key, "standing", None))
 
     @display(description="Spent")
-    def spent(self, key: ClientKey) -> str | None:
-        return _spent_of(getattr(key, "standing", None))
+    def spent(self, key: Any) -> str | None:
+        """Of its budget; without one, this month."""
+        return _spent_of(key.standing) or f"{dollars(key.spent_usd)} this month"
 
     @display(description="Key")
     def shown_prefix(self, key: ClientKey) -> str:

@@ -16,7 +16,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from routing import alias_results, catalogue, evaluation_page, impact, services
 from routing.admin_model_rows import ModelRowForm, ModelRows, tell_of
-from routing.admin_prices import PricedForms, PriceInline
+from routing.admin_prices import PricedFilter, PricedForms, PriceInline, price_told
 from routing.breaker import State
 from routing.health_store import health_states
 from routing.models import (
@@ -29,7 +29,7 @@ from routing.models import (
     RoutingProfile,
 )
 from routing.policy import MAX_WEIGHT
-from telemetry.money import price_shown
+from routing.words import UNPRICED
 from tokenhub.adminkit import Admin, ReadOnlyAdmin, SliderWidget, TabularInline, action, display
 
 _PERIODS = (1, 7, 30)
@@ -61,7 +61,8 @@ class ModelAdmin(PricedForms, Admin):
     list_display = ("id", "provider", "enabled", "health", "weight", "input_price", "output_price", "context")
     list_editable = ("enabled", "weight")
     actions = ("enable", "disable")
-    list_filter = ("enabled", "provider")
+    list_filter = ("enabled", "provider", PricedFilter)
+    list_before_template = "routing/unpriced.html"
     list_select_related = ("provider",)
     search_fields = ("id", "upstream_model", "provider__id")
     autocomplete_fields = ("provider",)
@@ -147,6 +148,9 @@ class ModelAdmin(PricedForms, Admin):
         for model in changelist.result_list:
             keys = ((model.provider_id, ""), (model.provider_id, model.pk))
             model.health_state = min(states.get(key, State.HEALTHY) for key in keys)
+        shown = [one.pk for one in changelist.result_list if one.input_per_1k is None or one.output_per_1k is None]
+        priced = Model.objects.unpriced(timezone.now()).ids(shown) if shown else set()
+        changelist.unpriced, changelist.unpriced_told = sorted(priced), UNPRICED
         return changelist
 
     @display(description="Health", label={"healthy": "success", "degraded": "warning", "down": "danger"})
@@ -155,11 +159,11 @@ class ModelAdmin(PricedForms, Admin):
 
     @display(description="Input per million", ordering="input_per_1k")
     def input_price(self, model: Model) -> str:
-        return price_shown(model.input_per_1k)
+        return price_told(model.input_per_1k)
 
     @display(description="Output per million", ordering="output_per_1k")
     def output_price(self, model: Model) -> str:
-        return price_shown(model.output_per_1k)
+        return price_told(model.output_per_1k)
 
     @display(description="Context", ordering="max_context_tokens")
     def context(self, model: Model) -> str:

@@ -13,9 +13,10 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
 
 from routing import services
-from routing.models import PRICE_FIELDS, Price
+from routing.models import PRICE_FIELDS, Model, Price
 from telemetry.money import per_million, price_shown
 from tokenhub.adminkit import Admin, TabularInline, display
 
@@ -63,6 +64,29 @@ class PricedForms:
         told = f"Dollars per million tokens; {db_field.name} of the API is per 1,000. {db_field.help_text}"
         options |= {"form_class": PriceField, "label": _LABELS[db_field.name], "help_text": told}
         return super().formfield_for_dbfield(db_field, request, **options)  # type: ignore[misc]
+
+
+class PricedFilter(admin.SimpleListFilter):
+    title = "price"
+    parameter_name = "priced"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("no", "Has no price"), ("yes", "Has one")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        without = Model.objects.unpriced(timezone.now()).values("pk")
+        match self.value():
+            case "no":
+                return queryset.filter(pk__in=without)
+            case "yes":
+                return queryset.exclude(pk__in=without)
+        return queryset
+
+
+def price_told(per_thousand: Decimal | None) -> str:
+    """In a list: it catches the eye where there is none."""
+    shown = price_shown(per_thousand)
+    return format_html('<span class="pg-badge pg-wait">{}</span>', shown) if per_thousand is None else shown
 
 
 class PriceInline(PricedForms, TabularInline):

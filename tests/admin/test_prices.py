@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import pytest
 from django.contrib.admin.utils import quote
+from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
@@ -13,6 +14,7 @@ from routing.models import Model, Price
 from telemetry.models import AuditEntry
 from tests.admin.forms import errors, submit, text, values
 from tests.admin.samples import model, price
+from tokenhub import troubles
 
 pytestmark = pytest.mark.django_db
 
@@ -57,6 +59,31 @@ def test_dated_prices_are_per_million_tokens_on_both_pages(admin_client: Client)
     assert submit(admin_client, own, holding="input_per_1k", input_per_1k="3").status_code == 302
     assert Price.objects.get().input_per_1k == Decimal("0.003")
     assert "$3" in text(admin_client.get(reverse("admin:routing_price_changelist")))
+
+
+def test_models_without_a_price_are_named_in_the_list_and_can_be_filtered(admin_client: Client) -> None:
+    model(1, input_per_1k="0.1", output_per_1k="0")
+    model(2)
+    model(3, input_per_1k="0.1")
+    price(4)  # of one whose price has a date
+    page = admin_client.get(reverse("admin:routing_model_changelist"))
+    assert page.context["cl"].unpriced == ["org/model_2", "org/model_3"]
+    assert "counts them as much as the dearest model" in text(page)
+    for answer, found in (("no", {"org/model_2", "org/model_3"}), ("yes", {"org/model_1", "org/model_504"})):
+        listed = admin_client.get(reverse("admin:routing_model_changelist"), {"priced": answer})
+        assert {one.pk for one in listed.context["cl"].result_list} == found
+
+
+def test_the_first_page_says_that_a_model_has_no_price(admin_user: User) -> None:
+    model(1, input_per_1k="0.1", output_per_1k="0")
+    assert [one for one in troubles.state(admin_user).troubles if "price" in one.what] == []
+    model(2)
+    (one,) = [one for one in troubles.state(admin_user).troubles if "price" in one.what]
+    assert (one.what, one.url) == ("org/model_2 has no price", "/admin/routing/model/?priced=no")
+    model(3)
+    (two,) = [one for one in troubles.state(admin_user).troubles if "price" in one.what]
+    assert two.what == "2 models have no price"
+    assert two.detail.startswith("org/model_2, org/model_3. The router counts them as much as")
 
 
 def test_the_audit_log_tells_prices_per_million_tokens(admin_client: Client) -> None:

@@ -191,9 +191,7 @@ def pick_models(request: HttpRequest) -> HttpResponse:
     listed = _with(look.models, named)
     if lost := look.problem is not None and bool(ticked):
         typed = [name.removeprefix("context:") for name in request.POST if name.startswith("context:")]
-        listed = _with(
-            tuple(listed), [*ticked, *typed]
-        )  # out of reach: what was typed is not lost
+        listed = _with(tuple(listed), [*ticked, *typed])  # out of reach: what was typed is not lost
     found = picking.rows(importing.offered(provider, listed), ticked=ticked, typed=request.POST)
     wanted = {*ticked, *named}
     edited = [one.edited() for one in found if one.offer.listed.id in wanted]
