@@ -7,6 +7,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -15,7 +16,7 @@ from django.utils import timezone
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from routing import alias_results, catalogue, evaluation_page, impact, services
-from routing.admin_model_rows import ModelRowForm, ModelRows, tell_of
+from routing.admin_model_rows import ModelRowForm, ModelRows, lock_rows, tell_of
 from routing.admin_prices import PricedFilter, PricedForms, PriceInline, price_told
 from routing.breaker import State
 from routing.health_store import health_states
@@ -119,8 +120,13 @@ class ModelAdmin(PricedForms, Admin):
         return forms.modelformset_factory(Model, ModelRowForm, formset=ModelRows, extra=0, fields=self.list_editable)
 
     def changelist_view(self, request: Any, extra_context: Any = None) -> HttpResponse:
-        answer = super().changelist_view(request, extra_context)
-        if request.method == "POST" and "_save" in request.POST and answer.status_code == 302:
+        """What rows showed is compared with the rows once they are locked."""
+        if request.method != "POST" or "_save" not in request.POST:
+            return super().changelist_view(request, extra_context)
+        with transaction.atomic():
+            lock_rows(request)
+            answer = super().changelist_view(request, extra_context)
+        if answer.status_code == 302:
             tell_of(request, request.model_list.formset)
         return answer
 
