@@ -25,6 +25,8 @@ from unfold.widgets import (
 from keys import services
 from keys.models import LIMIT_FIELDS, Budget, ClientKey, Project, Scope, Subject
 from keys.snippets import snippets
+from telemetry import spending
+from telemetry.money import dollars
 from tokenhub.adminkit import Admin, WordsField, action, display
 
 _LIMITS = (("rate_limit_rps", "rate_limit_burst", "rate_limit_rpm"), ("rate_limit_tpm", "max_concurrent"))
@@ -111,8 +113,9 @@ class ClientKeyAdmin(Admin):
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         found = super().get_changelist_instance(request)
         standings = services.standings_of(Subject.KEY, [str(row.pk) for row in found.result_list])
+        spent = spending.spent([str(row.pk) for row in found.result_list], spending.month_of(timezone.now()))
         for row in found.result_list:
-            row.standing = standings.get(str(row.pk))
+            row.standing, row.spent_usd = standings.get(str(row.pk)), spent.get(str(row.pk), Decimal(0))
         return found
 
     def impact(self, rows: Sequence[ClientKey]) -> list[str]:
@@ -146,8 +149,9 @@ class ClientKeyAdmin(Admin):
         return _budget_of(getattr(key, "standing", None))
 
     @display(description="Spent")
-    def spent(self, key: ClientKey) -> str | None:
-        return _spent_of(getattr(key, "standing", None))
+    def spent(self, key: Any) -> str | None:
+        """Of its budget; without one, this month."""
+        return _spent_of(key.standing) or f"{dollars(key.spent_usd)} this month"
 
     @display(description="Key")
     def shown_prefix(self, key: ClientKey) -> str:
@@ -347,7 +351,7 @@ class BudgetAdmin(Admin):
 
     @display(description="Budget", ordering="amount_usd")
     def amount(self, budget: Budget) -> str:
-        return _usd(budget.amount_usd)
+        return dollars(budget.amount_usd)
 
     @display(description="Spent")
     def spent(self, budget: Budget) -> str | None:
@@ -355,12 +359,12 @@ class BudgetAdmin(Admin):
 
     @display(description="In leases")
     def leased(self, budget: Budget) -> str:
-        return _usd(budget.standing.leased_usd)  # type: ignore[attr-defined]  # of rows in the list
+        return dollars(budget.standing.leased_usd)  # type: ignore[attr-defined]  # of rows in the list
 
     @display(description="Overrun")
     def overrun(self, budget: Budget) -> str | None:
         over = budget.standing.overrun_usd  # type: ignore[attr-defined]
-        return _usd(over) if over else None
+        return dollars(over) if over else None
 
     @display(description="Begins anew")
     def resets(self, budget: Budget) -> str | None:
@@ -378,19 +382,14 @@ class BudgetAdmin(Admin):
             services.delete_budget(budget=budget)
 
 
-def _usd(amount: Decimal) -> str:
-    """To the cent, or as many digits as it takes to see something."""
-    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount.normalize():f}"
-
-
 def _budget_of(standing: services.Standing | None) -> str | None:
-    return None if standing is None else f"{_usd(standing.budget.amount_usd)} per {standing.budget.every}"
+    return None if standing is None else f"{dollars(standing.budget.amount_usd)} per {standing.budget.every}"
 
 
 def _spent_of(standing: services.Standing | None) -> SafeString | None:
     """With a bar, green to red by the browser itself."""
     if standing is None:
         return None
-    percent, text = f"{min(standing.percent, 100.0):.1f}", f"{_usd(standing.spent_usd)} ({standing.percent:.0f} %)"
+    percent, text = f"{min(standing.percent, 100.0):.1f}", f"{dollars(standing.spent_usd)} ({standing.percent:.0f} %)"
     meter = '<meter class="w-24" min="0" max="100" low="80" high="95" optimum="0" value="{}" aria-label="{}"></meter>'
     return format_html("<span>" + meter + " {}</span>", percent, f"spent: {text}", text)

@@ -224,8 +224,16 @@ class Budget(models.Model):
         ]
 
     def __str__(self) -> str:
-        whose = f"{self.subject} {self.subject_id}".strip()
+        whose = f"{self.subject} {self.subject_name}".strip()
         return f"${self.amount_usd.normalize():f} per {self.every} of {whose}"
+
+    @property
+    def subject_name(self) -> str:
+        """As people know it: a key by its name and prefix. `key_name`: where a list has looked for all at once."""
+        if self.subject != Subject.KEY:
+            return self.subject_id
+        known = self.__dict__.get("key_name") or ClientKey.objects.filter(pk=self.subject_id).first()
+        return str(known or self.subject_id)
 
     @property
     def amount_nano(self) -> int:

@@ -17,6 +17,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 from orchestration import services
 from orchestration.models import LegState, PlanRun, PromptTemplate
 from orchestration.prompts import BUILT_IN
+from telemetry.money import dollars
 from tokenhub.adminkit import Admin, ReadOnlyAdmin, action, display
 
 _STATES = {"completed": "success", "running": "info", "queued": "info", "failed": "danger", "cancelled": "warning"}
@@ -72,7 +73,7 @@ class PlanRunAdmin(ReadOnlyAdmin):
 
     @display(description="Cost so far", ordering="cost_usd")
     def cost_shown(self, run: PlanRun) -> str | None:
-        return None if run.cost_usd is None else f"${run.cost_usd.normalize():f}"
+        return None if run.cost_usd is None else dollars(run.cost_usd)
 
     @display(description="Took")
     def took(self, run: PlanRun) -> str | None:
@@ -161,6 +162,11 @@ class PromptTemplateAdmin(Admin):
         if obj is None:
             return ("name", "text", "note")
         return (("name", "version", "is_active"), ("created_at", "created_by"), "text", "note")
+
+    def unshown(self, obj: PromptTemplate) -> dict[str, Any]:
+        """Saving a version puts a new one in force."""
+        active = PromptTemplate.objects.filter(name=obj.name, is_active=True).values_list("version", flat=True).first()
+        return {"The version in force": active}
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         """Of the prompt that is named in the address: its text as it is in force."""

@@ -70,6 +70,9 @@ class ProviderAdmin(Admin):
     def get_readonly_fields(self, request: HttpRequest, obj: Provider | None = None) -> tuple[str, ...]:
         return ("id",) if obj is not None else ()
 
+    def unshown(self, obj: Any) -> dict[str, Any]:
+        return {"Credential": obj.fingerprint}
+
     def impact(self, rows: Sequence[Provider]) -> list[str]:
         """Models are routing's: they are reached through the rows."""
         gone = {row.pk: row.models.count() for row in rows}

@@ -7,6 +7,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -15,8 +16,8 @@ from django.utils import timezone
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from routing import alias_results, catalogue, evaluation_page, impact, services
-from routing.admin_model_rows import ModelRowForm, ModelRows, tell_of
-from routing.admin_prices import PriceInline, price_shown
+from routing.admin_model_rows import ModelRowForm, ModelRows, lock_rows, tell_of
+from routing.admin_prices import PricedFilter, PricedForms, PriceInline, price_told
 from routing.breaker import State
 from routing.health_store import health_states
 from routing.models import (
@@ -29,6 +30,7 @@ from routing.models import (
     RoutingProfile,
 )
 from routing.policy import MAX_WEIGHT
+from routing.words import UNPRICED
 from tokenhub.adminkit import Admin, ReadOnlyAdmin, SliderWidget, TabularInline, action, display
 
 _PERIODS = (1, 7, 30)
@@ -54,13 +56,14 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the t
 
 
 @admin.register(Model)
-class ModelAdmin(Admin):
+class ModelAdmin(PricedForms, Admin):
     form = ModelForm
     inlines = (PriceInline,)
     list_display = ("id", "provider", "enabled", "health", "weight", "input_price", "output_price", "context")
     list_editable = ("enabled", "weight")
     actions = ("enable", "disable")
-    list_filter = ("enabled", "provider")
+    list_filter = ("enabled", "provider", PricedFilter)
+    list_before_template = "routing/unpriced.html"
     list_select_related = ("provider",)
     search_fields = ("id", "upstream_model", "provider__id")
     autocomplete_fields = ("provider",)
@@ -68,7 +71,7 @@ class ModelAdmin(Admin):
         (None, {"fields": ("id", "provider", "upstream_model", "enabled")}),
         ("Routing", {"fields": ("weight", "max_context_tokens", "max_output_tokens", "abilities")}),
         (
-            "Prices, in dollars per 1,000 tokens",
+            "Prices, in dollars per million tokens",
             {
                 "fields": (
                     ("input_per_1k", "output_per_1k"),
@@ -117,8 +120,13 @@ class ModelAdmin(Admin):
         return forms.modelformset_factory(Model, ModelRowForm, formset=ModelRows, extra=0, fields=self.list_editable)
 
     def changelist_view(self, request: Any, extra_context: Any = None) -> HttpResponse:
-        answer = super().changelist_view(request, extra_context)
-        if request.method == "POST" and "_save" in request.POST and answer.status_code == 302:
+        """What rows showed is compared with the rows once they are locked."""
+        if request.method != "POST" or "_save" not in request.POST:
+            return super().changelist_view(request, extra_context)
+        with transaction.atomic():
+            lock_rows(request)
+            answer = super().changelist_view(request, extra_context)
+        if answer.status_code == 302:
             tell_of(request, request.model_list.formset)
         return answer
 
@@ -146,19 +154,22 @@ class ModelAdmin(Admin):
         for model in changelist.result_list:
             keys = ((model.provider_id, ""), (model.provider_id, model.pk))
             model.health_state = min(states.get(key, State.HEALTHY) for key in keys)
+        shown = [one.pk for one in changelist.result_list if one.input_per_1k is None or one.output_per_1k is None]
+        priced = Model.objects.unpriced(timezone.now()).ids(shown) if shown else set()
+        changelist.unpriced, changelist.unpriced_told = sorted(priced), UNPRICED
         return changelist
 
     @display(description="Health", label={"healthy": "success", "degraded": "warning", "down": "danger"})
     def health(self, model: Any) -> str:
         return str(model.health_state.name.lower())
 
-    @display(description="Input per 1,000", ordering="input_per_1k")
+    @display(description="Input per million", ordering="input_per_1k")
     def input_price(self, model: Model) -> str:
-        return price_shown(model.input_per_1k)
+        return price_told(model.input_per_1k)
 
-    @display(description="Output per 1,000", ordering="output_per_1k")
+    @display(description="Output per million", ordering="output_per_1k")
     def output_price(self, model: Model) -> str:
-        return price_shown(model.output_per_1k)
+        return price_told(model.output_per_1k)
 
     @display(description="Context", ordering="max_context_tokens")
     def context(self, model: Model) -> str:

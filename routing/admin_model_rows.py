@@ -65,6 +65,12 @@ class ModelRows(_Rows):
         return {form.instance.pk for form in changed if not form.cleaned_data["enabled"]}
 
 
+def lock_rows(request: HttpRequest) -> None:
+    """Those of the list that was posted, until they are saved."""
+    names = [value for name, value in request.POST.items() if name.startswith("form-") and name.endswith("-id")]
+    list(Model.objects.select_for_update().filter(pk__in=names).order_by("pk").values_list("pk"))
+
+
 def tell_of(request: HttpRequest, rows: ModelRows) -> None:
     """Once they are saved."""
     if stale := rows.stale():

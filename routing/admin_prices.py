@@ -1,36 +1,103 @@
-"""Prices with a date: rows of a model's page, and a list of all. Loaded by routing/admin.py."""
+"""Prices as people say them: dollars per million tokens, though rows and the API hold those of 1,000. And prices with
+a date: rows of a model's page, and a list of all. Loaded by routing/admin.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
+from django import forms
 from django.contrib import admin
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
 
 from routing import services
-from routing.models import PRICE_FIELDS, Price
+from routing.models import PRICE_FIELDS, Model, Price
+from telemetry.money import per_million, price_shown
 from tokenhub.adminkit import Admin, TabularInline, display
 
+_LABELS: Final = {
+    "input_per_1k": "Input", "output_per_1k": "Output", "cached_input_per_1k": "Input from a cache",
+    "cache_write_per_1k": "Input written to a cache", "reasoning_per_1k": "Reasoning",
+}  # fmt: skip
+_PLACES: Final = 6
+"""Of a price per million: that of 1,000 has three more."""
 
-def price_shown(amount: Decimal | None) -> str:
-    if amount is None:
-        return "no price"
-    return f"${amount.normalize():f}" if amount else "free"
+
+class PriceField(forms.DecimalField):
+    """Shown and typed in dollars per million tokens; its value is per 1,000."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.widget.attrs["step"] = f"{Decimal(1).scaleb(-_PLACES):f}"
+
+    def prepare_value(self, value: Any) -> Any:
+        if not isinstance(value, Decimal):
+            return value  # what was typed
+        return f"{per_million(value):f}"
+
+    def to_python(self, value: Any) -> Any:
+        typed = super().to_python(value)
+        if typed is None:
+            return None
+        if typed.is_finite() and typed != round(typed, _PLACES):
+            raise ValidationError(f"At most {_PLACES} digits after the point.")
+        return typed / 1000
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return bool(self.to_python(data) != initial)
+        except ValidationError:
+            return True
 
 
-class PriceInline(TabularInline):
+class PricedForms:
+    """Of a page or of rows below one: its prices are asked for per million tokens."""
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        if db_field.name not in PRICE_FIELDS:
+            return super().formfield_for_dbfield(db_field, request, **options)  # type: ignore[misc]  # of what it is mixed into
+        told = f"Dollars per million tokens; {db_field.name} of the API is per 1,000. {db_field.help_text}"
+        options |= {"form_class": PriceField, "label": _LABELS[db_field.name], "help_text": told}
+        return super().formfield_for_dbfield(db_field, request, **options)  # type: ignore[misc]
+
+
+class PricedFilter(admin.SimpleListFilter):
+    title = "price"
+    parameter_name = "priced"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("no", "Has no price"), ("yes", "Has one")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        without = Model.objects.unpriced(timezone.now()).values("pk")
+        match self.value():
+            case "no":
+                return queryset.filter(pk__in=without)
+            case "yes":
+                return queryset.exclude(pk__in=without)
+        return queryset
+
+
+def price_told(per_thousand: Decimal | None) -> str:
+    """In a list: it catches the eye where there is none."""
+    shown = price_shown(per_thousand)
+    return format_html('<span class="pg-badge pg-wait">{}</span>', shown) if per_thousand is None else shown
+
+
+class PriceInline(PricedForms, TabularInline):
     model = Price
     fields = ("starts_at", "above_input_tokens", *PRICE_FIELDS)
-    verbose_name_plural = "Prices from a date on, and for long inputs: they go before those above"
+    verbose_name_plural = "Dollars per million tokens from a date on, and for long inputs: they go before those above"
     extra = 0
 
 
 @admin.register(Price)
-class PriceAdmin(Admin):
+class PriceAdmin(PricedForms, Admin):
     """Prices with a date, and of long inputs, of all models. A model's own prices are on its page."""
 
     list_display = ("model", "starts_at", "state", "above", "input_price", "output_price", "source")
@@ -56,13 +123,13 @@ class PriceAdmin(Admin):
     def above(self, price: Price) -> str | None:
         return f"{price.above_input_tokens:,} tokens" if price.above_input_tokens else None
 
-    @display(description="Input per 1,000", ordering="input_per_1k")
-    def input_price(self, price: Price) -> str:
-        return price_shown(price.input_per_1k)
+    @display(description="Input per million", ordering="input_per_1k")
+    def input_price(self, row: Price) -> str:
+        return price_shown(row.input_per_1k)
 
-    @display(description="Output per 1,000", ordering="output_per_1k")
-    def output_price(self, price: Price) -> str:
-        return price_shown(price.output_per_1k)
+    @display(description="Output per million", ordering="output_per_1k")
+    def output_price(self, row: Price) -> str:
+        return price_shown(row.output_per_1k)
 
     def save_model(self, request: HttpRequest, obj: Price, form: Any, change: bool) -> None:
         services.save_price(price=obj)

@@ -18,6 +18,7 @@ from providers.models import ProviderType
 from providers.types import TYPES
 from routing.models import PRICE_FIELDS, Model, Price, PriceSource
 from telemetry import audit
+from telemetry.money import price_shown
 
 SECONDS: Final = 30
 Tiers = dict[int, dict[str, Decimal]]
@@ -45,6 +46,14 @@ class Offer:
     tiers: Tiers = field(default_factory=dict)
     other: tuple[str, ...] = ()
     """Prices for what TokenHub does not count, such as searches."""
+
+    @property
+    def told(self) -> list[tuple[str, str, str]]:
+        """The changes as people say them: what, now, catalogue; per million tokens."""
+        return [
+            (name.removesuffix("_per_1k").replace("_", " "), price_shown(now), price_shown(then))
+            for name, (now, then) in self.changes.items()
+        ]
 
     @property
     def is_applicable(self) -> bool:

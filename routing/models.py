@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from datetime import datetime
 from typing import Any, Final
 
 from django.conf import settings
@@ -34,6 +36,17 @@ class PriceSource(models.TextChoices):
     CATALOGUE = "catalogue", "From the catalogue"
 
 
+class Models(models.QuerySet["Model"]):
+    def unpriced(self, now: datetime) -> Models:
+        """Of which no cost can be told: neither a price of their own nor one with a date that has begun."""
+        dated = Price.objects.filter(model=models.OuterRef("pk"), above_input_tokens=0, starts_at__lte=now)
+        without = Q(input_per_1k=None) | Q(output_per_1k=None)
+        return self.filter(without, ~models.Exists(dated))
+
+    def ids(self, among: Collection[str]) -> set[str]:
+        return set(self.filter(pk__in=among).values_list("pk", flat=True))
+
+
 class Model(models.Model):
     """A model at one provider. Its id is the name that clients use; prices are dollars per 1,000 tokens."""
 
@@ -63,6 +76,8 @@ class Model(models.Model):
     abilities = models.JSONField(default=list, blank=True, help_text="Of: " + ", ".join(Ability.values))
     created_at = models.DateTimeField(auto_now_add=True, editable=False)
     updated_at = models.DateTimeField(auto_now=True, editable=False)
+
+    objects = Models.as_manager()
 
     class Meta:
         ordering = ["id"]

@@ -217,7 +217,7 @@ def exceeded(problem: BudgetExceeded) -> ApiError:
         held = " The rest is held for requests under way, and comes back when they cost less."
     details: dict[str, object] = {
         "budget_usd": budget.amount / 1e9, "spent_usd": problem.spent / 1e9, "needed_usd": problem.needed / 1e9,
-        "period": budget.every,
+        "budget": budget.whose, "period": budget.every,
         "resets_at": _moment(resets_at) if resets_at < inf else None,
     }  # fmt: skip
     return ApiError(

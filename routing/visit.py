@@ -470,6 +470,7 @@ class Visit:
                 capture=self.capture.take(self.request_id) if self.capture is not None else b"",
                 plan=self.plan,
                 leg=self.leg,
+                refusal=error.details if error is not None and error.code == "budget_exceeded" else None,
             )
         )
         if runtime.events.wanted[0]:

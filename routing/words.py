@@ -19,6 +19,11 @@ _EXCLUDED: Final = {
     "auth": "It rests: its provider refused the credential.",
     "down": "It rests after failures.",
 }
+UNPRICED: Final = (
+    "The router counts them as much as the dearest model, their requests have no cost in the log, and neither client"
+    " keys with a budget nor requests with a ceiling of their own can use them."
+)
+"""What it means that models have no price."""
 _LACKS: Final = "lacks_"
 _ROUTED: Final = "routed-weight-"
 _REASONS: Final = {

@@ -20,6 +20,7 @@ from telemetry import captures, export, webhooks
 from telemetry.log_filters import InfinitePaginator as LogPaginator
 from telemetry.log_filters import KeyFilter, LogList, OutcomeFilter, ValueFilter, YesNoFilter
 from telemetry.models import AuditEntry, RequestLog, Webhook, WebhookDelivery
+from telemetry.money import dollars, price_shown
 from tokenhub.adminkit import Admin, ReadOnlyAdmin, action, display
 
 
@@ -166,7 +167,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
 
     @display(description="Cost")
     def cost_shown(self, row: RequestLog) -> str | None:
-        return None if row.cost_usd is None else f"${row.cost_usd.normalize():f}"
+        return None if row.cost_usd is None else dollars(row.cost_usd)
 
     @display(description="Time")
     def latency_shown(self, row: RequestLog) -> str:
@@ -236,7 +237,8 @@ class AuditEntryAdmin(ReadOnlyAdmin):
 
     @display(description="Fields")
     def change_table(self, entry: AuditEntry) -> SafeString:
-        return render_to_string("telemetry/changes.html", {"changes": json.loads(entry.changes).items()})
+        told = [_per_million(name, values) for name, values in json.loads(entry.changes).items()]
+        return render_to_string("telemetry/changes.html", {"changes": told})
 
     @admin.action(description="Export as CSV")
     def export_csv(self, request: HttpRequest, queryset: QuerySet[AuditEntry]) -> StreamingHttpResponse:
@@ -245,6 +247,15 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     @admin.action(description="Export as JSON")
     def export_json(self, request: HttpRequest, queryset: QuerySet[AuditEntry]) -> StreamingHttpResponse:
         return export.response(queryset, "json")
+
+
+def _per_million(name: str, values: list[Any]) -> tuple[str, list[Any]]:
+    """Prices as people say them; the entry itself keeps the fields of the API, which are per 1,000 tokens."""
+    if not name.endswith("_per_1k"):
+        return name, values
+    return f"{name.removesuffix('_per_1k')}, per million tokens", [
+        None if one is None else price_shown(one) for one in values
+    ]
 
 
 class WebhookForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the type checker only

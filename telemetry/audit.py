@@ -326,6 +326,12 @@ def diff(before: dict[str, Any], after: dict[str, Any], masked: Iterable[str]) -
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
+def changes_since(resources: Iterable[str], moment: datetime) -> list[AuditEntry]:
+    """Newest first."""
+    found = AuditEntry.objects.filter(resource__in=list(resources), created_at__gte=moment)
+    return list(found.order_by("-number")[:200])
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`number` and `hash`: of the last entry that is right. `problem`: what is wrong with the next; empty: nothing."""

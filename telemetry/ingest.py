@@ -18,7 +18,7 @@ import msgspec
 from django.db import close_old_connections, connection, transaction
 from django.db.utils import DataError, Error, IntegrityError
 
-from telemetry import captures
+from telemetry import captures, spending
 from telemetry.journal import Entry, Segment, segments
 from telemetry.logs import EventLogger
 from telemetry.models import JournalSegment, RequestLog
@@ -64,6 +64,8 @@ def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
         detail = _encode(aside).decode()
     if entry.plan:
         detail = _encode({**_decode(detail), "plan": entry.plan, "leg": entry.leg}).decode()
+    if entry.refusal:
+        detail = _encode({**_decode(detail), "refusal": entry.refusal}).decode()
     return (
         entry.id.replace("-", "") if is_sqlite else UUID(entry.id),
         entry.client_id,
@@ -170,6 +172,7 @@ def ingest_segment(segment: Segment) -> int:
             if fresh:
                 fold(fresh)
                 captures.store(fresh)
+                spending.count(fresh)
             for watch in WATCHERS:
                 watch(entries)
             if unreadable:

@@ -12,9 +12,10 @@ import secrets
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import time_ns
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -70,7 +71,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     `shadow_of`: the request that this one is a copy of; `judge_of`: the one whose
     answer is judged by this one. `capture`: what was asked and answered, sealed. `charges`: on budgets, each to be
     booked once. `at_home`: answered by the model that the conversation was at.
-    `plan`: the orchestrated request that this one is a `leg` of, or is itself."""
+    `plan`: the orchestrated request that this one is a `leg` of, or is itself. `refusal`: the budget that could not pay
+    it, as the client was told."""
 
     id: str
     at: int
@@ -115,6 +117,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     at_home: bool = False
     plan: str = ""
     leg: str = ""
+    refusal: Mapping[str, Any] | None = None
 
 
 _encode = msgspec.json.Encoder().encode

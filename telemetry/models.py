@@ -155,6 +155,21 @@ class AuditHead(models.Model):
         return f"{self.number}:{self.hash}"
 
 
+class KeySpending(models.Model):
+    """What a client key spent in a month, in nano-dollars: telemetry.spending."""
+
+    pk = models.CompositePrimaryKey("key_id", "month")
+    key_id = models.CharField(max_length=40)
+    month = models.DateField()
+    cost_nano = models.BigIntegerField(default=0)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.key_id} {self.month:%Y-%m}"
+
+
 class Webhook(models.Model):
     """Where events are sent. Its secret is derived; see telemetry.webhooks."""
 

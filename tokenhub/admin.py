@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin, messages
@@ -14,9 +17,10 @@ from django.utils import timezone
 from django.utils.timezone import localtime
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from telemetry import audit
 from telemetry.admin import RequestLogAdmin
 from telemetry.models import RequestLog
-from tokenhub import explain, job_runs
+from tokenhub import adminversion, explain, job_runs
 from tokenhub.adminkit import Admin, ReadOnlyAdmin, display
 from tokenhub.jobs import JOBS
 from tokenhub.models import JobState
@@ -28,11 +32,20 @@ admin.site.unregister(User)
 admin.site.unregister(Group)
 
 
+def _history(resources: Sequence[str], since: datetime) -> Iterator[adminversion.Entry]:
+    for one in audit.changes_since(resources, since):
+        yield adminversion.Entry(one.resource, frozenset(json.loads(one.changes)), one.actor, one.created_at)
+
+
+adminversion.HISTORY.append(_history)
+
+
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, Admin):  # type: ignore[type-arg]
+class UserAdmin(DjangoUserAdmin, Admin):  # type: ignore[type-arg, misc]  # of the two, the stubs type only Django's
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
+    readonly_fields = ("last_login", "date_joined")  # a form must not take back what the user did meanwhile
 
 
 @admin.register(Group)

@@ -3,11 +3,14 @@ each app's admin.py may import it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from django import forms
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.utils import flatten_fieldsets, unquote
+from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.db.models import Field
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -17,6 +20,8 @@ from unfold import decorators
 from unfold.admin import ModelAdmin
 from unfold.admin import TabularInline as UnfoldTabularInline
 from unfold.widgets import UnfoldAdminTextareaWidget
+
+from tokenhub import adminversion
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,7 +39,8 @@ def action(**options: Any) -> Callable[[F], F]:
 
 
 class Admin(ModelAdmin):  # type: ignore[misc]  # unfold has no type information
-    """`empty_title` and `empty_hint` stand where a list has no rows."""
+    """`empty_title` and `empty_hint` stand where a list has no rows. A form that was made from what is no longer stored
+    is shown again in place of being saved: tokenhub/adminversion.py."""
 
     compressed_fields = True
     warn_unsaved_form = True
@@ -43,6 +49,71 @@ class Admin(ModelAdmin):  # type: ignore[misc]  # unfold has no type information
     empty_value_display = "-"
     empty_title = "Nothing here yet"
     empty_hint = ""
+    change_form_before_template = "tokenhub/version.html"
+
+    class Media:
+        css: ClassVar[dict[str, tuple[str, ...]]] = {"all": ("pages/pages.css",)}
+
+    # -- whether somebody else changed it meanwhile --------------------------------------------------------------------
+    def unshown(self, obj: Any) -> Mapping[str, Any]:
+        """What a form of it changes and does not show, by what people call it: it belongs to the form's version."""
+        return {}
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """A save is compared with the row in its own transaction, once the row is locked."""
+        if request.method != "POST" or object_id is None:
+            return super().changeform_view(request, object_id, form_url, extra_context)  # type: ignore[no-any-return]
+        with transaction.atomic():
+            request.stale_form = self._stale(request, object_id)  # type: ignore[attr-defined]  # for get_form and the page
+            return super().changeform_view(request, object_id, form_url, extra_context)  # type: ignore[no-any-return]
+
+    def _stale(self, request: HttpRequest, object_id: str) -> adminversion.Stale | None:
+        key = unquote(object_id)
+        try:
+            self.model._default_manager.select_for_update().filter(pk=key).first()  # noqa: SLF001  Django's interface
+        except (ValueError, ValidationError):  # no key of such a row
+            return None
+        obj = self.get_object(request, key)
+        if obj is None or not self.has_change_permission(request, obj):
+            return None  # is told by what comes next
+        posted = request.POST.get(adminversion.OVERWRITE) or request.POST.get(adminversion.FIELD, "")
+        return adminversion.compare(posted, self._parts(request, obj))
+
+    def _parts(self, request: HttpRequest, obj: Any) -> dict[str, adminversion.Part]:
+        """Of the row as it is stored: what a form would show that is made now."""
+        names = flatten_fieldsets(self.get_fieldsets(request, obj))
+        form = self.get_form(request, obj, change=True, fields=names)(instance=obj)
+        rows = [
+            (formset.get_default_prefix(), formset(instance=obj, queryset=inline.get_queryset(request)))
+            for formset, inline in self.get_formsets_with_inlines(request, obj)
+        ]
+        return adminversion.parts_of(form, rows, self.unshown(obj))
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **options: Any) -> Any:
+        made = super().get_form(request, obj, change=change, **options)
+        return _refusing(made) if getattr(request, "stale_form", None) is not None else made
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: Any,
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:
+        if change and obj is not None and self.has_change_permission(request, obj):
+            context["stale"] = getattr(request, "stale_form", None)
+            if request.method == "POST":  # the values that stand in it were made from that one, not from this row
+                context["version"] = request.POST.get(adminversion.FIELD, "")
+            else:
+                rows = [(one.formset.prefix, one.formset) for one in context["inline_admin_formsets"]]
+                parts = adminversion.parts_of(context["adminform"].form, rows, self.unshown(obj))
+                context["version"] = adminversion.version_of(parts)
+        answer: HttpResponse = super().render_change_form(request, context, add, change, form_url, obj)
+        return answer
 
     def impact(self, rows: Sequence[Any]) -> list[str]:
         """Who would notice if these rows went, in sentences: "3 aliases use it". Said before they go."""
@@ -80,6 +151,16 @@ class Admin(ModelAdmin):  # type: ignore[misc]  # unfold has no type information
             "checkbox": ACTION_CHECKBOX_NAME,
         }
         return TemplateResponse(request, "tokenhub/ask.html", context)
+
+
+def _refusing(form: Any) -> Any:
+    """Whatever stands in it, it is not saved: it is shown again."""
+
+    def is_valid(self: Any) -> bool:
+        self.full_clean()
+        return False
+
+    return type(form.__name__, (form,), {"is_valid": is_valid})
 
 
 class TabularInline(UnfoldTabularInline):  # type: ignore[misc]  # unfold has no type information

@@ -8,6 +8,9 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from django.urls import reverse
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from django.utils.timezone import localtime
 
 from providers.formats.dialect import Usage
 from routing.models import Model
@@ -15,6 +18,7 @@ from routing.policy import AUTO
 from routing.pricing import NANO, Prices, cost_nano, dollars
 from routing.snapshot_build import prices_of
 from routing.words import exclusion_in_words, reason_in_words
+from telemetry import money
 from telemetry.models import RequestLog
 
 _FAILOVER: Final = "failover-"
@@ -51,6 +55,7 @@ class Candidate(NamedTuple):
     probability: float
     excluded: str
     code: str
+    is_priced: bool
 
 
 class Kind(NamedTuple):
@@ -59,11 +64,20 @@ class Kind(NamedTuple):
     cost_usd: str | None
 
 
+class Refusal(NamedTuple):
+    """`facts`: what is told of the budget that could not pay, and how much."""
+
+    sentence: str
+    facts: list[tuple[str, str]]
+    url: str
+
+
 class Story(NamedTuple):
     outcome: str
     mood: str
     asked: str
     reason: str
+    refusal: Refusal | None
     attempts: list[Attempt]
     total_ms: int
     beside_ms: int
@@ -88,6 +102,7 @@ def story(row: RequestLog) -> Story:
         mood="warn" if row.client_disconnected else "bad" if row.status >= 400 else "good",
         asked=asked(row),
         reason=reason(row),
+        refusal=refusal(row),
         attempts=attempts,
         total_ms=total,
         beside_ms=max(row.latency_ms - called, 0),
@@ -131,6 +146,37 @@ def reason(row: RequestLog) -> str:
     return "" if row.attempts else "It was refused before anybody was asked."
 
 
+def refusal(row: RequestLog) -> Refusal | None:
+    """Why no budget paid it; as it was at that moment."""
+    if row.error_code != "budget_exceeded":
+        return None
+    told = row.detail.get("refusal", {})
+    budgets = reverse("admin:keys_budget_changelist")
+    if not told:
+        return Refusal("A budget could not pay it. Which one, was not noted.", [], budgets)
+    whole, spent, needed = (float(told.get(f"{name}_usd", 0.0)) for name in ("budget", "spent", "needed"))
+    rest = max(whole - spent, 0.0)
+    is_held = needed <= rest
+    facts = [
+        ("Budget", f"{money.dollars(whole)} per {told.get('period', '')}"),
+        ("Spent at that moment", money.dollars(spent)),
+        ("Not spent yet", f"{money.dollars(rest)}{', but held for requests under way' if is_held else ''}"),
+        ("Needed for this request, at least", money.dollars(needed)),
+        ("Begins anew", _local(told.get("resets_at")) or "never"),
+    ]
+    why = (
+        "what was left was held for requests under way, which give back what they do not use"
+        if is_held
+        else "less was left than the request may cost"
+    )
+    return Refusal(f"The budget of {told.get('budget') or 'its payer'} could not pay it: {why}.", facts, budgets)
+
+
+def _local(moment: Any) -> str:
+    at = parse_datetime(moment) if isinstance(moment, str) else None
+    return "" if at is None else f"{localtime(at):%Y-%m-%d %H:%M}"
+
+
 # -- when ------------------------------------------------------------------------------------------------------------
 def timeline(row: RequestLog) -> tuple[list[Attempt], int]:
     """One after the other, as they were made; and how long the axis is. What a stream took after its head belongs to
@@ -157,6 +203,7 @@ def timeline(row: RequestLog) -> tuple[list[Attempt], int]:
 def compared(row: RequestLog) -> list[Candidate]:
     told = row.detail.get("candidates", [])
     most = max((abs(one.get(part, 0.0)) for one in told for part in _PARTS), default=0.0) or 1.0
+    unpriced = Model.objects.unpriced(timezone.now()).ids({one["model"] for one in told}) if told else set()
     return [
         Candidate(
             one["model"],
@@ -167,6 +214,7 @@ def compared(row: RequestLog) -> list[Candidate]:
             one.get("probability", 0.0),
             exclusion_in_words(one["excluded"]) if one.get("excluded") else "",
             one.get("excluded", ""),
+            one["model"] not in unpriced,
         )
         for one in told
     ]

@@ -19,6 +19,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
 from telemetry import log_sample
+from telemetry.money import dollars
 from telemetry.tsdb.overview import WINDOWS, Figures, Overview, overview
 from tokenhub import troubles
 
@@ -148,10 +149,6 @@ def _worse_if_more(now: float | None, before: float | None) -> tuple[float | Non
 def _milliseconds(value: int | None, slowest: int | None) -> tuple[str, str]:
     more = "" if slowest is None else f"p95 {slowest:,} ms"
     return ("-", more) if value is None else (f"{value:,} ms", more)
-
-
-def dollars(amount: float) -> str:
-    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.4f}"
 
 
 def short(number: int) -> str:

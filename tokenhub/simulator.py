@@ -4,6 +4,7 @@ side. Nobody is called, and nothing is kept: the question is in the page's addre
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from time import monotonic
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from django.http import HttpRequest, HttpResponse, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import path
 from django.urls.resolvers import URLPattern
+from django.utils.timezone import localtime
 from django.views.decorators.http import require_GET
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
@@ -23,7 +25,8 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from keys.models import ClientKey
+from keys.models import Budget, ClientKey
+from keys.services import Standing, standings
 from routing import simulation
 from routing.api import live_health, live_snapshot
 from routing.eligibility import EXPECTED_OUTPUT_TOKENS
@@ -31,8 +34,11 @@ from routing.errors import ApiError
 from routing.health import Health
 from routing.models import Ability
 from routing.policy import MAX_BUDGET_USD, MAX_LATENCY_MS, MAX_WEIGHT
+from routing.pricing import upper_bound_nano
+from routing.purse import LEAST_OUTPUT_TOKENS
 from routing.snapshot import Snapshot
 from routing.words import exclusion_in_words, reason_in_words
+from telemetry.money import dollars
 from vault.keyring import KEYRING
 
 PERMISSION: Final = "routing.view_model"
@@ -130,6 +136,8 @@ def page(request: HttpRequest) -> HttpResponse:
     for side in sides:
         if side.form.is_valid():
             side.result = _answered(side.form, snapshot, health)
+        if side.result is not None and request.user.has_perm("keys.view_budget"):
+            side.result["budgets"] = _budgets(side.form.question(), snapshot, side.result["decision"])
     _scale([side.result for side in sides if side.result is not None])
     context = {
         **admin.site.each_context(request),
@@ -171,9 +179,50 @@ def _answered(form: SettingForm, snapshot: Snapshot, health: Health) -> dict[str
         return None
     if found["decision"] is not None:
         found["decision"]["words"] = reason_in_words(found["decision"]["reason"])
+    for one in found["eligible"]:
+        one["is_priced"] = snapshot.targets[one["model_id"]].prices is not None
     for one in found["excluded"]:
         one["words"] = exclusion_in_words(one["excluded_reason"])
     return found
+
+
+def _budgets(
+    question: simulation.Question, snapshot: Snapshot, decision: dict[str, Any] | None
+) -> list[dict[str, str]]:
+    """Those of the client key as they are now, and whether they could pay the one who was chosen."""
+    key = next((one for one in snapshot.keys.values() if one.id == question.api_key_id), None)
+    if key is None or not key.budgets:
+        return []
+    prices = snapshot.targets[decision["model_id"]].prices if decision is not None else None
+    needed = None
+    if prices is not None:
+        least = min(question.output_tokens, LEAST_OUTPUT_TOKENS)
+        needed = Decimal(upper_bound_nano(prices, question.token_count, least)).scaleb(-9)
+    whose = {one.id: one.whose for one in key.budgets}
+    return [
+        {"name": f"The budget of {whose[one.budget.pk]}", **_standing(one, needed)}
+        for one in standings(Budget.objects.filter(pk__in=whose).order_by("pk"))
+    ]
+
+
+def _standing(one: Standing, needed: Decimal | None) -> dict[str, str]:
+    rest = one.budget.amount_usd - one.spent_usd
+    free = rest - one.leased_usd
+    told = f"{dollars(one.spent_usd)} of {dollars(one.budget.amount_usd)} per {one.budget.every} are spent"
+    if one.leased_usd:
+        told += f", {dollars(one.leased_usd)} are held by workers"
+    told += f"; anew at {localtime(one.resets_at):%Y-%m-%d %H:%M}." if one.resets_at is not None else "."
+    if needed is None:
+        return {"mood": "", "verdict": "", "told": told}
+    if needed > rest:
+        return {
+            "mood": "bad",
+            "verdict": f"cannot pay the {dollars(needed)} that it may cost at least: 429",
+            "told": told,
+        }
+    if needed > free:
+        return {"mood": "wait", "verdict": "can pay once workers give back what they hold", "told": told}
+    return {"mood": "good", "verdict": "can pay it", "told": told}
 
 
 def _scale(results: list[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from django.contrib.auth.models import Group, User
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.shortcuts import redirect
+from django.urls import reverse
 from django.views.defaults import permission_denied
 
 from tokenhub.admin_token import address_of
@@ -27,8 +28,10 @@ SUPERUSER: Final = "superuser"
 
 
 def page(request: HttpRequest) -> dict[str, Any]:
-    """A context processor: allauth's pages look like the admin's."""
-    return admin.site.each_context(request) if request.path.startswith("/accounts/") else {}
+    """A context processor: allauth's pages look like the admin's, and lead back to it."""
+    if not request.path.startswith("/accounts/"):
+        return {}
+    return {**admin.site.each_context(request), "site_url": reverse("admin:index")}
 
 
 def roles_of(told: dict[str, Any]) -> set[str]:

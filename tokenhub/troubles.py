@@ -18,7 +18,10 @@ from django.utils.timesince import timesince
 
 from keys.models import NANO, BudgetPeriod, ClientKey, Subject
 from routing.health_store import health_report
+from routing.models import Model
 from routing.runtime import journal_folder
+from routing.words import UNPRICED
+from telemetry.money import dollars
 from telemetry.tsdb.overview import failing
 from tokenhub.gauges import backlog
 from tokenhub.models import JobState, Outcome
@@ -36,6 +39,7 @@ FAILING_MINUTES: Final = 15
 FAILING_REQUESTS: Final = 10
 FAILING_SHARE: Final = 0.05
 FAILING_BAD_SHARE: Final = 0.25
+NAMED: Final = 5
 MOST: Final = 20
 """Of a kind: who has more than that on fire reads the lists."""
 
@@ -66,6 +70,8 @@ def state(user: Any) -> State:
         report = health_report()["providers"]
         found += _health(report)
         facts.append(f"{len(report)} provider{'s' if len(report) != 1 else ''} watched")
+    if user.has_perm("routing.view_model"):
+        found += _unpriced()
     if user.has_perm("telemetry.view_sample"):
         found += _failures()
     if user.has_perm("keys.view_budget"):
@@ -161,11 +167,30 @@ def _budgets() -> Iterator[Trouble]:
         yield Trouble(
             BAD if spent else WARN,
             f"The budget of {name} is {'spent' if spent else f'spent to {percent} %'}",
-            f"${period.settled_nano / NANO:,.2f} of ${budget.amount_usd:,.2f} per {budget.every}"
+            f"{dollars(period.settled_nano / NANO)} of {dollars(budget.amount_usd)} per {budget.every}"
             + (f"; anew in {timesince(now, period.ends_at)}." if period.ends_at is not None else "."),
             reverse("admin:keys_budget_change", args=[budget.pk]),
             "Budget",
         )
+
+
+def _unpriced() -> Iterator[Trouble]:
+    names = list(
+        Model.objects.filter(enabled=True, provider__enabled=True)
+        .unpriced(timezone.now())
+        .order_by("pk")
+        .values_list("pk", flat=True)[: MOST + 1]
+    )
+    if not names:
+        return
+    count = (
+        f"More than {MOST} models have"
+        if len(names) > MOST
+        else (f"{len(names)} models have" if len(names) > 1 else f"{names[0]} has")
+    )
+    listed = f"{', '.join(names[:NAMED])}{' and others' if len(names) > NAMED else ''}. " if len(names) > 1 else ""
+    page = reverse("admin:routing_model_changelist") + "?priced=no"
+    yield Trouble(WARN, f"{count} no price", f"{listed}{UNPRICED}", page, "Models")
 
 
 def _ingestion(lag: float) -> Iterator[Trouble]:

@@ -1,5 +1,6 @@
 /** One column: a request on its way, its text as it comes, and what it cost. */
 
+import { dollars as amountOf } from "../tokenhub/money.js";
 import { events } from "./sse.js";
 import { isPlan, planMode, requestOf } from "./playground_request.js";
 
@@ -17,8 +18,7 @@ export function seconds(ms) {
 }
 
 export function dollars(amount) {
-  if (amount === 0) return "free";
-  return amount >= 0.01 ? `$${amount.toFixed(4)}` : `$${Number(amount.toPrecision(3)).toFixed(9).replace(/0+$/, "")}`;
+  return amount === 0 ? "free" : amountOf(amount);
 }
 
 export function nameOf(target) {

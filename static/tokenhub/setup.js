@@ -2,6 +2,11 @@
 // /v1 as any client's does. Listens on the document, for htmx puts the parts in and out.
 "use strict";
 
+// Steps have addresses, and back leads through them, by loading each anew: nothing of a page is kept in the browser, as
+// one of them shows a key.
+window.htmx.config.historyCacheSize = 0;
+window.htmx.config.refreshOnHistoryMiss = true;
+
 // -- a new part has come: go on there ------------------------------------------------------------------------------------
 document.addEventListener("htmx:afterSettle", (event) => {
     if (event.target.id === "setup") {
@@ -66,10 +71,12 @@ document.addEventListener("click", (event) => {
     }
 });
 
-// What is not ticked is not sent: a list of hundreds would be too long a form.
+// What is not ticked is not sent, for a list of hundreds would be too long a form; but what was typed is.
 function syncRow(box) {
-    for (const input of box.closest("tr").querySelectorAll("input.th-number")) {
-        input.disabled = !box.checked;
+    const inputs = [...box.closest("tr").querySelectorAll("input.th-number")];
+    const isTyped = inputs.some((input) => input.value !== input.dataset.offered);
+    for (const input of inputs) {
+        input.disabled = !box.checked && !isTyped;
     }
 }
 

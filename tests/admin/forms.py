@@ -71,12 +71,18 @@ def text(answer: Answer) -> str:
     return answer.content.decode()
 
 
+def form_in(page: str, *, holding: str) -> Values | None:
+    """The form that holds this field."""
+    parser = _Form(holding)
+    parser.feed(page)
+    return parser.found
+
+
 def values(answer: Answer, *, holding: str) -> Values:
     """Of the form that holds this field; a test fails that expects a form where there is none."""
-    parser = _Form(holding)
-    parser.feed(text(answer))
-    assert parser.found is not None, f"no form with {holding!r} (status {answer.status_code})"
-    return parser.found
+    found = form_in(text(answer), holding=holding)
+    assert found is not None, f"no form with {holding!r} (status {answer.status_code})"
+    return found
 
 
 def submit(client: Client, url: str, *, holding: str, **changes: Any) -> Any:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
+from time import time_ns
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from django.contrib.messages import get_messages
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from keys import services
 from keys.bank import DatabaseBank, book
 from keys.models import Budget, Project, Subject
-from telemetry.journal import Charge, Entry
+from telemetry import spending
+from telemetry.ingest import ingest_all
+from telemetry.journal import Charge, Entry, Journal
 from tests.admin.forms import submit, text
+from tests.admin.test_queries import within_budget
 
 pytestmark = pytest.mark.django_db
 ADD = "admin:keys_budget_add"
@@ -51,3 +60,48 @@ def test_a_project_shows_its_keys_and_its_budget(admin_client: Client) -> None:
     shown = text(admin_client.get(reverse("admin:keys_project_changelist")))
     assert "$0.05 per day" in shown
     assert "web" in shown
+
+
+def test_what_is_said_after_making_a_budget_names_the_key_and_not_its_id(admin_client: Client) -> None:
+    key = services.issue(name="shop").record
+    answer = submit(
+        admin_client, reverse(ADD), holding="whose", whose=f"key:{key.pk}", amount_usd="12.50", every="week"
+    )
+    (told,) = [str(one) for one in get_messages(answer.wsgi_request)]
+    assert f"$12.5 per week of key shop ({key.key_prefix}…)" in told
+    assert str(key.pk) not in told.replace(reverse("admin:keys_budget_change", args=[Budget.objects.get().pk]), "")
+
+
+def test_a_key_without_a_budget_shows_what_it_spent_this_month(admin_client: Client) -> None:
+    key, idle = services.issue(name="shop").record, services.issue(name="idle").record
+    now = time_ns() // 1000
+    old = int((timezone.now() - timedelta(days=62)).timestamp() * 1e6)
+    costs = ((key.pk, now, 1_200), (key.pk, now, 10_800), (key.pk, old, 5_000_000_000), ("", now, 7_000_000_000))
+    spending.count(
+        [
+            Entry(id=str(uuid4()), at=at, endpoint="/", status=200, key_id=str(whose), cost_nano=cost)
+            for whose, at, cost in costs
+        ]
+    )
+    url = reverse("admin:keys_clientkey_changelist")
+    shown = text(within_budget(admin_client, url))
+    assert "$0.000012 this month" in shown
+    assert "$0.00 this month" in shown
+    services.set_budget(subject=Subject.KEY, subject_id=str(idle.pk), amount_usd=Decimal(1))
+    assert "$0.00 this month" not in text(admin_client.get(url))
+
+
+def test_the_log_s_costs_are_counted_with_it(tmp_path: Path) -> None:
+    """And once, whatever is read twice."""
+    key = str(services.issue(name="shop").record.pk)
+    entries = [
+        Entry(id=str(uuid4()), at=time_ns() // 1000, endpoint="/", status=200, key_id=key, cost_nano=nano)
+        for nano in (3, 4)
+    ]
+    journal = Journal(tmp_path)
+    journal.open()
+    for one in (*entries, entries[0]):
+        journal.append(one)
+    journal.close()
+    ingest_all(tmp_path)
+    assert spending.spent([key], spending.month_of(timezone.now())) == {key: Decimal("0.000000007")}

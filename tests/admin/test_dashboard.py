@@ -51,7 +51,10 @@ def target(db: None) -> Model:
     provider = Provider.objects.create(
         id="acme/eu", type=ProviderType.VLLM, base_url="http://10.0.0.5:8000", cred_store=CredentialStore.NONE
     )
-    return Model.objects.create(id="org/m", provider=provider)
+    return Model.objects.create(id="org/m", provider=provider, **PRICED)
+
+
+PRICED = {"input_per_1k": 0, "output_per_1k": 0}
 
 
 def entry(**fields: Any) -> Entry:
@@ -122,7 +125,7 @@ def test_a_provider_that_is_down_is_told_with_its_error_and_the_next_try(
 def test_a_model_that_cools_down_is_told_and_its_provider_is_not_told_twice(
     admin_client: Client, open_vault: None, target: Model
 ) -> None:
-    Model.objects.create(id="other", provider=target.provider)
+    Model.objects.create(id="other", provider=target.provider, **PRICED)
     sick(target, errors=1, model_id="org/m")
     resting(target, "rate_limited", model_id="org/m")
     assert troubles(admin_client) == [("warn", "org/m at acme/eu cools down")]
@@ -261,7 +264,7 @@ def test_a_page_costs_the_same_few_queries_however_much_there_is(
     sick(target, errors=6)
     for number in range(20):
         note(entry(model=f"m{number}", project=f"p{number}", status=503))
-        Model.objects.create(id=f"m{number}", provider=target.provider)
+        Model.objects.create(id=f"m{number}", provider=target.provider, **PRICED)
         RequestLog.objects.create(
             request_id=uuid4(), created_at=timezone.now(), endpoint="chat", status=200, api_key_id=f"k{number}"
         )

@@ -21,6 +21,7 @@ from providers.models import CredentialStore, Provider, ProviderType
 from routing.models import Model, Price
 from telemetry.models import RequestLog
 from tests.admin.forms import text
+from tests.admin.samples import model as any_model
 from tests.admin.test_queries import within_budget
 from tokenhub.explain import Story, story
 
@@ -115,6 +116,43 @@ def test_attempts_that_took_longer_than_the_request_fit_onto_its_timeline() -> N
     assert found.total_ms == 1500
     assert sum(one.width for one in found.attempts) == pytest.approx(100)
     assert found.beside_ms == 0
+
+
+def test_a_request_that_no_budget_could_pay_says_which_and_how_much(admin_client: Client) -> None:
+    told = {
+        "budget": "the project web", "budget_usd": 5.0, "spent_usd": 4.999, "needed_usd": 0.002, "period": "day",
+        "resets_at": "2026-03-02T00:00:00Z",
+    }  # fmt: skip
+    made = row(status=429, error_code="budget_exceeded", detail={"refusal": told})
+    found = story(made).refusal
+    assert found is not None
+    assert found.sentence.startswith("The budget of the project web could not pay it: less was left")
+    facts = dict(found.facts)
+    assert (facts["Budget"], facts["Spent at that moment"]) == ("$5.00 per day", "$5.00")
+    assert (facts["Not spent yet"], facts["Needed for this request, at least"]) == ("$0.001", "$0.002")
+    assert facts["Begins anew"].startswith("2026-03-0")
+    page = text(admin_client.get(reverse("admin:telemetry_requestlog_change", args=[made.pk])))
+    assert "could not pay it" in page
+    assert "$0.001" in page
+
+
+def test_a_refusal_for_what_others_hold_says_so_and_an_old_one_says_what_is_not_known() -> None:
+    told = {"budget": "this client key", "budget_usd": 5.0, "spent_usd": 1.0, "needed_usd": 0.5, "period": "total"}
+    held = story(row(status=429, error_code="budget_exceeded", detail={"refusal": told})).refusal
+    old = story(row(status=429, error_code="budget_exceeded")).refusal
+    assert held is not None
+    assert old is not None
+    assert "held for requests under way" in held.sentence
+    assert dict(held.facts)["Begins anew"] == "never"
+    assert old.sentence == "A budget could not pay it. Which one, was not noted."
+    assert story(row(status=429, error_code="rate_limit_exceeded")).refusal is None
+
+
+def test_a_candidate_without_a_price_says_so(admin_client: Client) -> None:
+    priced = any_model(1, input_per_1k="0.1", output_per_1k="0.1")
+    candidates = [{"model": one.pk, "provider": "acme", "score": 0.1} for one in (priced, any_model(2))]
+    found = story(row(detail={"candidates": candidates}))
+    assert [(one.model, one.is_priced) for one in found.candidates] == [(priced.pk, True), ("org/model_2", False)]
 
 
 def test_candidates_stand_with_their_parts_and_exclusions_in_words(admin_client: Client) -> None:

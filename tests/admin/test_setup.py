@@ -289,6 +289,33 @@ def test_what_was_typed_outlives_a_list_that_is_out_of_reach(admin_client: Clien
     assert not Model.objects.exists()
 
 
+def test_what_was_typed_in_a_row_that_is_not_ticked_stays(admin_client: Client, upstream: Upstream) -> None:
+    do(admin_client, "provider", **card(upstream.url))
+    typed = {"context:house-model": "4096", "input:house-model": "much", "output:house-model": "2.25"}
+    for reply in (Reply(status=500), None):  # whether the list can be read by then or not
+        if reply is not None:
+            upstream.next(reply)
+        page = do(admin_client, "models", provider="house", model=["gpt-4o-mini"] if reply else [], **typed)
+        inputs = {re.findall('name="([^"]*)"', one)[0]: one for one in re.findall(r"<input class=[^>]*>", page)}
+        for name, kept in typed.items():
+            assert f'value="{kept}"' in inputs[name], name
+            assert "disabled" not in inputs[name], name
+    assert not Model.objects.exists()
+
+
+def test_steps_have_addresses_for_the_back_button(admin_client: Client, upstream: Upstream) -> None:
+    here = {**HTMX, "HX-Current-URL": "http://testserver/admin/setup/?step=provider"}
+    step = admin_client.get("/admin/setup/?step=vault", headers=here)
+    assert step["HX-Push-Url"] == "/admin/setup/?step=vault"
+    assert "HX-Push-Url" not in admin_client.get("/admin/setup/?step=provider", headers=here)
+    wrong = admin_client.post("/admin/setup/provider/", card(""), headers=here)
+    assert "HX-Push-Url" not in wrong
+    saved = admin_client.post("/admin/setup/provider/", card(upstream.url), headers=here)
+    assert saved["HX-Push-Url"] == "/admin/setup/?step=models"
+    first_page = {**HTMX, "HX-Current-URL": "http://testserver/admin/"}
+    assert "HX-Push-Url" not in admin_client.get("/admin/setup/?step=vault", headers=first_page)
+
+
 def test_a_refused_api_key_can_be_given_again_where_the_models_are_looked_for(
     admin_client: Client, open_vault: None, upstream: Upstream
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from keys import playground, services
+from keys.bank import DatabaseBank
+from keys.models import Budget, Subject
 from routing import services as routing
 from routing.models import Model
 from routing.runtime import Runtime
@@ -98,6 +101,39 @@ def test_it_answers_as_a_client_key_would_be_served(admin_client: Client, pair: 
     (found,) = results(admin_client, a_mode="cheap", a_key=str(key.pk))
     assert found["decision"]["model_id"] == DEAR
     assert str(play.pk) not in text(admin_client.get(PAGE))
+
+
+def test_budgets_of_the_client_key_are_told_and_whether_they_can_pay(admin_client: Client, pair: None) -> None:
+    key = services.issue(name="shop", project="web").record
+    services.set_budget(subject=Subject.KEY, subject_id=str(key.pk), amount_usd=Decimal("0.0001"), every="day")
+    services.set_budget(subject=Subject.PROJECT, subject_id="web", amount_usd=Decimal(5), every="total")
+    (found,) = results(admin_client, a_mode="cheap", a_key=str(key.pk))
+    assert [(one["mood"], one["told"].split(";")[0]) for one in found["budgets"]] == [
+        ("bad", "$0.00 of $0.0001 per day are spent"), ("good", "$0.00 of $5.00 per total are spent."),
+    ]  # fmt: skip
+    page = text(admin_client.get(PAGE, {"a-key": str(key.pk)}))
+    assert "cannot pay the $0.00102 that it may cost at least: 429" in page
+    (nobody,) = results(admin_client, a_mode="cheap")
+    assert nobody["budgets"] == []
+
+
+def test_what_workers_hold_of_a_budget_is_told(admin_client: Client, pair: None) -> None:
+    key = services.issue(name="shop").record
+    services.set_budget(subject=Subject.KEY, subject_id=str(key.pk), amount_usd=Decimal("0.0015"), every="day")
+    DatabaseBank(holder="w", host="h").grant(Budget.objects.get().pk, "", most=1_000_000, least=1_000_000)
+    (found,) = results(admin_client, a_mode="cheap", a_key=str(key.pk))
+    assert [(one["mood"], "$0.001 are held by workers" in one["told"]) for one in found["budgets"]] == [("wait", True)]
+
+
+def test_a_model_without_a_price_says_so(admin_client: Client, pair: None) -> None:
+    model(3, weight=9)
+    (found,) = results(admin_client)
+    assert {one["model_id"]: one["is_priced"] for one in found["eligible"]} == {
+        CHEAP: True, DEAR: True, "org/model_3": False,
+    }  # fmt: skip
+    assert "It has no price: it counts as much as the dearest one" in text(
+        admin_client.get(PAGE, {"a-model_hint": "org/model_3"})
+    )
 
 
 def test_names_of_keys_are_offered_to_those_alone_who_may_see_keys(staff_client: Client) -> None:

@@ -86,12 +86,19 @@ def test_by_mouse(tab: Tab, empty: Gateway, upstream: Upstream) -> None:
     panel(page, "Pick its models")
     row = page.get_by_role("row", name="gpt-4o-mini")
     expect(row.get_by_label("Input price")).to_have_attribute("placeholder", "no price")  # not at this address
+    other = page.get_by_role("row", name="house-model")
+    other.get_by_label("Input price").fill("9")
+    other.get_by_role("checkbox").uncheck()
     row.get_by_label("Input price").fill("0.15")
     row.get_by_label("Output price").fill("$2")
     page.get_by_role("button", name="Add the models").click()
     expect(page.locator("[role=alert]")).to_contain_text("Nothing is added yet")
     expect(row.get_by_label("Output price")).to_be_focused()
     expect(row.get_by_label("Input price")).to_have_value("0.15")
+    expect(other.get_by_label("Input price")).to_have_value("9")
+    expect(other.get_by_role("checkbox")).not_to_be_checked()
+    other.get_by_label("Input price").fill("")
+    other.get_by_role("checkbox").check()
     row.get_by_label("Output price").fill("0.6")
     tab.check()
     page.get_by_role("button", name="Add the models").click()
@@ -114,6 +121,15 @@ def test_by_mouse(tab: Tab, empty: Gateway, upstream: Upstream) -> None:
     tab.open("/admin/")
     assert page.locator(".th-setup").count() == 0
     assert CREDENTIAL not in page.content()
+
+    tab.open("/admin/setup/?step=provider")
+    page.locator("#setup").get_by_role("link", name="models").first.click()
+    panel(page, "Pick its models")
+    page.go_back()
+    panel(page, "Add a provider", focused=False)
+    page.go_forward()
+    panel(page, "Pick its models", focused=False)
+    assert page.evaluate("localStorage.getItem('htmx-history-cache')") is None
 
 
 def reach(page: Page, name: str, *, role: str = "") -> None:

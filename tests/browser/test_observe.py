@@ -13,10 +13,12 @@ from tests.browser.tab import EVERY_LOOK, Tab
 from tests.support.gateway import KEY, Gateway
 from tests.support.upstream import Reply, Upstream
 
+LONG = "a-house-of-models/its-largest-model-70b-instruct-turbo-2026-03"
 ROWS: dict[str, Any] = {
     "models": [
         {"id": "m", "provider_id": "p", "input_per_1k": "0.001", "output_per_1k": "0.002"},
         {"id": "n", "provider_id": "q", "input_per_1k": "0.001", "output_per_1k": "0.002"},
+        {"id": LONG, "provider_id": "p", "upstream_model": "m"},
     ],
     "aliases": [{"name": "best", "variants": [{"model_id": "m", "weight": 1}]}],
     "keys": [{"key": KEY, "name": "shop", "project": "web"}],
@@ -84,6 +86,23 @@ def test_decisions_appear_as_they_are_made_and_lead_to_their_explanation(tab: Ta
     tab.page.get_by_role("button", name="Replay with today's configuration").click()
     tab.page.get_by_text("Today m at p would be asked first (alias-variant)").wait_for()
     tab.check()
+
+
+def test_what_is_live_fits_its_boxes_on_a_laptop(tab: Tab, gateway: Gateway) -> None:
+    tab.page.set_viewport_size({"width": 1280, "height": 800})
+    made = ask(gateway, LONG)
+    open_live(tab)
+    wait_for_feed(tab, made)
+    tab.page.wait_for_function(f"{GRAPH}.getElementById('model {LONG}').length === 1")
+    tab.page.get_by_text("The same as a table").click()
+    for box in (".ob-feed", "[aria-label=Flows]"):
+        wide = tab.page.eval_on_selector(box, "one => one.scrollWidth - one.clientWidth")
+        assert wide <= 0, f"{box}: {wide} px run out of it"
+    drawn = tab.page.evaluate(
+        f"{GRAPH}.nodes().map((one) => one.renderedBoundingBox({{includeLabels: true}}))"
+        f".every((box) => box.x1 >= 0 && box.x2 <= {GRAPH}.width())"
+    )
+    assert drawn, "a name runs out of the graph"
 
 
 def test_the_graph_and_the_table_say_the_same_and_health_changes_while_one_looks(tab: Tab, gateway: Gateway) -> None:

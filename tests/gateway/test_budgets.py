@@ -76,6 +76,8 @@ def test_what_is_asked_for_is_charged_and_the_cap_holds(upstream: Upstream, tmp_
         assert error["code"] == "budget_exceeded"
         assert "this client key" in error["message"]
         assert error["details"]["budget_usd"] == 2
+        (logged,) = [one for one in gateway.rows(at_least=41) if one["error_code"] == "budget_exceeded"][-1:]
+        assert json.loads(logged["detail"])["refusal"] == error["details"]
         assert error["details"]["spent_usd"] == pytest.approx(served * COST / NANO)
         settled(gateway, served * COST)
         assert ask(gateway, key=OTHER_KEY).status_code == 200

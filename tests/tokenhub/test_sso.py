@@ -301,6 +301,22 @@ def code(secret: str) -> str:
     return f"{(struct.unpack('>I', digest[place : place + 4])[0] & 0x7FFFFFFF) % 10**6:06}"
 
 
+def test_the_pages_of_a_second_factor_are_buttons_that_lead_somewhere_and_back(person: httpx.Client) -> None:
+    page = person.get("/accounts/login/")
+    post(person, page, "/accounts/login/?next=/admin/", login="root", password=PASSWORD)
+    for path in (
+        "/accounts/2fa/",
+        "/accounts/reauthenticate/",
+        "/accounts/2fa/recovery-codes/generate/",
+        "/accounts/logout/",
+    ):
+        shown = person.get(path)
+        assert 'class="th-act' in shown.text, path
+        assert 'href="/admin/"' in shown.text, path
+        for address in set(re.findall(r'href="(/accounts/[^"#]*)"', shown.text)):
+            assert person.get(address).status_code == 200, f"{path} leads to {address}"
+
+
 def test_who_asked_for_a_second_factor_is_asked_for_it(person: httpx.Client, gateway: Gateway, tmp_path: Path) -> None:
     page = person.get("/accounts/login/")
     inside = post(person, page, "/accounts/login/?next=/admin/", login="root", password=PASSWORD)

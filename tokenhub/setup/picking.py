@@ -36,6 +36,8 @@ class Cell:
     label: str
     name: str
     value: str
+    offered: str
+    """What stands in it before somebody types."""
     error: str = ""
 
     @property
@@ -102,8 +104,10 @@ def rows(offers: Sequence[Offered], *, ticked: Collection[str] | None, typed: Qu
         own = {"context": str(offer.max_context_tokens or ""), **offer.per_million}
         sent = typed is not None and f"context:{name}" in typed
         cells = [
-            Cell(kind, f"{label} of {offer.id}", f"{kind}:{name}", own[kind] if typed is None or not sent
-                 else str(typed.get(f"{kind}:{name}", "")))
+            Cell(
+                kind, f"{label} of {offer.id}", f"{kind}:{name}",
+                own[kind] if typed is None or not sent else str(typed.get(f"{kind}:{name}", "")), own[kind],
+            )
             for kind, label in _LABELS.items()
         ]  # fmt: skip
         found.append(Row(offer, ticked is None or name in ticked, sent, cells))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from django import forms
@@ -12,6 +13,7 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
@@ -39,9 +41,23 @@ FEW: int = 12  # of so many models all are ticked
 def _page(request: HttpRequest, step: str, *, said: str = "", wrong: str = "", **extra: Any) -> HttpResponse:
     context = {**panel(request, step), **extra, "said": said, "wrong": wrong}
     if request.headers.get("HX-Request") == "true":
-        return render(request, "tokenhub/setup/setup.html", context)
+        answer = render(request, "tokenhub/setup/setup.html", context)
+        if address := _address(request, context["step"].id, is_done=bool(said) and not wrong):
+            answer["HX-Push-Url"] = address
+        return answer
     context |= {**admin.site.each_context(request), "title": "Set-up"}
     return render(request, "tokenhub/setup/page.html", context)
+
+
+def _address(request: HttpRequest, step: str, *, is_done: bool) -> str:
+    """Where the browser is now, so that its back button leads through the steps; empty: where it was. The first page,
+    which has a step in it, stays the first page, and a form that comes back to be corrected is where it was."""
+    before = urlsplit(request.headers.get("HX-Current-URL", ""))
+    if not before.path.startswith(reverse("setup:index")):
+        return ""
+    now = request.get_full_path() if request.method == "GET" else f"{reverse('setup:index')}?step={step}"
+    is_other = now != (f"{before.path}?{before.query}" if before.query else before.path)
+    return now if is_other and (is_done or request.method == "GET") else ""
 
 
 def panel(request: HttpRequest, step: str = "") -> dict[str, Any]:
@@ -174,7 +190,8 @@ def pick_models(request: HttpRequest) -> HttpResponse:
         return _models(request, provider, look=look, typed=request.POST, wrong="No model was ticked or named.")
     listed = _with(look.models, named)
     if lost := look.problem is not None and bool(ticked):
-        listed = _with(tuple(listed), ticked)  # the list is out of reach, and what was typed is not lost for that
+        typed = [name.removeprefix("context:") for name in request.POST if name.startswith("context:")]
+        listed = _with(tuple(listed), [*ticked, *typed])  # out of reach: what was typed is not lost
     found = picking.rows(importing.offered(provider, listed), ticked=ticked, typed=request.POST)
     wanted = {*ticked, *named}
     edited = [one.edited() for one in found if one.offer.listed.id in wanted]
@@ -182,7 +199,7 @@ def pick_models(request: HttpRequest) -> HttpResponse:
     if wrong or lost:
         reason = f"{wrong} model{' needs' if wrong == 1 else 's need'} another number."
         told = f"Nothing is added yet: {reason if wrong else UNREACHED}"
-        shown = [one for one in found if one.ticked or one.offer.listed in look.models]
+        shown = [one for one in found if one.ticked or one.sent or one.offer.listed in look.models]
         return _models(request, provider, look=look, typed=request.POST, rows=shown, wrong=told)
     taken = importing.take(provider=provider, offers=edited, only=wanted)
     skipped = "; ".join(f"{one.id}: {one.reason}" for one in taken if one.state == "skipped")
@@ -214,7 +231,7 @@ def _models(
         offers = [one for one in offers if one.listed.kind is not Kind.OTHER]
         ticked = typed.getlist("model") if typed is not None else None if len(offers) <= FEW else []
         rows = picking.rows(offers, ticked=ticked, typed=typed)
-    rows = [one for one in rows if one.ticked or one.offer.listed.kind is not Kind.OTHER]
+    rows = [one for one in rows if one.ticked or one.sent or one.offer.listed.kind is not Kind.OTHER]
     if look.problem in words.OF_CREDENTIAL and request.user.has_perm("providers.change_provider"):
         extra.setdefault("credential_form", CredentialCard())
     return _page(

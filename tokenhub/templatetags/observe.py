@@ -6,12 +6,19 @@ from typing import Any
 
 from django import template
 
+from telemetry import money
 from telemetry.tsdb.overview import Figures
 from tokenhub import overview
 
 register = template.Library()
-register.filter("dollars", overview.dollars)
+register.filter("dollars", money.dollars)
+register.filter("price", money.price_shown)
 register.filter("short", overview.short)
+
+
+@register.filter
+def exact_dollars(amount: Any) -> str:
+    return money.dollars(amount, exact=True)
 
 
 @register.filter

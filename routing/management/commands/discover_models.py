@@ -12,6 +12,7 @@ from providers import discovery
 from providers.models import Provider
 from routing import importing
 from routing.importing import Offered
+from telemetry.money import per_million
 from vault.services import open_from_environment
 
 
@@ -54,7 +55,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps([_plain(one) for one in offers], indent=2))
             return
-        rows = [("model", "kind", "context", "$/1k in", "$/1k out", "here as"), *map(_row, offers)]
+        rows = [("model", "kind", "context", "$/M in", "$/M out", "here as"), *map(_row, offers)]
         widths = [max(len(row[column]) for row in rows) for column in range(6)]
         for row in rows:
             self.stdout.write("  ".join(f"{one:{width}}" for one, width in zip(row, widths, strict=True)).rstrip())
@@ -75,7 +76,7 @@ def _plain(offer: Offered) -> dict[str, Any]:
 
 
 def _row(offer: Offered) -> tuple[str, ...]:
-    prices = [f"{offer.prices[name].normalize():f}" if name in offer.prices else "?" for name in _SHOWN]
+    prices = [f"{per_million(offer.prices[name]):f}" if name in offer.prices else "?" for name in _SHOWN]
     context = str(offer.max_context_tokens or "?")
     return offer.listed.id, offer.listed.kind, context, *prices, offer.id if offer.imported else "-"
 

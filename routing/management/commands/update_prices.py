@@ -53,7 +53,7 @@ class Command(BaseCommand):
     def _tell(self, offer: Offer) -> None:
         name = f" ({offer.catalogue_id})" if offer.catalogue_id else ""
         self.stdout.write(f"{offer.model.pk}{name}: {STATES[offer.state]}")
-        for field, (now, then) in offer.changes.items():
-            self.stdout.write(f"    {field}: {now or 'none'} -> {then or 'none'}")
+        for what, now, then in offer.told:
+            self.stdout.write(f"    {what}: {now} -> {then} per million tokens")
         if offer.other:
             self.stdout.write(f"    costs more that is not counted: {', '.join(offer.other)}")

@@ -1,4 +1,5 @@
 // The list of decisions: newest first, bounded, filtered in the browser.
+import { dollars } from "../money.js";
 import { stations } from "./flows.js";
 
 const MOST = 200;
@@ -96,7 +97,7 @@ export class Feed {
         cell(row, one.model_id ? `${one.model_id} at ${one.provider_id}` : "nobody");
         cell(row, one.routing_reason || one.error_class || "-");
         cell(row, `${one.latency_ms.toLocaleString("en")} ms`, "ob-number");
-        cell(row, one.cost_usd === null ? "-" : `$${one.cost_usd.toPrecision(3)}`, "ob-number");
+        cell(row, dollars(one.cost_usd), "ob-number");
         return row;
     }
 

@@ -1,4 +1,5 @@
 // The live page: listens, keeps what came in the last minutes, and hands it to graph, table and feed.
+import { dollars } from "../money.js";
 import { badge, cell, Feed } from "./feed.js";
 import { flowsOf } from "./flows.js";
 import { Graph } from "./graph.js";
@@ -49,8 +50,8 @@ async function catchUp() {
 const NEWS = {
     health_change: (data) => [`${data.model_id ? `${data.model_id} at ` : ""}${data.provider_id} is ${data.to}, was ${data.from}${data.last_error ? `: ${data.last_error}` : ""}`, { healthy: "good", degraded: "warn", down: "bad" }[data.to]],
     vault_change: (data) => [`vault: ${data.action}${data.secret ? ` ${data.secret}` : ""}`, "warn"],
-    budget_threshold: (data) => [`${data.percent} % of a budget are spent: $${data.spent_usd} of $${data.amount_usd}`, data.percent >= 100 ? "bad" : "warn"],
-    budget_overrun: (data) => [`an answer cost $${data.overrun_usd} more than was reserved`, "warn"],
+    budget_threshold: (data) => [`${data.percent} % of a budget are spent: ${dollars(data.spent_usd)} of ${dollars(data.amount_usd)}`, data.percent >= 100 ? "bad" : "warn"],
+    budget_overrun: (data) => [`an answer cost ${dollars(data.overrun_usd)} more than was reserved`, "warn"],
     escalation: (data) => [`too long for ${data.too_small.join(", ")}${data.model_id ? `; ${data.model_id} was asked` : ""}`, "warn"],
     gap: (data) => [`${data.missed ?? "some"} events are not shown here (${data.reason}); the request log has all requests`, "warn"],
 };

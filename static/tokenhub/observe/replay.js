@@ -1,4 +1,6 @@
 // Asks the simulation what the router would do with such a request today, and says how that differs.
+import { dollars } from "../money.js";
+
 const page = document.getElementById("replay");
 const place = document.getElementById("replay-answer");
 
@@ -37,7 +39,7 @@ async function replay() {
         line("Today nobody could answer it.", "ob-worse");
     } else {
         const same = decision.model_id === page.dataset.model && decision.provider_id === page.dataset.provider;
-        const cost = decision.estimated_cost_usd === null ? "at an unknown cost" : `for about $${Number(decision.estimated_cost_usd.toPrecision(3))}`;
+        const cost = decision.estimated_cost_usd === null ? "at an unknown cost" : `for about ${dollars(decision.estimated_cost_usd)}`;
         line(`Today ${decision.model_id} at ${decision.provider_id} would be asked first (${decision.reason}), ${cost}. ${same ? "It is the one that answered." : "That is another one than answered."}`, same ? "ob-better" : "");
     }
     if (eligible.length) {

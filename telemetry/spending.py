@@ -1,0 +1,45 @@
+"""What each client key spent in each month, budget or not: counted with the request log, so that a page of keys need
+not add up millions of rows. The costs are the log's."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Final
+
+from django.db import connection
+from django.utils import timezone
+
+from telemetry.journal import Entry
+from telemetry.models import KeySpending
+
+_ADD: Final = (
+    "INSERT INTO {table} (key_id, month, cost_nano) VALUES (%s, %s, %s) ON CONFLICT (key_id, month)"
+    " DO UPDATE SET cost_nano = {table}.cost_nano + excluded.cost_nano"
+)
+
+
+def month_of(moment: datetime) -> date:
+    """Its first day, in the time zone that budgets go by."""
+    return moment.astimezone(timezone.get_default_timezone()).date().replace(day=1)
+
+
+def count(entries: Sequence[Entry]) -> None:
+    """Adds requests that were not seen before; in the transaction that takes them out of the journal."""
+    found: defaultdict[tuple[str, date], int] = defaultdict(int)
+    for entry in entries:
+        if entry.key_id and entry.cost_nano:
+            found[entry.key_id, month_of(datetime.fromtimestamp(entry.at / 1e6, UTC))] += entry.cost_nano
+    if not found:
+        return
+    rows = [(key, month, cost) for (key, month), cost in sorted(found.items())]  # sorted: locks in one order
+    with connection.cursor() as cursor:
+        cursor.executemany(_ADD.format(table=KeySpending._meta.db_table), rows)  # noqa: SLF001  Django's interface
+
+
+def spent(keys: Collection[str], month: date) -> dict[str, Decimal]:
+    """In dollars, of those that spent anything."""
+    rows = KeySpending.objects.filter(month=month, key_id__in=keys).values_list("key_id", "cost_nano")
+    return {key: Decimal(nano).scaleb(-9) for key, nano in rows}
