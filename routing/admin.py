@@ -163,11 +163,11 @@ class ModelAdmin(PricedForms, Admin):
     def health(self, model: Any) -> str:
         return str(model.health_state.name.lower())
 
-    @display(description="Input per million", ordering="input_per_1k")
+    @display(description="Input $/M", ordering="input_per_1k")
     def input_price(self, model: Model) -> str:
         return price_told(model.input_per_1k)
 
-    @display(description="Output per million", ordering="output_per_1k")
+    @display(description="Output $/M", ordering="output_per_1k")
     def output_price(self, model: Model) -> str:
         return price_told(model.output_per_1k)
 

@@ -21,8 +21,8 @@ from telemetry.money import per_million, price_shown
 from tokenhub.adminkit import Admin, TabularInline, display
 
 _LABELS: Final = {
-    "input_per_1k": "Input", "output_per_1k": "Output", "cached_input_per_1k": "Input from a cache",
-    "cache_write_per_1k": "Input written to a cache", "reasoning_per_1k": "Reasoning",
+    "input_per_1k": "Input", "output_per_1k": "Output", "cached_input_per_1k": "Cached input",
+    "cache_write_per_1k": "Cache write", "reasoning_per_1k": "Reasoning",
 }  # fmt: skip
 _PLACES: Final = 6
 """Of a price per million: that of 1,000 has three more."""
@@ -123,11 +123,11 @@ class PriceAdmin(PricedForms, Admin):
     def above(self, price: Price) -> str | None:
         return f"{price.above_input_tokens:,} tokens" if price.above_input_tokens else None
 
-    @display(description="Input per million", ordering="input_per_1k")
+    @display(description="Input $/M", ordering="input_per_1k")
     def input_price(self, row: Price) -> str:
         return price_shown(row.input_per_1k)
 
-    @display(description="Output per million", ordering="output_per_1k")
+    @display(description="Output $/M", ordering="output_per_1k")
     def output_price(self, row: Price) -> str:
         return price_shown(row.output_per_1k)
 

@@ -14,6 +14,7 @@ from django.contrib.auth.models import Group, User
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.timezone import localtime
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
@@ -25,7 +26,7 @@ from tokenhub.adminkit import Admin, ReadOnlyAdmin, display
 from tokenhub.jobs import JOBS
 from tokenhub.models import JobState
 
-_OUTCOMES = {"ok": "success", "failed": "danger"}
+_OUTCOMES = {"ok": "pg-good", "failed": "pg-bad"}
 
 admin.site.index_title = "Overview"
 admin.site.unregister(User)
@@ -115,10 +116,15 @@ class JobStateAdmin(ReadOnlyAdmin):
     def took(self, state: JobState) -> str | None:
         return f"{state.last_ms / 1000:.3f} s" if state.last_ms is not None else None
 
-    @display(description="Outcome", label=_OUTCOMES, ordering="last_outcome")
-    def outcome(self, state: JobState) -> tuple[str, str] | None:
-        """Its value chooses the colour."""
-        return (state.last_outcome, state.last_result) if state.last_outcome else None
+    @display(description="Outcome", ordering="last_outcome")
+    def outcome(self, state: JobState) -> str | None:
+        """In words that may be long: they break, which a label's do not."""
+        if not state.last_outcome:
+            return None
+        badge = format_html(
+            '<span class="pg-badge {}">{}</span>', _OUTCOMES.get(state.last_outcome, ""), state.last_outcome
+        )
+        return format_html("{} {}", badge, state.last_result)
 
     @display(description="Next run", ordering="next_at")
     def next_run(self, state: JobState) -> str | None:

@@ -33,7 +33,7 @@ def test_a_price_is_typed_and_shown_per_million_tokens(admin_client: Client) -> 
     assert (row.input_per_1k, row.output_per_1k) == (Decimal("0.00025"), Decimal(0))
     listed = text(admin_client.get(reverse("admin:routing_model_changelist")))
     assert "$0.25" in listed
-    assert "Input per million" in listed
+    assert "Input $/M" in listed
 
 
 def test_the_smallest_price_is_kept_and_a_smaller_one_is_refused(admin_client: Client) -> None:
