@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from orchestration.models import PlanLeg, PlanRun, PromptTemplate, RunState
 from orchestration.prompts import BUILT_IN
-from tests.admin.forms import text
+from tests.admin.forms import submit, text
 
 pytestmark = pytest.mark.django_db
 
@@ -59,7 +59,7 @@ def test_a_change_is_a_new_version_and_the_old_one_comes_back(admin_client: Clie
     admin_client.post(ADD, {"name": CRITIQUE, "text": "First."})
     first = PromptTemplate.objects.get()
     url = reverse("admin:orchestration_prompttemplate_change", args=[first.pk])
-    admin_client.post(url, {"text": "Second.", "note": ""})
+    submit(admin_client, url, holding="text", text="Second.")
     assert list(PromptTemplate.objects.values_list("version", "text", "is_active")) == [
         (2, "Second.", True), (1, "First.", False),
     ]  # fmt: skip
