@@ -45,6 +45,27 @@ def test_axe_finds_nothing_serious_anywhere_in_any_look(tab: Tab, urls: dict[str
         tab.check_page(url, looks=EVERY_LOOK)
 
 
+def test_two_tabs_with_one_form_do_not_take_back_what_the_other_saved(tab: Tab, urls: dict[str, str]) -> None:
+    url = urls["admin:keys_project_change"]
+    other = Tab(tab.page.context, tab.base)
+    for one in (tab, other):
+        one.open(url)
+    other.page.get_by_label("Description").fill("theirs")
+    other.page.get_by_role("button", name="Save", exact=True).click()
+    other.page.wait_for_url("**/keys/project/")
+    other.page.close()
+    tab.page.get_by_label("Description").fill("mine")
+    tab.page.get_by_role("button", name="Save", exact=True).click()
+    told = tab.page.get_by_role("alert").filter(has_text="Not saved")
+    told.wait_for()
+    assert "Description is now theirs (by root" in " ".join(told.inner_text().split())
+    assert tab.page.get_by_label("Description").input_value() == "mine"
+    tab.check()
+    tab.page.get_by_label("Save mine in its place").check()
+    tab.page.get_by_role("button", name="Save", exact=True).click()
+    tab.page.wait_for_url("**/keys/project/")
+
+
 def test_the_page_of_the_api_shows_its_paths_under_the_content_security_policy(tab: Tab) -> None:
     tab.open("/admin/v1/docs")
     tab.page.get_by_text("/admin/v1/providers", exact=True).first.wait_for()
