@@ -15,6 +15,7 @@ from django.utils import timezone
 from telemetry.journal import Entry
 from telemetry.models import KeySpending
 
+QUARTER: Final = 900_000_000  # of an hour, in microseconds: months begin with one, in every time zone
 _ADD: Final = (
     "INSERT INTO {table} (key_id, month, cost_nano) VALUES (%s, %s, %s) ON CONFLICT (key_id, month)"
     " DO UPDATE SET cost_nano = {table}.cost_nano + excluded.cost_nano"
@@ -28,12 +29,15 @@ def month_of(moment: datetime) -> date:
 
 def count(entries: Sequence[Entry]) -> None:
     """Adds requests that were not seen before; in the transaction that takes them out of the journal."""
-    found: defaultdict[tuple[str, date], int] = defaultdict(int)
+    by_quarter: defaultdict[tuple[str, int], int] = defaultdict(int)
     for entry in entries:
         if entry.key_id and entry.cost_nano:
-            found[entry.key_id, month_of(datetime.fromtimestamp(entry.at / 1e6, UTC))] += entry.cost_nano
-    if not found:
+            by_quarter[entry.key_id, entry.at // QUARTER] += entry.cost_nano
+    if not by_quarter:
         return
+    found: defaultdict[tuple[str, date], int] = defaultdict(int)
+    for (key, quarter), cost in by_quarter.items():
+        found[key, month_of(datetime.fromtimestamp(quarter * QUARTER / 1e6, UTC))] += cost
     rows = [(key, month, cost) for (key, month), cost in sorted(found.items())]  # sorted: locks in one order
     with connection.cursor() as cursor:
         cursor.executemany(_ADD.format(table=KeySpending._meta.db_table), rows)  # noqa: SLF001  Django's interface
