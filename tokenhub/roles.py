@@ -24,7 +24,8 @@ VIEWED: Final = (
 WITHHELD: Final = (
     "vault.vaultstate", "vault.secret",
     "auth.user", "auth.group", "auth.permission", "admin.logentry", "contenttypes.contenttype", "sessions.session",
-    "telemetry.capture", "telemetry.journalsegment", "telemetry.keyspending", "telemetry.audithead", "telemetry.seriesunrolled", "keys.lease",
+    "telemetry.capture", "telemetry.journalsegment", "telemetry.keyspending", "telemetry.audithead",
+    "telemetry.seriesunrolled", "keys.lease",
     "routing.healthrecord", "routing.healthnotice", "routing.banditdelta",
     "routing.configversion", "routing.idempotentcall", "tokenhub.loginlink",
     "axes.accessattempt", "axes.accesslog", "axes.accessfailurelog", "axes.accessattemptexpiration",
