@@ -31,7 +31,7 @@ from routing.patience import Patience
 from routing.policy import Policy
 from routing.snapshot import Snapshot, Target
 from tests.support import postgres
-from tests.support.gateway import Gateway, run_manage
+from tests.support.gateway import Gateway
 from tests.support.targets import key, provider, snapshot, target
 from tests.support.upstream import Fault, Reply, Upstream
 
@@ -355,9 +355,8 @@ def test_a_stop_ends_probes_that_hang(tmp_path: Path, upstreams: tuple[Upstream,
 @pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
 def test_health_is_shared_on_postgresql(tmp_path: Path, upstreams: tuple[Upstream, Upstream]) -> None:
     bad, good = upstreams
-    with postgres.Postgres() as database:
+    with postgres.Postgres(migrated=True) as database:
         env = {"TOKENHUB_DATABASE_URL": database.url, "TOKENHUB_PROBE_SECONDS": "1"}
-        run_manage("migrate", "--verbosity", "0", folder=tmp_path / "one", env=env)
         one, other = (Gateway(tmp_path / name, env=env, **rows(bad, good)) for name in ("one", "other"))
         with one, other:
             good.wait_for_requests(2, timeout=20)

@@ -13,7 +13,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from tests.support import postgres
-from tests.support.gateway import KEY, Gateway, run_manage
+from tests.support.gateway import KEY, Gateway
 from tests.support.money import Report, run
 from tests.support.upstream import Reply, Upstream
 
@@ -75,9 +75,8 @@ def test_money_on_sqlite(upstream: Upstream, tmp_path: Path) -> None:
 @pytest.mark.timeout(300 + SECONDS * 4)
 @pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
 def test_money_on_postgresql(upstream: Upstream, tmp_path: Path) -> None:
-    with postgres.Postgres() as database:
+    with postgres.Postgres(migrated=True) as database:
         env = {"TOKENHUB_DATABASE_URL": database.url}
-        run_manage("migrate", "--verbosity", "0", folder=tmp_path, env=env)
         with gateway_at(tmp_path, upstream, **env) as gateway:
 
             def query(sql: str) -> list[dict[str, Any]]:
@@ -96,9 +95,8 @@ def test_money_on_postgresql(upstream: Upstream, tmp_path: Path) -> None:
 def test_without_a_database_leases_are_spent_and_then_nothing_is_free(
     upstream: Upstream, tmp_path: Path, fail_open: bool
 ) -> None:
-    with postgres.Postgres() as database:
+    with postgres.Postgres(migrated=True) as database:
         env = {"TOKENHUB_DATABASE_URL": database.url, "TOKENHUB_MONEY_FAIL_OPEN": str(fail_open).lower()}
-        run_manage("migrate", "--verbosity", "0", folder=tmp_path, env=env)
         with Gateway(
             tmp_path,
             providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "dialects": ["openai-chat"]}],

@@ -13,7 +13,7 @@ import pytest
 from tests.orchestration.script import COST, PRICES, said
 from tests.orchestration.test_background import begin, ended
 from tests.support import postgres
-from tests.support.gateway import KEY, Gateway, run_manage
+from tests.support.gateway import KEY, Gateway
 from tests.support.upstream import Upstream
 
 pytestmark = pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
@@ -22,9 +22,8 @@ pytestmark = pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_no
 def test_requests_are_logged_once_a_new_key_reaches_both_workers_and_metrics_outlive_the_database(
     tmp_path: Path,
 ) -> None:
-    with postgres.Postgres() as database, Upstream() as upstream:
+    with postgres.Postgres(migrated=True) as database, Upstream() as upstream:
         env = {"TOKENHUB_DATABASE_URL": database.url}
-        run_manage("migrate", "--verbosity", "0", folder=tmp_path, env=env)
         with Gateway(
             tmp_path,
             providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "credential": "sk-1"}],
@@ -61,9 +60,8 @@ def test_requests_are_logged_once_a_new_key_reaches_both_workers_and_metrics_out
 
 
 def test_a_plan_in_the_background_is_kept_leg_by_leg(tmp_path: Path) -> None:
-    with postgres.Postgres() as database, Upstream() as upstream:
+    with postgres.Postgres(migrated=True) as database, Upstream() as upstream:
         env = {"TOKENHUB_DATABASE_URL": database.url}
-        run_manage("migrate", "--verbosity", "0", folder=tmp_path, env=env)
         upstream.next(said("The plan."), said("A flaw."), said("Better."))
         with Gateway(
             tmp_path,

@@ -23,9 +23,8 @@ RUNS = 8
 def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Of an installation in which the job has its row."""
     folder: Path = tmp_path_factory.mktemp("jobs")
-    with postgres.Postgres() as database:
+    with postgres.Postgres(migrated=True) as database:
         env = {"TOKENHUB_DATABASE_URL": database.url}
-        run_manage("migrate", "--verbosity", "0", folder=folder, env=env)
         run_manage("shell", "-c", "from tokenhub.job_runs import ensure; ensure('a-host')", folder=folder, env=env)
         yield environment(folder, env)
 

@@ -6,7 +6,7 @@
         gateway.kill()          # SIGKILL to the whole group
         gateway.start()         # again, on the same folder
 
-The database is copied from one that was migrated once per test process."""
+The database is copied from one that was migrated once per run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+
+from tests.support.once import once
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "tokenhub_" + "ab" * 32
@@ -44,13 +45,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@cache
-def migrated_database() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        run_manage("migrate", "--verbosity", "0", folder=Path(folder))
-        with sqlite3.connect(Path(folder) / "tokenhub.sqlite3") as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return (Path(folder) / "tokenhub.sqlite3").read_bytes()
+def migrated_database() -> Path:
+    def make(path: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            run_manage("migrate", "--verbosity", "0", folder=Path(folder))
+            with sqlite3.connect(Path(folder) / "tokenhub.sqlite3") as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            shutil.copyfile(Path(folder) / "tokenhub.sqlite3", path)
+
+    return once("tokenhub.sqlite3", make)
 
 
 def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -133,7 +136,7 @@ class Gateway:
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "tokenhub.sqlite3").exists():
-            (folder / "tokenhub.sqlite3").write_bytes(migrated_database())
+            shutil.copyfile(migrated_database(), folder / "tokenhub.sqlite3")
         self.configure(
             providers=list(providers),
             models=list(models),

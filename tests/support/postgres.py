@@ -1,5 +1,6 @@
 """A PostgreSQL of one's own for a test: a cluster in a temporary folder, on a free port, ended by its process id; or a
-fresh database of the server at TOKENHUB_TEST_POSTGRES_URL, whose user may make databases."""
+fresh database of the server at TOKENHUB_TEST_POSTGRES_URL, whose user may make databases. The cluster is copied from
+one that was made, and migrated if so wanted, once per run."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from typing import Self
 import psycopg
 import pytest
 
-from tests.support.gateway import Gateway, free_port
+from tests.support.gateway import Gateway, free_port, run_manage
+from tests.support.once import once
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 GIVEN = os.environ.get("TOKENHUB_TEST_POSTGRES_URL", "")
@@ -41,7 +43,8 @@ def _account() -> str:
 
 
 class Postgres:
-    def __init__(self) -> None:
+    def __init__(self, *, migrated: bool = False) -> None:
+        self._migrated = migrated
         if GIVEN:
             self._name = f"tokenhub_test_{token_hex(6)}"
             self.url = f"{GIVEN.rpartition('/')[0]}/{self._name}"
@@ -63,11 +66,34 @@ class Postgres:
     def __enter__(self) -> Self:
         if GIVEN:
             self._ask(f"CREATE DATABASE {self._name}")
+            if self._migrated:
+                self._migrate()
             return self
-        made = self._run("initdb", "-D", str(self._folder / "data"), "-U", "tester", "-A", "trust", "--no-sync")
-        assert made.returncode == 0, made.stderr.decode()
+        self._copy(once("postgres-migrated", self._make_migrated) if self._migrated else once("postgres", self._make))
         self.start()
         return self
+
+    def _make(self, path: Path) -> None:
+        made = self._run(
+            "initdb", "-D", str(self._folder / "data"), "-U", "tester", "-A", "trust", "--no-sync", "--wal-segsize=1"
+        )
+        assert made.returncode == 0, made.stderr.decode()
+        (self._folder / "data").rename(path)
+
+    def _make_migrated(self, path: Path) -> None:
+        self._copy(once("postgres", self._make))
+        self.start()
+        self._migrate()
+        self.stop()
+        (self._folder / "data").rename(path)
+
+    def _migrate(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            env = {"TOKENHUB_DATABASE_URL": self.url}
+            run_manage("migrate", "--verbosity", "0", folder=Path(folder), env=env)
+
+    def _copy(self, cluster: Path) -> None:
+        subprocess.run(["cp", "-a", "--", str(cluster), str(self._folder / "data")], timeout=60, check=True)
 
     @staticmethod
     def _ask(statement: str) -> None:

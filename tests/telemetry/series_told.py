@@ -77,8 +77,6 @@ def _everything() -> list[Any]:
 if __name__ == "__main__":
     os.environ["DJANGO_SETTINGS_MODULE"] = "tokenhub.settings"
     import django
-    from django.core.management import call_command
 
     django.setup()
-    call_command("migrate", "telemetry", verbosity=0)
     print(json.dumps(told(Path(sys.argv[1]))))

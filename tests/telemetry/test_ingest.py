@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A data folder with a database on disk, for processes of their own."""
-    (tmp_path / "tokenhub.sqlite3").write_bytes(migrated_database())
+    shutil.copyfile(migrated_database(), tmp_path / "tokenhub.sqlite3")
     (tmp_path / "journal").mkdir()
     return tmp_path
 

@@ -70,15 +70,13 @@ class Database:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[postgres.Postgres]:
-    with postgres.Postgres() as running:
+    with postgres.Postgres(migrated=True) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def migrated(cluster: postgres.Postgres, django_db_blocker: Any) -> Database:
-    with Database(cluster.url).is_ours(django_db_blocker) as made:
-        call_command("migrate", verbosity=0)
-    return made
+def migrated(cluster: postgres.Postgres) -> Database:
+    return Database(cluster.url)
 
 
 @pytest.fixture

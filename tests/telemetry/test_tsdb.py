@@ -366,7 +366,7 @@ def test_an_answer_takes_a_handful_of_queries(django_assert_max_num_queries: Any
 @pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
 @pytest.mark.django_db(transaction=True)
 def test_postgresql_tells_the_same(tmp_path: Path) -> None:
-    with postgres.Postgres() as database:
+    with postgres.Postgres(migrated=True) as database:
         done = subprocess.run(
             [sys.executable, "-m", "tests.telemetry.series_told", str(tmp_path)],
             cwd=ROOT,

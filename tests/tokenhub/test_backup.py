@@ -177,9 +177,8 @@ def test_a_file_with_something_strange_in_it_is_refused(tmp_path: Path, name: st
 @pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
 @pytest.mark.skipif(not shutil.which("pg_dump"), reason="pg_dump is not installed")
 def test_a_backup_of_postgresql_replaces_what_became_of_the_database(tmp_path: Path) -> None:
-    with postgres.Postgres() as database, Upstream() as upstream:
+    with postgres.Postgres(migrated=True) as database, Upstream() as upstream:
         env = {"TOKENHUB_DATABASE_URL": database.url}
-        run_manage("migrate", "--verbosity", "0", folder=tmp_path / "data", env=env)
         with Gateway(tmp_path / "data", env=env, **rows_of(upstream)) as gateway:
             for _ in range(3):
                 assert gateway.chat("m").status_code == 200

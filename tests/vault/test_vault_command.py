@@ -51,7 +51,7 @@ def no_server(settings: Settings, tmp_path: Path) -> Iterator[None]:
 def data(settings: Settings) -> Path:
     """A migrated data folder, for processes."""
     folder: Path = settings.TOKENHUB_DATA_DIR
-    (folder / "tokenhub.sqlite3").write_bytes(migrated_database())
+    shutil.copyfile(migrated_database(), folder / "tokenhub.sqlite3")
     return folder
 
 
