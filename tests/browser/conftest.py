@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from tests.browser.tab import ARGUMENTS, CHROMIUM, NO_CHROMIUM, Tab
-from tests.support.gateway import HTTP, ROOT, Gateway, environment, run_manage
+from tests.support.gateway import HTTP, ROOT, Gateway, environment
 
 expect.set_options(timeout=30_000)  # a busy machine is no defect
 PASSWORD = "a superuser's password"
@@ -59,9 +59,7 @@ def log_in(gateway: Gateway, context: BrowserContext, *, name: str = "root", pas
 
 
 def superuser(gateway: Gateway, *, name: str = "root") -> None:
-    env = {**gateway.env, "DJANGO_SUPERUSER_PASSWORD": PASSWORD}
-    arguments = ("createsuperuser", "--noinput", "--username", name, "--email", f"{name}@example.com")
-    run_manage(*arguments, folder=gateway.folder, env=env)
+    gateway.configure(superusers=[{"username": name, "email": f"{name}@example.com", "password": PASSWORD}])
 
 
 @pytest.fixture(scope="module")

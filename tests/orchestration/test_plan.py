@@ -362,7 +362,7 @@ def test_an_answer_that_money_cut_short_is_partial(gateway: Gateway, upstream: U
 def test_at_the_deadline_the_run_ends_with_what_there_is(gateway: Gateway, upstream: Upstream) -> None:
     upstream.next(said("The plan."), Reply(delay=20))
     body = told(
-        plan(gateway, "adversarial", policy={"max_latency_ms": 700}, primary_model_id="good", review_model_id="fair")
+        plan(gateway, "adversarial", policy={"max_latency_ms": 2500}, primary_model_id="good", review_model_id="fair")
     )
     assert body["partial"] is True
     assert body["response"]["refined_plan"] == "The plan."

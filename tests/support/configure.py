@@ -2,7 +2,7 @@
 that reads it; with `--many`, one that stays and takes a line for each: `{"env": …, "rows": …}`, answered by a line
 `{"code": …, "error": …}`, each done by a fork with that environment. A description: `{"providers": [...],
 "models": [...], "aliases": [...], "profiles": [...], "keys": [...], "projects": [...], "budgets": [...],
-"prompts": [...], "delete_keys": [...]}`, rows by field name; a budget may say `of_key`."""
+"prompts": [...], "superusers": [...], "delete_keys": [...]}`, rows by field name; a budget may say `of_key`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ import django
 django.setup()
 
 from django.conf import settings  # noqa: E402
+from django.contrib.auth.models import User  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.utils.functional import empty  # noqa: E402
 
@@ -70,6 +71,8 @@ def main(wanted: dict[str, Any]) -> None:
         Budget.objects.update_or_create(**row, defaults=defaults)
     for row in wanted.get("prompts", []):
         add_prompt(**row)
+    for row in wanted.get("superusers", []):
+        User.objects.create_superuser(**row)
     for key in wanted.get("delete_keys", []):
         ClientKey.objects.filter(digest=sha256(key.encode()).hexdigest()).get().delete()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.gateway import ROOT, Gateway, environment, free_port, run_manage
+from tests.support.gateway import ROOT, Gateway, environment, free_port, migrated_database, run_manage
 
 
 class Quickstart:
@@ -85,7 +86,7 @@ def test_serve_says_in_a_sentence_what_is_missing(tmp_path: Path) -> None:
         return done.stderr
 
     assert "Run `manage.py migrate` first" in refusal("--listen", f"127.0.0.1:{free_port()}")
-    run_manage("migrate", "--verbosity", "0", folder=tmp_path)
+    shutil.copyfile(migrated_database(), tmp_path / "tokenhub.sqlite3")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import environment, run_manage
+from tests.support.gateway import environment, migrated_database
 
 ROOT = Path(__file__).parents[2]
 COUNT = 60
@@ -66,7 +67,7 @@ def run(script: str, folder: Path, *arguments: str) -> str:
 
 
 def test_a_rotation_that_is_killed_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
-    run_manage("migrate", folder=tmp_path)
+    shutil.copyfile(migrated_database(), tmp_path / "tokenhub.sqlite3")
     run(MAKE, tmp_path)
     chance, last = random.Random(7), 0
     for _ in range(4):

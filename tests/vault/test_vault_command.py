@@ -311,9 +311,9 @@ def test_a_running_server_is_asked_and_its_refusals_are_sentences(data: Path, tm
     wrong = written(tmp_path / "wrong", WRONG)
     with Gateway(data, workers=2, env=NO_PASSWORD) as gateway:
         assert process(data, "status").stdout == "server: running\nvault: locked\nsecrets: 0\n"
-        for _ in range(5):
-            refused = process(data, "unlock", "--password-file", wrong)
-            assert refused.stderr == "CommandError: This is not the vault's password. Nothing was changed.\n"
+        said = "This is not the vault's password. Nothing was changed."
+        assert process(data, "unlock", "--password-file", wrong).stderr == f"CommandError: {said}\n"
+        assert [refusal("unlock", "--password-file", wrong) for _ in range(4)] == [said] * 4
         soon = process(data, "unlock", "--password-file", file)
         if soon.returncode:  # the wait after the fifth is one second, and a process may take longer to start
             assert "Too many wrong passwords. Try again in" in soon.stderr
