@@ -12,7 +12,7 @@ import pytest
 
 from tests.admin.forms import Values, form_in
 from tests.support import postgres
-from tests.support.gateway import Gateway, run_manage
+from tests.support.gateway import Gateway
 
 PASSWORD = "a superuser's password"
 PAGE = "/admin/keys/project/team/change/"
@@ -27,19 +27,16 @@ def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]
         return
     if reason := postgres.why_not():
         pytest.skip(reason)
-    with postgres.Postgres() as database:
-        env = {"TOKENHUB_DATABASE_URL": database.url}
-        run_manage("migrate", "--verbosity", "0", folder=tmp_path, env=env)
-        with _made(tmp_path, env) as found:
-            yield found
+    with (
+        postgres.Postgres(migrated=True) as database,
+        _made(tmp_path, {"TOKENHUB_DATABASE_URL": database.url}) as found,
+    ):
+        yield found
 
 
 def _made(folder: Path, env: dict[str, str]) -> Gateway:
     gateway = Gateway(folder, env=env, workers=2)
-    run_manage(
-        "createsuperuser", "--noinput", "--username", "root", "--email", "root@example.com",
-        folder=folder, env={**env, "DJANGO_SUPERUSER_PASSWORD": PASSWORD},
-    )  # fmt: skip
+    gateway.configure(superusers=[{"username": "root", "email": "root@example.com", "password": PASSWORD}])
     return gateway
 
 
