@@ -16,8 +16,11 @@ from tests.support import once
 settings.register_profile("tokenhub", deadline=None)  # a busy machine is no defect
 settings.load_profile("tokenhub")
 SHARED = pytest.StashKey[str]()
-FIRST = ("gateway", "browser", "orchestration", "deploy", "jobs", "agents", "tokenhub", "vault", "admin", "adminapi")
-"""Folders whose modules take longest, so that no worker is left alone with one of them at the end."""
+FIRST = (
+    "gateway", "browser", "test_docs_examples.py", "orchestration", "deploy", "jobs", "agents", "tokenhub", "vault",
+    "admin", "adminapi",
+)  # fmt: skip
+"""Folders, and a file beside them, whose modules take longest: no worker is left alone with one of them at the end."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
