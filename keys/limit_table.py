@@ -222,6 +222,9 @@ class LimitTable:
             self._end(lease, min(now, monotonic()))
 
     def _end(self, lease: Lease, now: float) -> None:
+        if not lease.most_calls:
+            del self._leases[lease.limits.owner]
+            return
         number = int.from_bytes(lease.limits.owner[:8], "little") % self._sets % LOCKS
         self._locks.acquire(number)
         try:
