@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
+from importlib import import_module
 from pathlib import Path
 from time import time_ns
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.apps import apps
 from django.contrib.messages import get_messages
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -22,6 +26,7 @@ from telemetry import spending
 from telemetry.ingest import ingest_all
 from telemetry.journal import Charge, Entry, Journal
 from tests.admin.forms import submit, text
+from tests.admin.samples import request_row
 from tests.admin.test_queries import within_budget
 
 pytestmark = pytest.mark.django_db
@@ -105,3 +110,12 @@ def test_the_log_s_costs_are_counted_with_it(tmp_path: Path) -> None:
     journal.close()
     ingest_all(tmp_path)
     assert spending.spent([key], spending.month_of(timezone.now())) == {key: Decimal("0.000000007")}
+
+
+def test_the_upgrade_counts_what_the_log_has_of_this_month() -> None:
+    old = timezone.now() - timedelta(days=62)
+    for key, at, cost in (("a", timezone.now(), "0.25"), ("a", timezone.now(), "0.5"), ("b", old, "9"), ("", old, "9")):
+        request_row(api_key_id=key, created_at=at, cost_usd=Decimal(cost))
+    upgrade = import_module("telemetry.migrations.0007_key_spending")
+    upgrade.count_this_month(apps, SimpleNamespace(connection=connection))
+    assert spending.spent(["a", "b", ""], spending.month_of(timezone.now())) == {"a": Decimal("0.75")}
