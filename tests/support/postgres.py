@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import Self
@@ -43,15 +44,19 @@ def _account() -> str:
 
 
 class Postgres:
-    def __init__(self, *, migrated: bool = False) -> None:
-        self._migrated = migrated
+    def __init__(
+        self, folder: Path | None = None, options: Sequence[str] = ("fsync=off",), *, migrated: bool = False
+    ) -> None:
+        """`folder`: of a cluster that is used again if it is there, and stays; `options`: of the server."""
+        self._migrated, self._options, self._stays = migrated, options, folder is not None
         if GIVEN:
             self._name = f"tokenhub_test_{token_hex(6)}"
             self.url = f"{GIVEN.rpartition('/')[0]}/{self._name}"
             return
         self.port = free_port()
         self.url = f"postgres://tester@127.0.0.1:{self.port}/postgres"
-        self._folder = Path(tempfile.mkdtemp(prefix="tokenhub-pg-"))
+        self._folder = folder or Path(tempfile.mkdtemp(prefix="tokenhub-pg-"))
+        self._folder.mkdir(exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
         self._user = _account() if os.geteuid() == 0 else None
         if self._user:
@@ -69,7 +74,12 @@ class Postgres:
             if self._migrated:
                 self._migrate()
             return self
-        self._copy(once("postgres-migrated", self._make_migrated) if self._migrated else once("postgres", self._make))
+        if self._stays:
+            if not (self._folder / "data").exists():
+                self._make(self._folder / "data")
+        else:
+            made = once("postgres-migrated", self._make_migrated) if self._migrated else once("postgres", self._make)
+            self._copy(made)
         self.start()
         return self
 
@@ -101,10 +111,11 @@ class Postgres:
             connection.execute(statement.encode())
 
     def start(self) -> None:
+        options = [part for one in self._options for part in ("-c", one)]
         self._process = subprocess.Popen(
             [
                 str(BINARIES[-1] / "postgres"), "-D", str(self._folder / "data"), "-p", str(self.port),
-                "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._folder}", "-c", "fsync=off",
+                "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._folder}", *options,
             ],
             user=self._user, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -128,4 +139,5 @@ class Postgres:
             self._ask(f"DROP DATABASE {self._name} WITH (FORCE)")
             return
         self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if not self._stays:
+            shutil.rmtree(self._folder, ignore_errors=True)
