@@ -9,10 +9,9 @@ from typing import Any, Final
 
 from django.db import connection
 
-from telemetry.sketch import merged, percentile
 from telemetry.tsdb.metrics import NANO
 from telemetry.tsdb.models import Sample, Series, SeriesUnrolled, Span
-from telemetry.tsdb.overview import cover
+from telemetry.tsdb.overview import Spread, cover
 from telemetry.tsdb.query import Piece
 from telemetry.tsdb.store import levels, table_of
 
@@ -29,9 +28,9 @@ class Leader:
 
     model_id: str
     provider_id: str
-    sums: list[int] = field(default_factory=lambda: [0] * len(_SUMS))
-    latency: list[bytes] = field(default_factory=list, repr=False)
-    first_chunk: list[bytes] = field(default_factory=list, repr=False)
+    sums: Sequence[int]
+    latency: Spread = field(repr=False)
+    first_chunk: Spread = field(repr=False)
 
     @property
     def requests(self) -> int:
@@ -68,23 +67,21 @@ class Leader:
 
     @property
     def p50(self) -> int | None:
-        return _percentile(self.latency, 50)
+        return self.latency.percentile(50)
 
     @property
     def p95(self) -> int | None:
-        return _percentile(self.latency, 95)
+        return self.latency.percentile(95)
 
     @property
     def first_p50(self) -> int | None:
-        return _percentile(self.first_chunk, 50)
-
-
-def _percentile(sketches: list[bytes], percent: int) -> int | None:
-    return round(percentile(merged(sketches), percent)) if sketches else None
+        return self.first_chunk.percentile(50)
 
 
 def leaders(*, until: int, seconds: int) -> list[Leader]:
     """Of models that a request reached, the busiest first. `until`: seconds since 1970. Raises DatabaseError."""
+    from telemetry.tsdb.gather import Table
+
     until += -until % Span.MINUTE
     since = until - seconds
     pruned = {Span(span): level.pruned_until for span, level in levels().items()}
@@ -92,27 +89,25 @@ def leaders(*, until: int, seconds: int) -> list[Leader]:
     unrolled = SeriesUnrolled.objects.filter(at__gte=since - since % Span.DAY, at__lt=until)
     for span, at in unrolled.values_list("span", "at"):
         marks[Span(span)].append(at)
-    found: dict[tuple[str, str], Leader] = {}
-    for model, provider, *sums, latency, first in _read(cover(since, until, marks, pruned)):
-        one = found.setdefault((model, provider), Leader(model, provider))
-        one.sums = [known + int(more) for known, more in zip(one.sums, sums, strict=True)]
-        if latency:
-            one.latency.append(bytes(latency))
-        if first:
-            one.first_chunk.append(bytes(first))
-    return sorted(found.values(), key=lambda one: (-one.requests, one.model_id))
+    table = Table(len(_SUMS), len(_SKETCHES))
+    table.take(_read(cover(since, until, marks, pruned)))
+    count = len(table.labels)
+    sums = zip(*table.sums(table.codes, count), strict=True)
+    spreads = zip(*(map(Spread, table.sketches(one, table.codes, count)) for one in range(len(_SKETCHES))), strict=True)
+    found = [Leader(*names, some, *both) for names, some, both in zip(table.labels, sums, spreads, strict=True)]
+    return sorted(found, key=lambda one: (-one.requests, one.model_id))
 
 
-def _read(parts: Sequence[Piece]) -> Iterator[tuple[Any, ...]]:
+def _read(parts: Sequence[Piece]) -> Iterator[list[tuple[Any, ...]]]:
     if not parts:
         return
     names = ", ".join(f"sample.{one}" for one in (*_SUMS, *_SKETCHES))
     which = " OR ".join(["(sample.span = %s AND sample.at >= %s AND sample.at < %s)"] * len(parts))
     sql = (
-        f"SELECT series.model_id, series.provider_id, {names} FROM {table_of(Sample)} sample"  # noqa: S608  our own
+        f"SELECT sample.at, series.model_id, series.provider_id, {names} FROM {table_of(Sample)} sample"  # noqa: S608  our own
         f" JOIN {table_of(Series)} series ON series.id = sample.series WHERE series.model_id <> '' AND ({which})"
     )
     with connection.cursor() as cursor:
         cursor.execute(sql, [value for one in parts for value in (one.span.value, one.start, one.end)])
         while rows := cursor.fetchmany(1000):
-            yield from rows
+            yield [(at, (model, provider), *row) for at, model, provider, *row in rows]

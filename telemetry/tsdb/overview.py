@@ -4,10 +4,9 @@ with the requests."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.db import connection
 
@@ -16,6 +15,9 @@ from telemetry.tsdb.metrics import NANO
 from telemetry.tsdb.models import Sample, Series, SeriesUnrolled, Span
 from telemetry.tsdb.query import Piece, pieces
 from telemetry.tsdb.store import levels, table_of
+
+if TYPE_CHECKING:
+    from telemetry.tsdb.gather import Array, Table
 
 
 class Window(NamedTuple):
@@ -35,11 +37,13 @@ _SKETCHES: Final = ("latency_ms_sketch", "time_to_first_chunk_ms_sketch")
 
 
 class Spread:
-    """What percentiles need of one measure; sketches are put together once, when the first is asked for."""
+    """What percentiles need of one measure; sketches are put together once, when the first is asked for. `counts`: as
+    telemetry.tsdb.gather has them."""
 
-    __slots__ = ("_sketch", "_waiting")
+    __slots__ = ("_counts", "_sketch", "_waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, counts: Array | None = None) -> None:
+        self._counts = counts
         self._sketch: Sketch = {}
         self._waiting: list[bytes] = []
 
@@ -48,6 +52,10 @@ class Spread:
             self._waiting.append(encoded)
 
     def sketch(self) -> Sketch:
+        if self._counts is not None:
+            from telemetry.tsdb.gather import sketch_of
+
+            self._sketch, self._counts = sketch_of(self._counts), None
         if self._waiting:
             add_to(self._sketch, merged(self._waiting))
             self._waiting = []
@@ -120,6 +128,8 @@ class Overview:
 
 def overview(*, until: int, window: Window, by: str) -> Overview:
     """`until`: seconds since 1970. Raises DatabaseError."""
+    from telemetry.tsdb.gather import Table
+
     if by not in LABELS:
         raise ValueError(f"no label of a series: {by}")
     until += -until % Span.MINUTE
@@ -131,21 +141,28 @@ def overview(*, until: int, window: Window, by: str) -> Overview:
     unrolled = SeriesUnrolled.objects.filter(at__gte=begin - begin % Span.DAY, at__lt=until)
     for span, at in unrolled.values_list("span", "at"):
         marks[Span(span)].append(at)
-    groups: defaultdict[str, tuple[Figures, Figures]] = defaultdict(lambda: (Figures(), Figures()))
-    points: dict[int, Figures] = {at: Figures() for at in range(since, until, window.step)}
-    for at, label, *row in _read(by, cover(since, until, marks, pruned, coarsest=window.step)):
-        _add(row, groups[label][0], points[max(at - at % window.step, since)])
-    for _, label, *row in _read(by, cover(begin, since, marks, pruned)):
-        _add(row, groups[label][1])
-    now, before = _together(points.values()), _together([one for _, one in groups.values()])
-    listed = sorted(groups.items(), key=lambda one: (-one[1][0].requests, -one[1][1].requests, one[0]))
-    return Overview(since, until, window.step, now, before, [(name, *both) for name, both in listed], points)
+    table = Table(len(_SUMS), len(_SKETCHES))
+    table.take(_read(by, cover(since, until, marks, pruned, coarsest=window.step)))
+    is_before = table.size
+    table.take(_read(by, cover(begin, since, marks, pruned)))
+    starts = range(since, until, window.step)
+    steps = (table.at - since).clip(0) // window.step
+    steps[is_before:] = len(starts)  # the window before is one more
+    *points, before = _figures(table, steps, len(starts) + 1)
+    places = 2 * table.codes
+    places[is_before:] += 1
+    parts = _figures(table, places, 2 * len(table.labels))
+    listed = [(name, parts[2 * place], parts[2 * place + 1]) for name, place in table.labels.items()]
+    listed.sort(key=lambda one: (-one[1].requests, -one[2].requests, one[0]))
+    points_at = dict(zip(starts, points, strict=True))
+    return Overview(since, until, window.step, _together(points), before, listed, points_at)
 
 
-def _add(row: Sequence[Any], *places: Figures) -> None:
-    """PostgreSQL's bytes are memoryviews."""
-    for one in places:
-        one.add(row[:-2], bytes(row[-2]), bytes(row[-1]))
+def _figures(table: Table, places: Array, count: int) -> list[Figures]:
+    """What the rows of each of so many places add up to."""
+    sums = zip(*table.sums(places, count), strict=True)
+    spreads = zip(*(map(Spread, table.sketches(one, places, count)) for one in range(len(_SKETCHES))), strict=True)
+    return [Figures(*some, *both) for some, both in zip(sums, spreads, strict=True)]
 
 
 def _together(parts: Collection[Figures]) -> Figures:
@@ -204,7 +221,7 @@ def _cover(start: int, end: int, span: Span, marks: Mapping[Span, Sequence[int]]
     _cover(last, end, finer, marks, found)
 
 
-def _read(by: str, parts: Sequence[Piece]) -> Iterable[tuple[Any, ...]]:
+def _read(by: str, parts: Sequence[Piece]) -> Iterator[list[tuple[Any, ...]]]:
     names = ", ".join(f"sample.{one}" for one in (*_SUMS, *_SKETCHES))
     which = " OR ".join(["(sample.span = %s AND sample.at >= %s AND sample.at < %s)"] * len(parts))
     sql = (
@@ -216,4 +233,4 @@ def _read(by: str, parts: Sequence[Piece]) -> Iterable[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(sql, [value for one in parts for value in (one.span.value, one.start, one.end)])
         while rows := cursor.fetchmany(1000):
-            yield from rows
+            yield rows
