@@ -2,7 +2,7 @@
 """A request log of ten million rows: how long its pages take, how fast it takes in more, and whether requests feel that
 it is pruned. Markdown.
 
-    bench/big_log.py FOLDER [--rows 10000000] [--database sqlite|postgres] [--parts lists,ingest,prune]
+    bench/big_log.py FOLDER [--rows 10000000] [--database sqlite|postgres] [--parts series,lists,ingest,prune]
 
 FOLDER takes the database, some 16 GB for ten million rows; one that is there already is used again. PostgreSQL is a
 cluster of its own in FOLDER."""
@@ -36,6 +36,7 @@ from tests.support.upstream import Upstream  # noqa: E402
 BYTES_OF_A_ROW = 1400
 FILLED = "filled"
 REPEATS = 5
+SERIES = 200
 INGESTED = 100_000
 RATE, CONNECTIONS, MEASURED_SECONDS = 60, 3, 60.0
 FILTERS = {
@@ -57,6 +58,7 @@ PAIRS = [
     "project=project-0&tags=team-0", "provider_id=vendor-0&latency_ms=999999",
     "status=502&error_code=all_models_failed",
 ]  # fmt: skip
+BY = ["model", "provider", "project", "key"]
 ADMIN = [
     "", "p=2", "p=200", "outcome=ok", "outcome=client", "outcome=server", "model_id=rare", "model_id=none",
     "model_id=vendor-0/model-0-instruct", "provider_id=vendor-0", "project=project-0", "project=project-0&p=200",
@@ -184,8 +186,10 @@ def lists() -> None:
     row("two filters", medians(api, PAIRS))
     day = f"created_at_to_0={old[:10]}&created_at_to_1=00:00:00"
     row("admin, request log", medians(lambda q: page(f"telemetry/requestlog/?{q}"), [*ADMIN, day, f"{day}&stream=1"]))
-    pages = ["", "dashboard/state/", "dashboard/figures/", "dashboard/figures/?window=30d&by=key", "live/flows/"]
-    row("admin, first page and the like", medians(page, [*pages, "leaderboard/", "learning/", "health/"]))
+    spans = ("1h", "24h", "7d", "30d")
+    row("dashboard's figures", medians(page, [f"dashboard/figures/?window={one}&by={b}" for one in spans for b in BY]))
+    row("leaderboard", medians(page, [f"leaderboard/?days={one}" for one in (1, 7, 30)]))
+    row("admin, first page and the like", medians(page, ["", "dashboard/state/", "live/flows/", "learning/", "health/"]))
     others = ["auditentry/", "webhook/", "webhookdelivery/", "auditentry/?q=none"]
     row("admin, other lists", medians(lambda q: page(f"telemetry/{q}"), others))
 
@@ -268,7 +272,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
-    parser.add_argument("--parts", default="lists,ingest,prune")
+    parser.add_argument("--parts", default="series,lists,ingest,prune")
     options = parser.parse_args()
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -287,6 +291,8 @@ def main() -> None:
         from django.db import connection
 
         django.setup()
+        from bench.series_rows import fill
+
         until = datetime.now(UTC) - timedelta(minutes=5)
         begun = monotonic()
         if not is_there and env:
@@ -304,6 +310,8 @@ def main() -> None:
                 cursor.execute("SELECT min(created_at) FROM telemetry_requestlog")
                 return cursor.fetchone()[0]
 
+        if "series" in parts:
+            print(f"{SERIES} time series that are busy all the time: {fill(int(until.timestamp()), SERIES):,} rows.\n")
         if "lists" in parts:
             lists()
         if "ingest" in parts:
