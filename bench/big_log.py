@@ -284,8 +284,7 @@ def main() -> None:
     with ExitStack() as stack:
         if options.database == "postgres":
             env = {"TOKENHUB_DATABASE_URL": stack.enter_context(Postgres(folder / "postgres", options=())).url}
-        if not is_there:
-            run_manage("migrate", "--verbosity", "0", folder=folder, env=env)
+        run_manage("migrate", "--verbosity", "0", folder=folder, env=env)
         os.environ.update(environment(folder, env) | {"DJANGO_SETTINGS_MODULE": "tokenhub.settings"})
         import django
         from django.db import connection

@@ -12,15 +12,15 @@ from django.db import connection, transaction
 
 from bench.log_rows import MODELS
 from telemetry.journal import Entry
-from telemetry.tsdb.models import Sample, Series, SeriesLevel, SeriesUnrolled, Span
+from telemetry.tsdb.models import SIX_HOURS, Sample, Series, SeriesLevel, SeriesUnrolled, Span
 from telemetry.tsdb.store import COLUMNS, DEFAULT_DAYS, digest_of, table_of
 from telemetry.tsdb.totals import Labels, Totals, labels_of
 
 KINDS = 300
 """Different rows of a level."""
-REQUESTS = {Span.MINUTE: 2, Span.HOUR: 100, Span.DAY: 2000}
+REQUESTS = {60: 2, 3600: 100, SIX_HOURS: 500, 86_400: 2000}
 """Of a series, on average; minutes have at least one."""
-DAYS = {Span.MINUTE: 7, Span.HOUR: 62, Span.DAY: 90}
+DAYS = {60: 7, 3600: 62, SIX_HOURS: 62, 86_400: 90}
 
 
 def labels(count: int) -> list[Labels]:
@@ -49,12 +49,12 @@ def _row(labels: Labels, requests: int, rng: Random) -> list[Any]:
 
 def _rows(now: int, series: list[int], rng: Random) -> Iterator[list[Any]]:
     some = Labels("m", "p", "", "", "")
-    for span in Span:
+    for span in REQUESTS:
         most = REQUESTS[span]
         kinds = [_row(some, rng.randint(max(1, most // 2), most * 3 // 2), rng) for _ in range(KINDS)]
-        for at in range(now - now % span - DAYS[span] * Span.DAY, now - (now % span if span > 60 else 0), span):
+        for at in range(now - now % span - DAYS[span] * Span.DAY, now - now % max(span, 60), span):
             for one in series:
-                yield [span.value, at, one, *kinds[rng.randrange(KINDS)]]
+                yield [span, at, one, *kinds[rng.randrange(KINDS)]]
 
 
 def fill(now: int, count: int) -> int:

@@ -108,6 +108,6 @@ def _read(parts: Sequence[Piece]) -> Iterator[list[tuple[Any, ...]]]:
         f" JOIN {table_of(Series)} series ON series.id = sample.series WHERE series.model_id <> '' AND ({which})"
     )
     with connection.cursor() as cursor:
-        cursor.execute(sql, [value for one in parts for value in (one.span.value, one.start, one.end)])
+        cursor.execute(sql, [value for one in parts for value in (int(one.span), one.start, one.end)])
         while rows := cursor.fetchmany(1000):
             yield [(at, (model, provider), *row) for at, model, provider, *row in rows]

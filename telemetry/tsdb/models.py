@@ -5,6 +5,8 @@ since 1970, and its length; a series by a digest of its labels, so that nobody l
 
 from __future__ import annotations
 
+from typing import Final
+
 from django.db import models
 
 
@@ -14,6 +16,11 @@ class Span(models.IntegerChoices):
     MINUTE = 60, "one minute"
     HOUR = 3600, "one hour"
     DAY = 86_400, "one day"
+
+
+SIX_HOURS: Final = 21_600
+"""Rows of six hours are made when their day is rolled up, and good for as long as it is; they are kept as long as those
+of an hour. Charts of a week are read from them; nothing else needs to know them."""
 
 
 class SeriesLevel(models.Model):

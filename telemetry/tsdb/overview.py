@@ -12,7 +12,7 @@ from django.db import connection
 
 from telemetry.sketch import Sketch, add_to, merged, percentile
 from telemetry.tsdb.metrics import NANO
-from telemetry.tsdb.models import Sample, Series, SeriesUnrolled, Span
+from telemetry.tsdb.models import SIX_HOURS, Sample, Series, SeriesUnrolled, Span
 from telemetry.tsdb.query import Piece, pieces
 from telemetry.tsdb.store import levels, table_of
 
@@ -202,7 +202,24 @@ def cover(
     start -= start % finest
     found: list[Piece] = []
     _cover(start, end, max(finest, *(one for one in Span if one <= coarsest)), marks, found)
-    return [one._replace(start=max(one.start, pruned[one.span])) for one in found if one.end > pruned[one.span]]
+    kept = {one: pruned[Span(one.span)] for one in found}
+    found = [one._replace(start=max(one.start, since)) for one, since in kept.items() if one.end > since]
+    if SIX_HOURS <= coarsest < Span.DAY:
+        return [part for one in found for part in (_six_hours(one, marks) if one.span == Span.HOUR else [one])]
+    return found
+
+
+def _six_hours(hours: Piece, marks: Mapping[Span, Sequence[int]]) -> Iterator[Piece]:
+    """The same time, by rows of six hours on days that are rolled up."""
+    at, unrolled = hours.start, set(marks[Span.DAY])
+    while at < hours.end:
+        end = min(hours.end, at - at % Span.DAY + Span.DAY)
+        first, last = at + -at % SIX_HOURS, end - end % SIX_HOURS
+        if at - at % Span.DAY in unrolled or first >= last:
+            first = last = end
+        parts = Piece(Span.HOUR, at, first), Piece(SIX_HOURS, first, last), Piece(Span.HOUR, last, end)
+        yield from (one for one in parts if one.start < one.end)
+        at = end
 
 
 def _cover(start: int, end: int, span: Span, marks: Mapping[Span, Sequence[int]], found: list[Piece]) -> None:
@@ -231,6 +248,6 @@ def _read(by: str, parts: Sequence[Piece]) -> Iterator[list[tuple[Any, ...]]]:
     if not parts:
         return
     with connection.cursor() as cursor:
-        cursor.execute(sql, [value for one in parts for value in (one.span.value, one.start, one.end)])
+        cursor.execute(sql, [value for one in parts for value in (int(one.span), one.start, one.end)])
         while rows := cursor.fetchmany(1000):
             yield rows

@@ -52,7 +52,9 @@ class Answer(NamedTuple):
 
 
 class Piece(NamedTuple):
-    span: Span
+    """`span`: a level's, or SIX_HOURS."""
+
+    span: int
     start: int
     end: int
 
@@ -74,7 +76,7 @@ def ask(question: Question) -> Answer:
     names = len(question.group_by)
     groups: dict[tuple[str, ...], dict[int, _Sum]] = {} if question.group_by else {(): {}}
     for piece in pieces(span, start, end, marks):
-        for at, *row in _read(question, step, piece._replace(start=max(piece.start, pruned[piece.span]))):
+        for at, *row in _read(question, step, piece._replace(start=max(piece.start, pruned[Span(piece.span)]))):
             labels = tuple(row[:names])
             group = groups.get(labels)
             if group is None:
@@ -191,6 +193,6 @@ def _read(question: Question, step: int, piece: Piece) -> Iterator[tuple[Any, ..
         f"FROM {table_of(Sample)} sample {join.format(table_of(Series))} WHERE {' AND '.join(which)} {group}"
     )
     with connection.cursor() as cursor:
-        cursor.execute(sql, [piece.span.value, piece.start, piece.end, *question.labels.values()])
+        cursor.execute(sql, [int(piece.span), piece.start, piece.end, *question.labels.values()])
         while rows := cursor.fetchmany(1000):
             yield from rows

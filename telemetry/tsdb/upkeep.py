@@ -12,7 +12,7 @@ from typing import Final
 from django.db import transaction
 
 from telemetry import audit
-from telemetry.tsdb.models import Sample, SeriesLevel, SeriesUnrolled, Span
+from telemetry.tsdb.models import SIX_HOURS, Sample, SeriesLevel, SeriesUnrolled, Span
 from telemetry.tsdb.store import COARSER, COLUMNS, FINER, Key, levels, locked_levels, put
 from telemetry.tsdb.totals import Totals
 
@@ -44,13 +44,19 @@ def _roll(span: Span, at: int) -> int:
         mark = SeriesUnrolled.objects.filter(span=span, at=at)
         if not mark.exists() or parts.exists():
             return 0
-        rows: defaultdict[Key, Totals] = defaultdict(Totals)
-        found = Sample.objects.filter(span=finer, at__gte=at, at__lt=at + span)
-        for series, *row in found.values_list("series", *COLUMNS).iterator():
-            rows[span.value, at, series].merge(row)
-        put(rows)
+        put(_sums(finer, at, at + span, SIX_HOURS if span is Span.DAY else span))
+        if span is Span.DAY:
+            put(_sums(SIX_HOURS, at, at + span, span))
         mark.delete()
     return 1
+
+
+def _sums(finer: int, start: int, end: int, span: int) -> Mapping[Key, Totals]:
+    rows: defaultdict[Key, Totals] = defaultdict(Totals)
+    found = Sample.objects.filter(span=finer, at__gte=start, at__lt=end)
+    for series, at, *row in found.values_list("series", "at", *COLUMNS).iterator():
+        rows[span, at - at % span, series].merge(row)
+    return rows
 
 
 # -- dropping --------------------------------------------------------------------------------------------------------
@@ -59,8 +65,8 @@ def prune(now: float | None = None, *, most: int | None = None) -> int:
     rows. Raises DatabaseError; what was committed stays."""
     now = time() if now is None else now
     dropped = steps = 0
-    for span in Span:
-        until = _close(span, now)
+    untils = {int(span): _close(span, now) for span in Span}
+    for span, until in {**untils, SIX_HOURS: untils[Span.HOUR]}.items():
         old = Sample.objects.filter(span=span, at__lt=until).order_by("at")
         while most is None or steps < most:
             first = old.values_list("at", flat=True).first()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime
+from importlib import import_module
+from time import time
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 import pytest
+from django.apps import apps
 from django.db import connection, transaction
+from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 
 from telemetry import log_sample
 from telemetry.journal import Entry
-from telemetry.models import RequestLog, SeriesLevel
-from telemetry.tsdb.models import Span
-from telemetry.tsdb.overview import WINDOWS, Overview, failing, overview
+from telemetry.models import RequestLog, Sample, SeriesLevel
+from telemetry.tsdb.models import SIX_HOURS, Span
+from telemetry.tsdb.overview import WINDOWS, Overview, cover, failing, overview
 from telemetry.tsdb.store import fold, levels
 from telemetry.tsdb.upkeep import prune, roll_up
 
@@ -102,6 +106,47 @@ def test_what_the_minutes_have_forgotten_is_read_from_the_hours_and_days() -> No
     assert 2 * found.since - found.until < pruned
     begin = 2 * found.since - found.until
     assert told(found.before) == sums(entries, begin - begin % HOUR, found.since)
+
+
+def test_a_week_is_read_by_six_hours_where_days_are_rolled_up() -> None:
+    assert cover(2 * DAY + 18 * HOUR, 4 * DAY + 2 * HOUR, {one: [] for one in Span} | {Span.DAY: [4 * DAY]},
+                 dict.fromkeys(Span, 0), coarsest=6 * HOUR) == [
+        (SIX_HOURS, 2 * DAY + 18 * HOUR, 3 * DAY), (SIX_HOURS, 3 * DAY, 4 * DAY), (HOUR, 4 * DAY, 4 * DAY + 2 * HOUR),
+    ]  # fmt: skip
+    entries = traffic()
+    note(*entries)
+    roll_up(NOW)
+    assert set(Sample.objects.filter(span=SIX_HOURS).values_list("at", flat=True)) == {
+        one - one % SIX_HOURS for entry in entries if (one := entry.at // 1_000_000) < MIDNIGHT
+    }
+    Sample.objects.filter(span=SIX_HOURS).update(errors=F("errors") + 100)  # not from anywhere else
+    found = look("7d")
+    assert found.now.errors > sums(entries, found.since, found.until)[1]
+
+
+@pytest.mark.parametrize("is_rolled_up", [False, True])
+def test_what_comes_late_is_in_the_week_at_once(is_rolled_up: bool) -> None:
+    early, late = entry(NOW - 3 * DAY), entry(NOW - 3 * DAY + HOUR, cost_nano=5)
+    note(early)
+    roll_up(NOW)
+    note(late)
+    if is_rolled_up:
+        roll_up(NOW)
+    assert told(look("7d").now)[:3] == (2, 0, 6)
+
+
+def test_days_that_were_rolled_up_before_there_were_six_hours_are_rolled_up_again() -> None:
+    early = entry(int(time()) - 2 * DAY)
+    note(early)
+    roll_up()
+    Sample.objects.filter(span=SIX_HOURS).delete()
+    migration = import_module("telemetry.migrations.0007_six_hours")
+    migration.roll_up_again(apps, None)
+    window = WINDOWS["7d"]
+    assert overview(until=int(time()), window=window, by="model_id").now.requests == 1
+    assert roll_up() == 1
+    assert Sample.objects.filter(span=SIX_HOURS).count() == 1
+    assert overview(until=int(time()), window=window, by="model_id").now.requests == 1
 
 
 def test_percentiles_are_within_one_percent() -> None:
