@@ -3,7 +3,7 @@ what the time series do not know."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -32,29 +32,35 @@ class Sample(NamedTuple):
 
 def by_key(*, since: int) -> Sample:
     """Of what came since that second."""
-    rows = (
-        RequestLog.objects.filter(created_at__gte=datetime.fromtimestamp(since, UTC))
-        .order_by("-created_at")
-        .values_list(
-            "api_key_id", "api_key_name", "status", "cost_usd", "input_tokens", "output_tokens", "model_id",
-            "latency_ms", "time_to_first_chunk_ms", "created_at",
-        )[:ROWS]
-    )  # fmt: skip
+    newest = RequestLog.objects.filter(created_at__gte=datetime.fromtimestamp(since, UTC)).order_by("-created_at")
+    rows = newest.values_list(
+        "api_key_id", "api_key_name", "status", "cost_usd", "input_tokens", "output_tokens", "model_id",
+        "latency_ms", "time_to_first_chunk_ms",
+    )[:ROWS]  # fmt: skip
     found: defaultdict[str, Figures] = defaultdict(Figures)
+    times: defaultdict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     names: dict[str, str] = {}
-    count, last = 0, None
-    for key, name, status, cost, asked, answered, model, latency, first, last in rows:  # noqa: B007  the last one
+    count = 0
+    for key, name, status, cost, asked, answered, model, latency, first in rows.iterator():
         count += 1
         names.setdefault(key, name)
         failed = int(status >= 400 and status != CLIENT_LEFT)
-        sums = (1, failed, int(cost * NANO) if cost is not None else 0, asked, answered)
-        found[key].add(sums, _sketch(latency) if model else b"", _sketch(first))
+        found[key].count((1, failed, int(cost * NANO) if cost is not None else 0, asked, answered))
+        latencies, firsts = times[key]
+        if model:
+            latencies.append(latency)
+        if first is not None:
+            firsts.append(first)
+    for key, (latencies, firsts) in times.items():
+        found[key].latency.add(_sketch(latencies))
+        found[key].first_chunk.add(_sketch(firsts))
     keys = sorted(found.items(), key=lambda one: -one[1].requests)
-    return Sample([(key, names[key], figures) for key, figures in keys], last if count == ROWS else None)
+    back_to = newest.values_list("created_at", flat=True)[ROWS - 1 : ROWS].first() if count == ROWS else None
+    return Sample([(key, names[key], figures) for key, figures in keys], back_to)
 
 
-def _sketch(number: Any) -> bytes:
-    return encode({bucket_of(min(number, LARGEST)): 1}) if number is not None else b""
+def _sketch(numbers: list[int]) -> bytes:
+    return encode(Counter(bucket_of(min(number, LARGEST)) for number in numbers))
 
 
 def newest(*, since: datetime, most: int) -> list[dict[str, Any]]:

@@ -88,11 +88,6 @@ class Figures:
         self.input_tokens += sums[3]
         self.output_tokens += sums[4]
 
-    def add(self, sums: Sequence[int], latency: bytes, first_chunk: bytes) -> None:
-        self.count(sums)
-        self.latency.add(latency)
-        self.first_chunk.add(first_chunk)
-
     @property
     def cost_usd(self) -> float:
         return self.cost_nano / NANO
