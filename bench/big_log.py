@@ -38,7 +38,7 @@ FILLED = "filled"
 REPEATS = 5
 SERIES = 200
 INGESTED = 100_000
-RATE, CONNECTIONS, MEASURED_SECONDS = 60, 3, 60.0
+RATE, CONNECTIONS, MEASURED_SECONDS = 60, 3, 50.0
 FILTERS = {
     "api_key_id": ["00000000-0000-4000-8000-000000000000", "000001f3-0000-4000-8000-0000000001f3", "rare", "none"],
     "model_id": ["vendor-0/model-0-instruct", "vendor-7/model-39-instruct", "rare", "none"],
@@ -257,7 +257,8 @@ def prune(folder: Path, env: dict[str, str], oldest: Callable[[], Any]) -> None:
                 sleep(2)
                 if days:  # the pass begins while requests are measured
                     token = {"Authorization": f"Bearer {(folder / 'admin-token').read_text().strip()}"}
-                    gateway.post("/admin/v1/jobs/prune/run", {}, headers=token).raise_for_status()
+                    answer = gateway.post("/admin/v1/jobs/prune/run", {}, headers=token)
+                    assert answer.status_code in {200, 409}, answer.text  # it may be due, and run already
                 times = latencies(gateway, MEASURED_SECONDS)
                 at = [times[int(len(times) * share)] for share in (0.5, 0.99, 0.999)]
                 told = " | ".join(f"{one:.1f}" for one in (*at, times[-1]))
