@@ -189,7 +189,9 @@ def lists() -> None:
     spans = ("1h", "24h", "7d", "30d")
     row("dashboard's figures", medians(page, [f"dashboard/figures/?window={one}&by={b}" for one in spans for b in BY]))
     row("leaderboard", medians(page, [f"leaderboard/?days={one}" for one in (1, 7, 30)]))
-    row("admin, first page and the like", medians(page, ["", "dashboard/state/", "live/flows/", "learning/", "health/"]))
+    row(
+        "admin, first page and the like", medians(page, ["", "dashboard/state/", "live/flows/", "learning/", "health/"])
+    )
     others = ["auditentry/", "webhook/", "webhookdelivery/", "auditentry/?q=none"]
     row("admin, other lists", medians(lambda q: page(f"telemetry/{q}"), others))
 

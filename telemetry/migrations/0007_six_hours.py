@@ -17,6 +17,17 @@ def roll_up_again(apps, schema_editor):
             mark.objects.get_or_create(span=DAY, at=day)
 
 
+def keep_in_the_row(apps, schema_editor):
+    """Sketches of new rows: outside, each is looked up for itself, and a month takes four times as long to read."""
+    if schema_editor.connection.vendor == "postgresql":
+        schema_editor.execute("ALTER TABLE telemetry_sample SET (toast_tuple_target = 8160)")
+
+
+def keep_outside(apps, schema_editor):
+    if schema_editor.connection.vendor == "postgresql":
+        schema_editor.execute("ALTER TABLE telemetry_sample RESET (toast_tuple_target)")
+
+
 class Migration(migrations.Migration):
 
     dependencies = [
@@ -24,5 +35,6 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.RunPython(keep_in_the_row, keep_outside),
         migrations.RunPython(roll_up_again, migrations.RunPython.noop),
     ]

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from django.db import connection
-
 from telemetry.tsdb.metrics import NANO
-from telemetry.tsdb.models import Sample, Series, SeriesUnrolled, Span
+from telemetry.tsdb.models import SeriesUnrolled, Span
 from telemetry.tsdb.overview import Spread, cover
 from telemetry.tsdb.query import Piece
-from telemetry.tsdb.store import levels, table_of
+from telemetry.tsdb.store import chunks, levels
 
 _SUMS: Final = (
     "requests", "errors", "cost_nano_sum", "cost_nano_count", "input_tokens_sum", "output_tokens_sum",
@@ -99,15 +97,7 @@ def leaders(*, until: int, seconds: int) -> list[Leader]:
 
 
 def _read(parts: Sequence[Piece]) -> Iterator[list[tuple[Any, ...]]]:
-    if not parts:
-        return
     names = ", ".join(f"sample.{one}" for one in (*_SUMS, *_SKETCHES))
-    which = " OR ".join(["(sample.span = %s AND sample.at >= %s AND sample.at < %s)"] * len(parts))
-    sql = (
-        f"SELECT sample.at, series.model_id, series.provider_id, {names} FROM {table_of(Sample)} sample"  # noqa: S608  our own
-        f" JOIN {table_of(Series)} series ON series.id = sample.series WHERE series.model_id <> '' AND ({which})"
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [value for one in parts for value in (int(one.span), one.start, one.end)])
-        while rows := cursor.fetchmany(1000):
-            yield [(at, (model, provider), *row) for at, model, provider, *row in rows]
+    columns = f"sample.at, series.model_id, series.provider_id, {names}"
+    for rows in chunks(columns, parts, only=" AND series.model_id <> ''"):
+        yield [(at, (model, provider), *row) for at, model, provider, *row in rows]

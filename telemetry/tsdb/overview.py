@@ -14,7 +14,7 @@ from telemetry.sketch import Sketch, add_to, merged, percentile
 from telemetry.tsdb.metrics import NANO
 from telemetry.tsdb.models import SIX_HOURS, Sample, Series, SeriesUnrolled, Span
 from telemetry.tsdb.query import Piece, pieces
-from telemetry.tsdb.store import levels, table_of
+from telemetry.tsdb.store import chunks, levels, table_of
 
 if TYPE_CHECKING:
     from telemetry.tsdb.gather import Array, Table
@@ -234,15 +234,4 @@ def _cover(start: int, end: int, span: Span, marks: Mapping[Span, Sequence[int]]
 
 
 def _read(by: str, parts: Sequence[Piece]) -> Iterator[list[tuple[Any, ...]]]:
-    names = ", ".join(f"sample.{one}" for one in (*_SUMS, *_SKETCHES))
-    which = " OR ".join(["(sample.span = %s AND sample.at >= %s AND sample.at < %s)"] * len(parts))
-    sql = (
-        f"SELECT sample.at, series.{by}, {names} FROM {table_of(Sample)} sample"  # noqa: S608  names are our own
-        f" JOIN {table_of(Series)} series ON series.id = sample.series WHERE {which}"
-    )
-    if not parts:
-        return
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [value for one in parts for value in (int(one.span), one.start, one.end)])
-        while rows := cursor.fetchmany(1000):
-            yield rows
+    return chunks(", ".join(["sample.at", f"series.{by}", *(f"sample.{one}" for one in (*_SUMS, *_SKETCHES))]), parts)
