@@ -41,7 +41,7 @@ def by_key(*, since: int) -> Sample:
     times: defaultdict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     names: dict[str, str] = {}
     count = 0
-    for key, name, status, cost, asked, answered, model, latency, first in rows.iterator():
+    for key, name, status, cost, asked, answered, model, latency, first in rows:
         count += 1
         names.setdefault(key, name)
         failed = int(status >= 400 and status != CLIENT_LEFT)

@@ -70,7 +70,7 @@ def figures(request: HttpRequest) -> HttpResponse:
     by = by if by in BY and (by != "key" or request.user.has_perm("telemetry.view_requestlog")) else "model"
     field, label = BY[by]
     until = int(time())
-    found = overview(until=until, window=WINDOWS[window], by="model_id" if by == "key" else field)
+    found = overview(until=until, window=WINDOWS[window], by="" if by == "key" else field)
     context: dict[str, Any] = {
         "window": window,
         "by": by,

@@ -121,11 +121,11 @@ class Overview:
     points: dict[int, Figures]
 
 
-def overview(*, until: int, window: Window, by: str) -> Overview:
-    """`until`: seconds since 1970. Raises DatabaseError."""
+def overview(*, until: int, window: Window, by: str = "") -> Overview:
+    """`until`: seconds since 1970; without `by`, there are no groups. Raises DatabaseError."""
     from telemetry.tsdb.gather import Table
 
-    if by not in LABELS:
+    if by and by not in LABELS:
         raise ValueError(f"no label of a series: {by}")
     until += -until % Span.MINUTE
     since = until - window.seconds
@@ -144,13 +144,18 @@ def overview(*, until: int, window: Window, by: str) -> Overview:
     steps = (table.at - since).clip(0) // window.step
     steps[is_before:] = len(starts)  # the window before is one more
     *points, before = _figures(table, steps, len(starts) + 1)
+    groups = _groups(table, is_before) if by else []
+    points_at = dict(zip(starts, points, strict=True))
+    return Overview(since, until, window.step, _together(points), before, groups, points_at)
+
+
+def _groups(table: Table, is_before: int) -> list[tuple[str, Figures, Figures]]:
+    """`is_before`: from that row on."""
     places = 2 * table.codes
     places[is_before:] += 1
     parts = _figures(table, places, 2 * len(table.labels))
-    listed = [(name, parts[2 * place], parts[2 * place + 1]) for name, place in table.labels.items()]
-    listed.sort(key=lambda one: (-one[1].requests, -one[2].requests, one[0]))
-    points_at = dict(zip(starts, points, strict=True))
-    return Overview(since, until, window.step, _together(points), before, listed, points_at)
+    found = [(name, parts[2 * place], parts[2 * place + 1]) for name, place in table.labels.items()]
+    return sorted(found, key=lambda one: (-one[1].requests, -one[2].requests, one[0]))
 
 
 def _figures(table: Table, places: Array, count: int) -> list[Figures]:
@@ -234,4 +239,7 @@ def _cover(start: int, end: int, span: Span, marks: Mapping[Span, Sequence[int]]
 
 
 def _read(by: str, parts: Sequence[Piece]) -> Iterator[list[tuple[Any, ...]]]:
-    return chunks(", ".join(["sample.at", f"series.{by}", *(f"sample.{one}" for one in (*_SUMS, *_SKETCHES))]), parts)
+    return chunks(
+        ", ".join(["sample.at", f"series.{by}" if by else "''", *(f"sample.{one}" for one in (*_SUMS, *_SKETCHES))]),
+        parts,
+    )

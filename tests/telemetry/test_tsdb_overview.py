@@ -149,6 +149,13 @@ def test_days_that_were_rolled_up_before_there_were_six_hours_are_rolled_up_agai
     assert overview(until=int(time()), window=window, by="model_id").now.requests == 1
 
 
+def test_without_a_label_there_are_the_same_figures_and_no_groups() -> None:
+    note(*traffic())
+    found, labelled = look("7d", ""), look("7d")
+    assert (told(found.now), told(found.before)) == (told(labelled.now), told(labelled.before))
+    assert found.groups == []
+
+
 def test_percentiles_are_within_one_percent() -> None:
     note(*(entry(NOW - 5, latency_ms=number, first_chunk_ms=10 * number) for number in range(1, 1001)))
     now = look("1h").now
