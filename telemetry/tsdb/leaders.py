@@ -92,7 +92,10 @@ def leaders(*, until: int, seconds: int) -> list[Leader]:
     count = len(table.labels)
     sums = zip(*table.sums(table.codes, count), strict=True)
     spreads = zip(*(map(Spread, table.sketches(one, table.codes, count)) for one in range(len(_SKETCHES))), strict=True)
-    found = [Leader(*names, some, *both) for names, some, both in zip(table.labels, sums, spreads, strict=True)]
+    found = [
+        Leader(model, provider, some, latency, first)
+        for (model, provider), some, (latency, first) in zip(table.labels, sums, spreads, strict=True)
+    ]
     return sorted(found, key=lambda one: (-one.requests, one.model_id))
 
 

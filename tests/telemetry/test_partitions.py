@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -17,6 +18,7 @@ from django.db import connections
 
 from telemetry import partitions, retention, search
 from telemetry.ingest import ingest_all
+from telemetry.journal import Attempt
 from telemetry.models import RequestLog
 from telemetry.partitions import month_after, month_of, name_of
 from telemetry.search import equal, tagged
@@ -220,6 +222,34 @@ def test_an_ingester_killed_at_any_statement_counts_nothing_twice_and_loses_noth
     abandoned(journal, *again, number=9)
     assert ingest_all(journal) == 100
     assert len(database.query(f"SELECT 1 FROM {TABLE}")) == 100
+
+
+def test_a_request_arrives_as_it_was_written(database: Database, tmp_path: Path) -> None:
+    odd = "Ä \\ \" ' {},% \u2028 😀"
+    abandoned(tmp_path, entry(
+        7, at=1_700_000_000_123_456, client_id=odd, model=odd[:9], requested_model=odd * 50, tags=[odd, "x"],
+        latency_ms=2**31 - 1, first_chunk_ms=None, cost_nano=1, estimated_cost_nano=12_345_678_901_234_567, stream=True,
+        attempt_list=[Attempt(odd, "p", "", 200, 100)],
+    ))  # fmt: skip
+    assert ingest_all(tmp_path) == 1
+    row = RequestLog.objects.get()
+    assert (row.request_id, row.client_request_id, row.model_id) == (UUID(int=7), odd, odd[:9])
+    assert row.created_at == datetime(2023, 11, 14, 22, 13, 20, 123_456, UTC)
+    assert (row.requested_model, row.tags) == ((odd * 50)[:200], [odd, "x"])
+    assert (row.latency_ms, row.time_to_first_chunk_ms, row.stream) == (2**31 - 1, None, True)
+    assert (row.cost_usd, row.estimated_cost_usd) == (Decimal("0.000000001"), Decimal("12345678.901234567"))
+    assert row.detail["attempts"][0]["model"] == odd
+
+
+@pytest.mark.parametrize(
+    "unfit", [{"model": "a\0b"}, {"tags": ["\0"]}, {"key_name": "x" * 201}, {"latency_ms": 2**31}, {"status": 40_000}]
+)
+def test_what_postgresql_cannot_hold_holds_up_nothing_else(
+    database: Database, tmp_path: Path, unfit: dict[str, Any]
+) -> None:
+    abandoned(tmp_path, entry(1), entry(2, **unfit), entry(3))
+    assert ingest_all(tmp_path) == 2
+    assert set(RequestLog.objects.values_list("request_id", flat=True)) == {UUID(int=1), UUID(int=3)}
 
 
 def test_each_filter_uses_its_index_and_none_reads_a_partition_from_end_to_end(
