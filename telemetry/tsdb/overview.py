@@ -136,8 +136,9 @@ def overview(*, until: int, window: Window, by: str = "") -> Overview:
     unrolled = SeriesUnrolled.objects.filter(at__gte=begin - begin % Span.DAY, at__lt=until)
     for span, at in unrolled.values_list("span", "at"):
         marks[Span(span)].append(at)
+    days = _days_of_six_hours(since, until) if window.step == SIX_HOURS else ()
     table = Table(len(_SUMS), len(_SKETCHES))
-    table.take(_read(by, cover(since, until, marks, pruned, coarsest=window.step)))
+    table.take(_read(by, cover(since, until, marks, pruned, coarsest=window.step, six_hours=days)))
     is_before = table.size
     table.take(_read(by, cover(begin, since, marks, pruned)))
     starts = range(since, until, window.step)
@@ -193,29 +194,36 @@ def failing(*, until: int, minutes: int) -> tuple[int, dict[str, int]]:
     return requests, failed
 
 
+def _days_of_six_hours(since: int, until: int) -> set[int]:
+    """Those that have such rows. A version before, at work beside this one, rolls days up without them."""
+    found = Sample.objects.filter(span=SIX_HOURS, at__gte=since - since % Span.DAY, at__lt=until)
+    return {at - at % Span.DAY for at in found.values_list("at", flat=True).distinct()}
+
+
 def cover(
-    start: int, end: int, marks: Mapping[Span, Sequence[int]], pruned: Mapping[Span, int], *, coarsest: int = Span.DAY
-) -> list[Piece]:
+    start: int, end: int, marks: Mapping[Span, Sequence[int]], pruned: Mapping[Span, int], *,
+    coarsest: int = Span.DAY, six_hours: Collection[int] = (),
+) -> list[Piece]:  # fmt: skip
     """Spans that make up the time from start to end, whole minutes both; as few as there can be, none longer than
-    `coarsest`. Where minutes are not kept any more, it begins with the hour or the day that holds the start."""
+    `coarsest`. `six_hours`: days that are to be read from such rows, as far as they are rolled up. Where minutes are not
+    kept any more, it begins with the hour or the day that holds the start."""
     finest = next((one for one in Span if start >= pruned[one]), Span.DAY)
     start -= start % finest
     found: list[Piece] = []
     _cover(start, end, max(finest, *(one for one in Span if one <= coarsest)), marks, found)
     kept = {one: pruned[Span(one.span)] for one in found}
     found = [one._replace(start=max(one.start, since)) for one, since in kept.items() if one.end > since]
-    if SIX_HOURS <= coarsest < Span.DAY:
-        return [part for one in found for part in (_six_hours(one, marks) if one.span == Span.HOUR else [one])]
-    return found
+    days = set(six_hours).difference(marks[Span.DAY])
+    return [part for one in found for part in (_six_hours(one, days) if one.span == Span.HOUR else [one])]
 
 
-def _six_hours(hours: Piece, marks: Mapping[Span, Sequence[int]]) -> Iterator[Piece]:
-    """The same time, by rows of six hours on days that are rolled up."""
-    at, unrolled = hours.start, set(marks[Span.DAY])
+def _six_hours(hours: Piece, days: Collection[int]) -> Iterator[Piece]:
+    """The same time, by rows of six hours on these days."""
+    at = hours.start
     while at < hours.end:
         end = min(hours.end, at - at % Span.DAY + Span.DAY)
         first, last = at + -at % SIX_HOURS, end - end % SIX_HOURS
-        if at - at % Span.DAY in unrolled or first >= last:
+        if at - at % Span.DAY not in days or first >= last:
             first = last = end
         parts = Piece(Span.HOUR, at, first), Piece(SIX_HOURS, first, last), Piece(Span.HOUR, last, end)
         yield from (one for one in parts if one.start < one.end)
