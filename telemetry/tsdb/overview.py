@@ -205,8 +205,8 @@ def cover(
     coarsest: int = Span.DAY, six_hours: Collection[int] = (),
 ) -> list[Piece]:  # fmt: skip
     """Spans that make up the time from start to end, whole minutes both; as few as there can be, none longer than
-    `coarsest`. `six_hours`: days that are to be read from such rows, as far as they are rolled up. Where minutes are not
-    kept any more, it begins with the hour or the day that holds the start."""
+    `coarsest`. `six_hours`: days that are to be read from such rows, as far as they are rolled up. Where minutes are
+    not kept any more, it begins with the hour or the day that holds the start."""
     finest = next((one for one in Span if start >= pruned[one]), Span.DAY)
     start -= start % finest
     found: list[Piece] = []
