@@ -106,7 +106,7 @@ def test_what_the_minutes_have_forgotten_is_read_from_the_hours_and_days() -> No
 
 
 def test_a_week_is_read_by_six_hours_where_days_are_rolled_up() -> None:
-    marks = {one: [] for one in Span} | {Span.DAY: [4 * DAY]}
+    marks: dict[Span, list[int]] = {Span.MINUTE: [], Span.HOUR: [], Span.DAY: [4 * DAY]}
     span = (2 * DAY + 18 * HOUR, 4 * DAY + 12 * HOUR, marks, dict.fromkeys(Span, 0))
     assert cover(*span, coarsest=6 * HOUR, six_hours=[2 * DAY, 3 * DAY, 4 * DAY]) == [
         (SIX_HOURS, 2 * DAY + 18 * HOUR, 3 * DAY), (SIX_HOURS, 3 * DAY, 4 * DAY), (HOUR, 4 * DAY, 4 * DAY + 12 * HOUR),
