@@ -15,7 +15,7 @@ def keep_outside(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('telemetry', '0006_captures'),
+        ('telemetry', '0007_key_spending'),
     ]
 
     operations = [
