@@ -13,7 +13,7 @@ from django.db.models import Count, Max, Q, QuerySet, Sum
 from telemetry.models import RequestLog
 from telemetry.search import equal
 
-ROWS: Final = 50_000
+ROWS: Final = 30_000
 _PERCENTILES: Final = (50, 95, 99)
 _TOKENS: Final = ("input", "cached_input", "cache_write", "output", "reasoning", "total")
 _SUMS: Final[dict[str, Any]] = {
