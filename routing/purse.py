@@ -7,6 +7,7 @@ pay, the answer is limited to what it can pay."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ from keys.ledger import BudgetExceeded, Ledger, Reservation
 from providers.formats.base import Dialect
 from providers.formats.envelope import Envelope
 from routing.errors import ApiError
-from routing.pricing import dollars, upper_bound_nano
+from routing.pricing import Prices, dollars, upper_bound_nano
 from routing.snapshot import Target
 from telemetry.journal import Charge
 from telemetry.logs import EventLogger
@@ -56,6 +57,8 @@ class Purse:
         self._fail_open = fail_open
         self._budgets = budgets
         self._held: list[Reservation] = []
+        self._turn: asyncio.Lock | None = None
+        """Of attempts that are begun at the same time; None: nobody has asked to wait yet."""
         self._open = 0
         self.spent = 0
         """By answers that came before the one that the client gets."""
@@ -66,10 +69,10 @@ class Purse:
         envelope = call.envelope
         asked = most_output(envelope, target)
         is_bounded = target.max_output_tokens is not None or asked == envelope.max_output_tokens
-        if target.prices is None or not is_bounded or self._held:
+        if target.prices is None or not is_bounded or self._held or self._turn is not None:
             return None
         tokens = most_input(envelope, target)
-        most = upper_bound_nano(target.prices, tokens, asked * (envelope.n))
+        most = upper_bound_nano(target.prices, tokens, asked * envelope.n)
         for budget in self._budgets:
             one = self._ledger.reserve_at_once(budget, self.spent + most)
             if one is None:
@@ -83,12 +86,18 @@ class Purse:
         attempt is over. Raises BudgetExceeded, NoPrice, ApiError when the budgets cannot be read."""
         if target.prices is None:
             raise NoPrice
+        if self._turn is None:
+            self._turn = asyncio.Lock()
+        async with self._turn:
+            return await self._cover(call, target, target.prices)
+
+    async def _cover(self, call: Call, target: Target, prices: Prices) -> tuple[Call, int]:
         envelope = call.envelope
         tokens = most_input(envelope, target)
         asked = most_output(envelope, target)
         count = envelope.n
-        least = upper_bound_nano(target.prices, tokens, min(asked, LEAST_OUTPUT_TOKENS) * count)
-        most = upper_bound_nano(target.prices, tokens, asked * count)
+        least = upper_bound_nano(prices, tokens, min(asked, LEAST_OUTPUT_TOKENS) * count)
+        most = upper_bound_nano(prices, tokens, asked * count)
         before = self.spent + self._open
         try:
             got = await self._reserve(most=before + most, least=before + least) - before
@@ -105,7 +114,7 @@ class Purse:
         limit = asked
         if got < most:
             limit = _affordable(target, tokens, count, got, asked)
-            got = upper_bound_nano(target.prices, tokens, limit * count)
+            got = upper_bound_nano(prices, tokens, limit * count)
             for one in self._held:
                 self._ledger.lower_to(one, before + got)
         self._open += got

@@ -1,0 +1,80 @@
+"""The money of one request, of which two attempts are begun side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from keys.auth import BudgetRecord
+from keys.bank import DatabaseBank
+from keys.ledger import Grant, Ledger
+from keys.models import NANO, Budget, Subject
+from providers.formats.registry import DIALECTS
+from routing.call import Call
+from routing.eligibility import needs_of
+from routing.policy import Policy
+from routing.pricing import upper_bound_nano
+from routing.purse import Purse, most_input
+from routing.snapshot import Snapshot
+from tests.support.targets import key, prices, target
+
+CAP = NANO
+TARGET = target(max_output=100, priced=prices(1000, 1000))
+
+
+def budget(name: str) -> BudgetRecord:
+    made = Budget.objects.create(
+        subject=Subject.PROJECT, subject_id=name, amount_usd=Decimal(CAP) / NANO, every="total"
+    )
+    return BudgetRecord(made.pk, CAP, "total", name)
+
+
+def call() -> Call:
+    dialect = DIALECTS["openai-chat"]
+    envelope = dialect.read_envelope(b'{"model":"m1","messages":[{"role":"user","content":"Hi"}],"max_tokens":100}')
+    return Call(
+        snapshot=Snapshot(), key=key(), dialect=dialect, envelope=envelope,
+        policy=Policy("normal", allow_fallback=True), hint=None, needs=needs_of(envelope), started_at=0.0,
+    )  # fmt: skip
+
+
+async def covered(purse: Purse, asked: Call) -> int:
+    """As the engine does it."""
+    amount = purse.cover_at_once(asked, TARGET)
+    return (await purse.cover(asked, TARGET))[1] if amount is None else amount
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("is_at_hand", [False, True])
+def test_a_hedge_that_begins_while_the_first_one_waits_for_money_is_paid_once(*, is_at_hand: bool) -> None:
+    """`is_at_hand`: of one of two budgets the process has enough when the second one begins."""
+    budgets = [budget("one"), budget("other")]
+    asked, may_go_on = threading.Event(), threading.Event()
+
+    class Slow(DatabaseBank):
+        def grant(self, budget_id: int, *args: Any, **fields: Any) -> Grant:
+            if budget_id == budgets[1].id or not is_at_hand:
+                asked.set()
+                may_go_on.wait(20)
+            return super().grant(budget_id, *args, **fields)
+
+    async def hedge() -> None:
+        ledger, one = Ledger(Slow(holder="a", host="h")), call()
+        purse = Purse(ledger, budgets)
+        first = asyncio.ensure_future(covered(purse, one))
+        await asyncio.to_thread(asked.wait, 20)
+        second = asyncio.ensure_future(covered(purse, one))
+        await asyncio.sleep(0)
+        may_go_on.set()
+        most = upper_bound_nano(prices(1000, 1000), most_input(one.envelope, TARGET), 100)
+        assert tuple(await asyncio.gather(first, second)) == (most, most)
+        assert [held.amount for held in purse._held] == [2 * most, 2 * most]
+        charges = purse.settle(most)
+        assert [charge.nano for charge in charges] == [most, most]
+        assert len({charge.period for charge in charges}) == 2
+
+    asyncio.run(hedge())
