@@ -72,7 +72,7 @@ class LimitTable:
     def lease_by(self, later: Later | None) -> None:
         """From now on this process may take some ahead; `later` calls back to give back what is not used. None: no
         longer."""
-        self._later = later
+        self._later, self._is_swept = later, False
         if later is None:
             self.sweep(inf)
 

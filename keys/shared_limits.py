@@ -121,7 +121,8 @@ class Ticket:
     def ask_table(self) -> None:
         """The address has been looked at by then."""
         self._is_asked = False
-        shared, now, standings = self._shared, monotonic(), self._standings
+        shared, standings = self._shared, self._standings
+        self._since = now = monotonic()
         try:
             for one in self._owners:
                 if one.limits.whose:

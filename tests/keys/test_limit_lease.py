@@ -74,6 +74,23 @@ def test_workers_let_in_no_more_than_the_limit(burst: int, rate: float, bursts: 
         assert passed <= burst + (now - begun) * rate + 1e-3
 
 
+def test_what_is_taken_ahead_of_a_bucket_that_fills_up_meanwhile_adds_no_more_than_its_time() -> None:
+    every, one = workers(8), limits(second=Bucket(1000.0, 1000.0))
+    now = 10.0
+    for worker in every:
+        with worker as table:
+            for _ in range(3):
+                table.enter(one, 0.0, now)
+            assert is_ahead(table)
+    now += LEASE_SECONDS - 1e-4
+    passed = 0
+    for worker in every:
+        with worker as table:
+            while passes(table, one, 0.0, now):
+                passed += 1
+    assert passed <= 1000 + 1000 * LEASE_SECONDS
+
+
 def test_all_of_a_limit_can_be_used_by_workers_in_turn() -> None:
     every, one = workers(3), limits(minute=Bucket(NEVER, 3000.0), tokens=Bucket(NEVER, 300_000.0), concurrent=5000)
     passed, now = 0, 1.0
@@ -160,6 +177,21 @@ def test_tokens_come_back_only_while_the_bucket_lacks_them() -> None:
         told = table.enter(other, 0.0, 61.0).standings(61.0)
         assert told.tokens is not None
         assert told.tokens.remaining == 10_000 - 1000 + 100
+
+
+def test_a_loop_that_follows_another_gives_back_what_is_not_used() -> None:
+    table, one = LimitTable(sets=1), limits(concurrent=1000)
+    table.lease_by(lambda seconds, call: None)  # a loop that ends before it calls
+    table.enter(one, 0.0, 1.0)
+    table.lease_by(None)
+    later: list[Callable[[], None]] = []
+    table.lease_by(lambda seconds, call: later.append(call))
+    for _ in range(3):
+        table.enter(one, 0.0, 2.0)
+    assert is_ahead(table)
+    (sweep,) = later
+    sweep()
+    assert not table._leases
 
 
 def test_new_limits_end_the_lease_of_the_old_ones() -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from keys.limit_scripts import DEBTS, REFUSAL, Owner, Scripts, bulks
 from keys.limit_table import Addresses, LimitTable, owner_of
 from keys.limits import Bucket, LimitExceeded, Limits, Standings
+from tests.support.gateway import free_port
 from tests.support.redis import Redis, why_not
 
 hiredis = pytest.importorskip("hiredis", reason="hiredis is not installed")
@@ -324,6 +325,19 @@ def test_without_redis_each_host_has_a_share_of_what_is_left(
 
     with Redis() as redis:
         asyncio.run(body(redis))
+
+
+def test_without_redis_tokens_that_were_not_used_come_back() -> None:
+    async def body() -> None:
+        one = limits(tokens=Bucket(1e-6, 60_000.0))
+        async with host(f"redis://127.0.0.1:{free_port()}/0") as shared:
+            for _ in range(3):  # of a full bucket, and of one that is not
+                (await asked(shared, one, tokens=15_000)).close(100)
+            standings = (await asked(shared, one))._standings
+            assert standings.tokens is not None
+            assert standings.tokens.remaining == 60_000 - 300
+
+    asyncio.run(body())
 
 
 def test_a_silent_redis_costs_nobody_more_than_its_timeout(redis: Redis) -> None:
