@@ -26,6 +26,8 @@ _LABELS: Final = {
 }  # fmt: skip
 _PLACES: Final = 6
 """Of a price per million: that of 1,000 has three more."""
+_DIGITS: Final = 8
+"""Before its point: that of 1,000 has three fewer."""
 
 
 class PriceField(forms.DecimalField):
@@ -44,9 +46,13 @@ class PriceField(forms.DecimalField):
         typed = super().to_python(value)
         if typed is None:
             return None
-        if typed.is_finite() and typed != round(typed, _PLACES):
+        if not typed.is_finite():
+            raise ValidationError(self.error_messages["invalid"], code="invalid")
+        if typed.adjusted() >= _DIGITS:
+            raise ValidationError(f"At most {_DIGITS} digits before the point.")
+        if typed != round(typed, _PLACES):
             raise ValidationError(f"At most {_PLACES} digits after the point.")
-        return typed / 1000
+        return round(typed, _PLACES) / 1000
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         try:

@@ -94,3 +94,28 @@ def test_the_audit_log_tells_prices_per_million_tokens(admin_client: Client) -> 
     assert "input, per million tokens" in shown
     assert "$0.15" in shown
     assert "$0.25" in shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("0.0000001", "At most 6 digits after the point."),
+        ("100000000", "At most 8 digits before the point."),
+        ("1e30", "At most 8 digits before the point."),
+        ("-1e30", "At most 8 digits before the point."),
+        ("sNaN", "Enter a number."),
+        ("-Infinity", "Enter a number."),
+    ],
+)
+def test_a_price_that_nothing_can_cost_is_refused_at_its_field(typed: str, told: str, admin_client: Client) -> None:
+    row = model(1)
+    answer = submit(admin_client, url_of(row), holding="input_per_1k", input_per_1k=typed)
+    assert errors(answer)["input_per_1k"] == [told]
+
+
+@pytest.mark.parametrize("typed", ["99999999.999999", "0.000001", "0.25000000000000", "0"])
+def test_a_price_is_stored_as_it_is_typed(typed: str, admin_client: Client) -> None:
+    row = model(1)
+    assert submit(admin_client, url_of(row), holding="input_per_1k", input_per_1k=typed).status_code == 302
+    row.refresh_from_db()
+    assert row.input_per_1k == Decimal(typed) / 1000
