@@ -29,13 +29,13 @@ from keys.models import Budget, ClientKey
 from keys.services import Standing, standings
 from routing import simulation
 from routing.api import live_health, live_snapshot
-from routing.eligibility import EXPECTED_OUTPUT_TOKENS
+from routing.eligibility import BYTES_PER_TOKEN, EXPECTED_OUTPUT_TOKENS
 from routing.errors import ApiError
 from routing.health import Health
 from routing.models import Ability
 from routing.policy import MAX_BUDGET_USD, MAX_LATENCY_MS, MAX_WEIGHT
 from routing.pricing import upper_bound_nano
-from routing.purse import LEAST_OUTPUT_TOKENS
+from routing.purse import HIDDEN_TOKENS, LEAST_OUTPUT_TOKENS
 from routing.snapshot import Snapshot
 from routing.words import exclusion_in_words, reason_in_words
 from telemetry.money import dollars
@@ -197,7 +197,8 @@ def _budgets(
     needed = None
     if prices is not None:
         least = min(question.output_tokens, LEAST_OUTPUT_TOKENS)
-        needed = Decimal(upper_bound_nano(prices, question.token_count, least)).scaleb(-9)
+        most = question.token_count * BYTES_PER_TOKEN + HIDDEN_TOKENS  # as budgets count: every byte is one
+        needed = Decimal(upper_bound_nano(prices, most, least)).scaleb(-9)
     whose = {one.id: one.whose for one in key.budgets}
     return [
         {"name": f"The budget of {whose[one.budget.pk]}", **_standing(one, needed)}

@@ -112,14 +112,14 @@ def test_budgets_of_the_client_key_are_told_and_whether_they_can_pay(admin_clien
         ("bad", "$0.00 of $0.0001 per day are spent"), ("good", "$0.00 of $5.00 per total are spent."),
     ]  # fmt: skip
     page = text(admin_client.get(PAGE, {"a-key": str(key.pk)}))
-    assert "cannot pay the $0.00102 that it may cost at least: 429" in page
+    assert "cannot pay the $0.00472 that it may cost at least: 429" in page
     (nobody,) = results(admin_client, a_mode="cheap")
     assert nobody["budgets"] == []
 
 
 def test_what_workers_hold_of_a_budget_is_told(admin_client: Client, pair: None) -> None:
     key = services.issue(name="shop").record
-    services.set_budget(subject=Subject.KEY, subject_id=str(key.pk), amount_usd=Decimal("0.0015"), every="day")
+    services.set_budget(subject=Subject.KEY, subject_id=str(key.pk), amount_usd=Decimal("0.0055"), every="day")
     DatabaseBank(holder="w", host="h").grant(Budget.objects.get().pk, "", most=1_000_000, least=1_000_000)
     (found,) = results(admin_client, a_mode="cheap", a_key=str(key.pk))
     assert [(one["mood"], "$0.001 are held by workers" in one["told"]) for one in found["budgets"]] == [("wait", True)]
