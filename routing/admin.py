@@ -208,7 +208,9 @@ class VariantFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]  # gene
         if any(self.errors):
             return
         rows = [form.cleaned_data for form in self.forms if form.cleaned_data and not form.cleaned_data.get("DELETE")]
-        services.check_variants([(row["model"].pk, row["weight"], row["is_shadow"]) for row in rows])
+        # who may not change a row sends what it was, and its model is a key
+        named = [(getattr(row["model"], "pk", row["model"]), row["weight"], row["is_shadow"]) for row in rows]
+        services.check_variants(named)
 
 
 class VariantInline(TabularInline):

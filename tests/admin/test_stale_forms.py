@@ -213,3 +213,17 @@ def test_who_may_only_look_gets_no_version(db: None) -> None:
     viewer.groups.add(Group.objects.get(name="Viewer"))
     client.force_login(viewer)
     assert 'name="_version"' not in text(client.get(url_of(project())))
+
+
+@pytest.mark.parametrize("right", ["view", "add", "delete"])
+def test_rows_below_that_one_may_not_change_are_in_no_ones_way(right: str) -> None:
+    row, client = alias(1), Client()
+    user = User.objects.create_user("few", password="x", is_staff=True)
+    codenames = ["view_alias", "change_alias", "view_aliasvariant", f"{right}_aliasvariant"]
+    user.user_permissions.add(*Permission.objects.filter(codename__in=codenames))
+    client.force_login(user)
+    page = opened(client, row)
+    assert save(client, row, page, sticky_by="api_key").status_code == 302
+    assert stored(row)["sticky_by"] == "api_key"
+    assert row.variants.count() == 2
+    assert save(client, row, page).context["stale"] is not None
