@@ -69,11 +69,19 @@ class Postgres:
         )  # fmt: skip
 
     def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except BaseException:  # too slow, say: nobody else ends it
+            self.__exit__()
+            raise
+        return self
+
+    def _begin(self) -> None:
         if GIVEN:
             self._ask(f"CREATE DATABASE {self._name}")
             if self._migrated:
                 self._migrate()
-            return self
+            return
         if self._stays:
             if not (self._folder / "data").exists():
                 self._make(self._folder / "data")
@@ -81,7 +89,6 @@ class Postgres:
             made = once("postgres-migrated", self._make_migrated) if self._migrated else once("postgres", self._make)
             self._copy(made)
         self.start()
-        return self
 
     def _make(self, path: Path) -> None:
         made = self._run(
@@ -136,7 +143,7 @@ class Postgres:
 
     def __exit__(self, *_: object) -> None:
         if GIVEN:
-            self._ask(f"DROP DATABASE {self._name} WITH (FORCE)")
+            self._ask(f"DROP DATABASE IF EXISTS {self._name} WITH (FORCE)")
             return
         self.stop()
         if not self._stays:
