@@ -11,7 +11,7 @@ from keys.limits import REQUESTS_TOLD, TOKENS_TOLD, Limits, Standings
 
 LEASE_SECONDS: Final = 0.1
 HOT_SECONDS: Final = 0.02  # who asks again so soon asks often
-PART: Final = 64  # of what is left, a lease takes no more than one part
+PART: Final = 128  # of what is left, a lease takes no more than one part
 MOST: Final = 64  # requests
 LEAST: Final = 4
 Moments = tuple[float, float, float]

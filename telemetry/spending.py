@@ -1,5 +1,5 @@
 """What each client key spent in each month, budget or not: counted with the request log, so that a page of keys need
-not add up millions of rows. The costs are the log's."""
+not add up millions of rows. The costs are the log's, without shadows and judges, which the installation pays."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def count(entries: Sequence[Entry]) -> None:
     """Adds requests that were not seen before; in the transaction that takes them out of the journal."""
     by_quarter: defaultdict[tuple[str, int], int] = defaultdict(int)
     for entry in entries:
-        if entry.key_id and entry.cost_nano:
+        if entry.cost_nano and entry.key_id and not (entry.shadow_of or entry.judge_of):
             by_quarter[entry.key_id, entry.at // QUARTER] += entry.cost_nano
     if not by_quarter:
         return

@@ -12,7 +12,8 @@ def count_this_month(apps, schema_editor):
     begin = timezone.localtime(timezone=timezone.get_default_timezone()).replace(
         day=1, hour=0, minute=0, second=0, microsecond=0
     )
-    found = log.filter(created_at__gte=begin, cost_usd__gt=0).exclude(api_key_id="").order_by().values("api_key_id")
+    paid = log.filter(created_at__gte=begin, cost_usd__gt=0).exclude(api_key_id="")
+    found = paid.exclude(routing_reason__in=["shadow", "judge"]).order_by().values("api_key_id")
     spending.bulk_create(
         spending.model(key_id=one["api_key_id"], month=begin.date(), cost_nano=int(one["cost"] * 1_000_000_000))
         for one in found.annotate(cost=Sum("cost_usd"))
