@@ -389,6 +389,7 @@ MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 ROOT_URLCONF = "tokenhub.urls"
+LOGIN_REDIRECT_URL = "/admin/"  # where a login that came from nowhere ends; Django's own names no page of ours
 ASGI_APPLICATION = "tokenhub.asgi.application"
 TEMPLATES = [
     {

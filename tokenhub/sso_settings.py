@@ -22,7 +22,6 @@ def allauth(*, issuer: str, client_id: str, secret: str, title: str, secure: boo
     }  # fmt: skip
     return {
         "LOGIN_URL": "/accounts/login/",
-        "LOGIN_REDIRECT_URL": "/admin/",
         "ACCOUNT_ADAPTER": "tokenhub.sso.Accounts",
         "ACCOUNT_EMAIL_VERIFICATION": "none",
         "ACCOUNT_SESSION_REMEMBER": True,

@@ -217,6 +217,11 @@ def test_the_replay_asks_the_router_for_the_same_kind_of_request(admin_client: C
     assert told(mode="quality", requested_model="auto").question["mode"] == "quality"
 
 
+def test_the_replay_knows_whether_anybody_answered(admin_client: Client, model: Model) -> None:
+    assert "data-answered" in shown(admin_client, row())
+    assert "data-answered" not in shown(admin_client, row(status=429, model_id="", provider_id=""))
+
+
 def test_the_replay_is_for_those_who_may_see_models(staff_client: Client) -> None:
     clerk = User.objects.get(username="clerk")
     clerk.user_permissions.add(Permission.objects.get(codename="view_requestlog"))

@@ -17,6 +17,8 @@ from tests.support.upstream import Reply, Upstream
 
 VAULT = "a vault's long password"
 CREDENTIAL = "sk-the-provider's-own"
+NOTHING_BY_TIME = "const every = setInterval; window.setInterval = (f, ms) => (ms === 15_000 ? 0 : every(f, ms));"
+"""Of the Overview's state: what is fetched again was fetched for a reason."""
 LONG_ENOUGH = 200  # presses of Tab, to come round any page
 
 
@@ -64,12 +66,15 @@ def explained(page: Page, gateway: Gateway) -> None:
 
 def test_by_mouse(tab: Tab, empty: Gateway, upstream: Upstream) -> None:
     page = tab.page
+    page.add_init_script(NOTHING_BY_TIME)
     tab.open("/admin/")
+    expect(page.locator("#dashboard-state")).to_contain_text("The vault has no password yet")
     page.get_by_label("New vault password").fill(VAULT)
     page.get_by_label("The same again").fill(VAULT)
     page.get_by_role("button", name="Make the vault").click()
 
     panel(page, "Add a provider")
+    expect(page.locator("#dashboard-state")).not_to_contain_text("The vault has no password yet")
     page.get_by_text("Something else").click()
     page.get_by_label("Address").fill(upstream.url)
     page.get_by_label("API key").fill(CREDENTIAL)

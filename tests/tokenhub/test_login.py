@@ -40,6 +40,10 @@ def guess(times: int = 10, **how: Any) -> Any:
     return [log_in("wrong", **how) for _ in range(times)][-1]
 
 
+def test_a_login_that_came_from_nowhere_ends_at_the_overview() -> None:
+    assert log_in()["Location"] == reverse("admin:index")
+
+
 def test_the_tenth_wrong_password_locks_that_name_out_from_that_address() -> None:
     assert guess(9).status_code == 200
     answer = guess(1)

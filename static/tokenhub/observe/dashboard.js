@@ -143,6 +143,11 @@ addEventListener("resize", () => {
 
 load(page.dataset.stateUrl, state);
 setInterval(() => document.hidden || load(page.dataset.stateUrl, state), STATE_MS);
+document.addEventListener("htmx:afterSettle", (event) => {
+    if (event.target.id === "setup") {
+        load(page.dataset.stateUrl, state); // a step of the set-up is done: what it put right shall go
+    }
+});
 if (page.dataset.figuresUrl) {
     loadFigures();
     setInterval(() => document.hidden || loadFigures(), FIGURES_MS);

@@ -38,9 +38,10 @@ async function replay() {
     if (decision === null) {
         line("Today nobody could answer it.", "ob-worse");
     } else {
-        const same = decision.model_id === page.dataset.model && decision.provider_id === page.dataset.provider;
+        const same = page.dataset.answered !== undefined && decision.model_id === page.dataset.model && decision.provider_id === page.dataset.provider;
         const cost = decision.estimated_cost_usd === null ? "at an unknown cost" : `for about ${dollars(decision.estimated_cost_usd)}`;
-        line(`Today ${decision.model_id} at ${decision.provider_id} would be asked first (${decision.reason}), ${cost}. ${same ? "It is the one that answered." : "That is another one than answered."}`, same ? "ob-better" : "");
+        const than = page.dataset.answered === undefined ? "Nobody answered then." : same ? "It is the one that answered." : "That is another one than answered.";
+        line(`Today ${decision.model_id} at ${decision.provider_id} would be asked first (${decision.reason}), ${cost}. ${than}`, same ? "ob-better" : "");
     }
     if (eligible.length) {
         line(`In this order: ${eligible.map((one) => `${one.model_id}${one.score === null ? "" : ` (${one.score.toFixed(4)})`}`).join(", ")}.`);
