@@ -49,7 +49,7 @@ def _refusal(
         if bucket is not None:
             waits.append((bucket.wait(at, amount, now), which))
     wait, which = max(waits, key=lambda one: one[0])
-    return LimitExceeded(limits, limits.what(which), retry_after_seconds=wait)
+    return LimitExceeded(limits, which, retry_after_seconds=wait)
 
 
 class LimitTable:

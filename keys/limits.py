@@ -14,6 +14,8 @@ CONCURRENT: Final = 0
 SECOND: Final = 1
 MINUTE: Final = 2
 TOKENS: Final = 3
+NAMES: Final = ("concurrency", "rps", "rpm", "tpm")
+"""Of these four, as the journal and a request's page have them."""
 Names = tuple[bytes, bytes, bytes]
 REQUESTS_TOLD: Final = (
     b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests",
@@ -81,7 +83,7 @@ class Bucket:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Of a client key or a project. `owner`: 16 bytes that name it in tables; `whose`: as a person reads it.
-    `concurrent`: requests at the same time; 0: any number."""
+    `concurrent`: requests at the same time; 0: any number. `project`: whose these are; of a key: empty."""
 
     owner: bytes
     whose: str
@@ -89,16 +91,24 @@ class Limits:
     minute: Bucket | None = None
     tokens: Bucket | None = None
     concurrent: int = 0
+    project: str = ""
 
     def what(self, which: int) -> str:
         """One of them as a person reads it: of CONCURRENT, SECOND, MINUTE, TOKENS."""
         if which == SECOND and self.second is not None:
             return f"{self.second.rate:g} requests per second, {self.second.burst:g} at once"
         if which == MINUTE and self.minute is not None:
-            return f"{self.minute.burst:g} requests per minute"
+            return f"{self.minute.limit} requests per minute"
         if which == TOKENS and self.tokens is not None:
-            return f"{self.tokens.burst:g} tokens per minute"
+            return f"{self.tokens.limit} tokens per minute"
         return f"{self.concurrent} requests at the same time"
+
+    def value(self, which: int) -> float:
+        """Of one of them: of the one per second its rate, of the others how many."""
+        bucket = {SECOND: self.second, MINUTE: self.minute, TOKENS: self.tokens}.get(which)
+        if bucket is None:
+            return self.concurrent
+        return bucket.rate if which == SECOND else bucket.burst
 
     def share(self, hosts: int) -> Limits:
         """One host's; one request at a time is the least."""
@@ -163,13 +173,23 @@ def _tighter(one: Standing | None, other: Standing | None) -> Standing | None:
 
 
 class LimitExceeded(Exception):
-    """`what`: the limit, as a person reads it."""
+    """`which`: CONCURRENT, SECOND, MINUTE or TOKENS; `what`: the same, as a person reads it."""
 
-    def __init__(self, limits: Limits, what: str, *, retry_after_seconds: float) -> None:
-        super().__init__(what)
+    def __init__(self, limits: Limits, which: int, *, retry_after_seconds: float) -> None:
+        self.what = limits.what(which)
+        super().__init__(self.what)
         self.limits = limits
-        self.what = what
+        self.which = which
         self.retry_after_seconds = retry_after_seconds
+
+    def noted(self) -> dict[str, str | float]:
+        """For the journal. Of a limit per second also how many at once."""
+        told: dict[str, str | float] = {"limit": NAMES[self.which], "value": self.limits.value(self.which)}
+        if self.which == SECOND and self.limits.second is not None:
+            told["at_once"] = self.limits.second.burst
+        if self.limits.project:
+            told["project"] = self.limits.project
+        return told
 
 
 class AddressLimiter:

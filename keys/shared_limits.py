@@ -115,7 +115,7 @@ class Ticket:
             else:
                 self._shared.addresses.learn(self._address, now + debts[0])
         limits = self._owners[whose - 1].limits
-        self._problem = LimitExceeded(limits, limits.what(which), retry_after_seconds=wait)
+        self._problem = LimitExceeded(limits, which, retry_after_seconds=wait)
 
     # -- without Redis -------------------------------------------------------------------------------------------------
     def ask_table(self) -> None:

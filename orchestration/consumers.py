@@ -21,6 +21,8 @@ from orchestration.plan import Due, Outcome, Plan, answer_of, api_error, usd
 from orchestration.prompts import BUILT_IN
 from orchestration.steps import Failed, LegResult
 from orchestration.worker import worker
+from providers.formats.envelope import model_named
+from providers.formats.errors import InvalidRequest
 from routing.consumers import EVENT_STREAM, KEEP_ALIVE, Chat
 from routing.consumers_chat import chat_body, policy_of
 from routing.errors import ApiError
@@ -43,9 +45,13 @@ class Plans(Chat):
         raw = await visit.body()
         visit.watch_client()
         self.capture(visit, raw)
-        body = form.read(raw)
-        visit.stream = body.streams
-        plan = await self._planned(visit, body)
+        try:
+            body = form.read(raw)
+            visit.stream = body.streams
+            plan = await self._planned(visit, body)
+        except (ApiError, InvalidRequest):
+            visit.requested_model = visit.requested_model or self.named(raw)
+            raise
         if visit.runtime.shared_limits is not None or (visit.key is not None and visit.key.limits):
             visit.admit(visit.tokens_elsewhere)
             await visit.admitted()
@@ -57,6 +63,11 @@ class Plans(Chat):
             await _streamed(visit, plan)
         else:
             await _whole(visit, plan)
+
+    @staticmethod
+    def named(body: bytes) -> str:
+        found = model_named(body, "orchestration", "primary_model_id") or model_named(body, "request", "model_hint")
+        return found[:200]
 
     async def _planned(self, visit: Visit, body: form.Body) -> Plan:
         """Whatever can be known to be wrong is an error here. Raises ApiError, InvalidRequest."""

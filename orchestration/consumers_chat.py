@@ -14,9 +14,11 @@ from orchestration.legs import TRACE
 from orchestration.plan import Outcome, Plan, api_error
 from orchestration.steps import Delivered, Directive, Failed
 from orchestration.worker import worker
+from providers.formats.errors import InvalidRequest
 from routing.call import forwardable_headers, forwardable_query
 from routing.consumers_chat import TokenHubChat, told
 from routing.eligibility import needs_of
+from routing.errors import ApiError
 from routing.policy import Policy
 from routing.pricing import dollars
 from routing.shaped import require_usable
@@ -36,8 +38,12 @@ class DurableChat(TokenHubChat):
         self.require_journal(visit)
         visit.kept_body = raw = await visit.body()
         self.capture(visit, raw)
-        body, policy = self.asked(visit, raw)
-        envelope = self.envelope(visit, body)
+        try:
+            body, policy = self.asked(visit, raw)
+            envelope = self.envelope(visit, body)
+        except (ApiError, InvalidRequest):
+            visit.requested_model = self.named(raw)
+            raise
         if envelope.stream:
             visit.shape = visit.plain = None
             await super().answer(visit)

@@ -16,7 +16,7 @@ from keys.auth import AuthError, authenticate
 from providers.client import UpstreamFailure
 from providers.formats.base import Dialect
 from providers.formats.dialect import Usage
-from providers.formats.envelope import Envelope
+from providers.formats.envelope import Envelope, model_named
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.registry import DIALECTS
 from providers.outcomes import ErrorClass, classify_failure
@@ -190,13 +190,22 @@ class Chat(Endpoint):
         body = await visit.body()
         visit.watch_client()
         self.capture(visit, body)
-        envelope, policy = self.read(visit, body)
-        if visit.shape is not None:
-            await require_usable(visit.shape)
+        try:
+            envelope, policy = self.read(visit, body)
+            if visit.shape is not None:
+                await require_usable(visit.shape)
+        except (ApiError, InvalidRequest):
+            visit.requested_model = self.named(body)
+            raise
         call = prepare(visit, envelope, policy)
         if visit.ticket is not None:
             await visit.admitted()
         return call
+
+    @staticmethod
+    def named(body: bytes) -> str:
+        """The model, for the log, by a body that is refused."""
+        return model_named(body)[:200]
 
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
         policy = from_headers(visit.runtime.snapshot.default_policy, visit.headers, visit.runtime.snapshot.profiles)
@@ -232,10 +241,11 @@ class Chat(Endpoint):
         settle(visit, call, delivery, usage, has_form=visit.is_valid)
         if visit.capture is not None:
             await visit.captured(answer.body)
+        told = delivery_headers(visit, delivery)
         cost = visit.account(200, usage=usage, estimated=answer.usage is None, answer_follows=True)
         if answer.usage is not None:
             learn_size(visit, call, delivery, usage)
-        headers = visit.base_headers() + delivery_headers(visit, delivery)
+        headers = visit.base_headers() + told
         headers.append((b"content-type", b"application/json"))
         if cost is not None:
             headers.append((b"x-tokenhub-cost-usd", dollars(cost).encode("ascii")))
@@ -444,6 +454,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
 
 
 def delivery_headers(visit: Visit, delivery: Delivery) -> ResponseHeaders:
+    """To be made ahead of `account`: the journal has the warning, too."""
     target = delivery.target
     headers = [
         (b"x-tokenhub-model", target.model_id.encode("ascii")),
@@ -458,7 +469,8 @@ def delivery_headers(visit: Visit, delivery: Delivery) -> ResponseHeaders:
     if delivery.dropped or delivery.lowered_to is not None:
         warnings = [_dropped(delivery.dropped)] if delivery.dropped else []
         warnings += [b"max_tokens=%d" % delivery.lowered_to] if delivery.lowered_to is not None else []
-        headers.append((b"x-tokenhub-warning", b"; ".join(warnings)))
+        headers.append((b"x-tokenhub-warning", warning := b"; ".join(warnings)))
+        visit.warning = warning.decode("ascii")
     for name in (b"x-request-id", b"request-id"):
         if value := delivery.upstream_headers.get(name):
             headers.append((b"x-tokenhub-upstream-request-id", value))

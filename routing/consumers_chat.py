@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from providers.formats.envelope import Envelope
+from providers.formats.envelope import Envelope, model_named
 from providers.formats.errors import InvalidRequest
 from providers.formats.reading import read_body
 from routing.consumers import Chat
@@ -85,6 +85,10 @@ class _Answer(msgspec.Struct):
 
 class TokenHubChat(Chat):
     path = "/v1/chat"
+
+    @staticmethod
+    def named(body: bytes) -> str:
+        return model_named(body, "request", "model_hint")[:200]
 
     def read(self, visit: Visit, body: bytes) -> tuple[Envelope, Policy]:
         asked, policy = self.asked(visit, body)

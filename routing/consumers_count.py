@@ -43,8 +43,9 @@ class CountTokens(Chat):
         if target.dialect_for(COUNT) is COUNT and without.get(target.provider.id, 0.0) < monotonic():
             body = await self._counted(visit, call, target)
         visit.attempts.append(Attempt(model=target.model_id, provider=target.provider.id))
+        told = delivery_headers(visit, delivery)
         visit.account(200)
-        headers = [*visit.base_headers(), *delivery_headers(visit, delivery), _JSON]
+        headers = [*visit.base_headers(), *told, _JSON]
         if not body:
             ratio = visit.runtime.health.stats(target.provider.id, target.model_id).tokens_per_guess
             body = _encode({"input_tokens": max(round(call.needs.input_tokens * ratio), 1)})

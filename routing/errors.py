@@ -2,6 +2,7 @@
 
 ApiError
   code: a key of CODES; status: that of the table, or the upstream's own for `upstream_rejected`
+  details: for the client; noted: for the journal, what refused the request
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class ApiError(Exception):
         error_class: str = "",
         allow: tuple[str, ...] = (),
         details: Mapping[str, object] | None = None,
+        noted: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -77,6 +79,14 @@ class ApiError(Exception):
         self.error_class = error_class
         self.allow = allow
         self.details = details
+        self.noted = noted
+
+    @property
+    def retry_after(self) -> int:
+        """As the header has it; 0: there is none."""
+        if self.retry_after_seconds is None:
+            return 0
+        return max(1, -int(-self.retry_after_seconds // 1))
 
     @classmethod
     def of(cls, problem: InvalidRequest) -> ApiError:

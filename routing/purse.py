@@ -237,6 +237,7 @@ def exceeded(problem: BudgetExceeded) -> ApiError:
         hint="Ask for less with max_tokens, wait for the budget's next period, or ask the operator for more.",
         retry_after_seconds=wait,
         details=details,
+        noted=details,
     )
 
 

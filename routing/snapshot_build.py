@@ -199,6 +199,7 @@ def limits_of(kind: str, name: str, whose: str, row: Limited) -> tuple[Limits, .
             minute=Bucket(rpm / 60, float(rpm)) if rpm else None,
             tokens=Bucket(tpm / 60, float(tpm)) if tpm else None,
             concurrent=row.max_concurrent or 0,
+            project=name if kind == "project" else "",
         ),
     )
 

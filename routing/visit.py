@@ -107,6 +107,7 @@ class Visit:
         "ticket",
         "tokens_elsewhere",
         "trace",
+        "warning",
     )  # fmt: skip
 
     def __init__(self, scope: Any, receive: Any, send: Any, runtime: Runtime, endpoint: str, dialect: Dialect) -> None:
@@ -128,7 +129,7 @@ class Visit:
         self.context = ""
         self.reward: Reward | None = None
         self.lesson: Lesson | None = None
-        self.requested_model = self.alias = self.mode = self.reason = self.plan = self.leg = ""
+        self.requested_model = self.alias = self.mode = self.reason = self.plan = self.leg = self.warning = ""
         self.stream = self.started = self.client_left = self.at_home = self._accounted = False
         self.estimated_cost_nano: int | None = None
         self.first_chunk_ms: int | None = None
@@ -264,15 +265,20 @@ class Visit:
             f"{problem.limits.whose} is limited to {problem.what}.",
             hint="Wait as Retry-After says, or ask the operator for more.",
             retry_after_seconds=problem.retry_after_seconds,
+            noted={**problem.noted(), "wait_seconds": problem.retry_after_seconds},
         )
 
     def address_refusal(self, retry_after_seconds: float) -> ApiError:
         self.runtime.metrics.rate_limited += 1
+        told: dict[str, object] = {"limit": "address", "address": self.address, "wait_seconds": retry_after_seconds}
+        if (bucket := self.runtime.addresses.bucket) is not None:
+            told |= {"value": bucket.rate, "at_once": bucket.burst}
         return ApiError(
             "rate_limit_exceeded",
             "Too many requests from this address.",
             hint="Wait as Retry-After says.",
             retry_after_seconds=retry_after_seconds,
+            noted=told,
         )
 
     def close(self) -> None:
@@ -340,7 +346,7 @@ class Visit:
             return
         headers = [(b"x-tokenhub-error-code", error.code.encode("ascii"))]
         if error.retry_after_seconds is not None:
-            headers.append((b"retry-after", str(max(1, -int(-error.retry_after_seconds // 1))).encode("ascii")))
+            headers.append((b"retry-after", b"%d" % error.retry_after))
         if error.code in {"request_too_large", "request_timeout"}:  # the rest of the body is still on its way
             headers.append((b"connection", b"close"))
         if error.allow:
@@ -470,7 +476,9 @@ class Visit:
                 capture=self.capture.take(self.request_id) if self.capture is not None else b"",
                 plan=self.plan,
                 leg=self.leg,
-                refusal=error.details if error is not None and error.code == "budget_exceeded" else None,
+                refusal=error.noted if error is not None else None,
+                retry_after=error.retry_after if error is not None and not self.started else 0,
+                warning=self.warning,
             )
         )
         if runtime.events.wanted[0]:

@@ -55,7 +55,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
     empty_hint = "Every request leaves a row here within a second: what was asked, who answered, what it cost and why."
     fieldsets = (
         (None, {"fields": (("created_at", "status", "error_code"), ("request_id", "client_request_id"))}),
-        ("Who asked", {"fields": (("api_key_name", "project", "tags"), ("endpoint", "dialect", "stream"))}),
+        ("Who asked", {"fields": (("api_key_name", "project", "tags"), ("endpoint", "dialect", "stream_shown"))}),
         (
             "Who answered",
             {
@@ -73,12 +73,12 @@ class RequestLogAdmin(ReadOnlyAdmin):
             {
                 "fields": (
                     ("input_tokens", "cached_input_tokens", "cache_write_tokens"),
-                    ("output_tokens", "reasoning_tokens", "usage_estimated"),
+                    ("output_tokens", "reasoning_tokens", "estimated_shown"),
                     ("estimated_cost_usd", "cost_usd"),
                 )
             },
         ),
-        ("Time", {"fields": (("latency_ms", "time_to_first_chunk_ms", "client_disconnected"),)}),
+        ("Time", {"fields": (("latency_ms", "time_to_first_chunk_ms", "left_shown"),)}),
     )
 
     actions_detail = ("capture",)
@@ -112,7 +112,16 @@ class RequestLogAdmin(ReadOnlyAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: RequestLog | None = None) -> tuple[str, ...]:
         rows = (field.name for field in RequestLog._meta.fields)  # noqa: SLF001  Django's documented interface
-        return (*rows, "reward_shown", "beside", "aside_answer", "plan_shown")
+        return (
+            *rows,
+            "stream_shown",
+            "estimated_shown",
+            "left_shown",
+            "reward_shown",
+            "beside",
+            "aside_answer",
+            "plan_shown",
+        )
 
     def get_fieldsets(self, request: HttpRequest, obj: RequestLog | None = None) -> Any:
         found = super().get_fieldsets(request, obj)
@@ -149,15 +158,21 @@ class RequestLogAdmin(ReadOnlyAdmin):
     def reason(self, row: RequestLog) -> str:
         return row.routing_reason
 
-    @display(description="Outcome", label={"ok": "success", "left": "warning"})
-    def outcome(self, row: RequestLog) -> str:
+    @display(description="Outcome", label={"ok": "success", "left": "warning", "counted": "info", "failed": "danger"})
+    def outcome(self, row: RequestLog) -> tuple[str, str]:
         if row.client_disconnected:
-            return "left"
-        return "ok" if row.status < 400 and not row.error_code else f"{row.status} {row.error_code}".strip()
+            return "left", "left"
+        if row.status < 400 and not row.error_code:
+            return ("counted", "counted") if row.counts_tokens else ("ok", "ok")
+        return "failed", f"{row.status} {row.error_code}".strip()
 
     @display(description="Model")
     def model_shown(self, row: RequestLog) -> str:
-        asked = row.requested_model or "auto"
+        if row.counts_tokens and row.model_id:
+            return f"{row.model_id}  (tokens counted, nothing asked)"
+        asked = row.asked_for
+        if not asked:
+            return "-  (nothing was asked for)"
         return row.model_id if asked == row.model_id else f"{row.model_id or '-'}  (asked: {asked})"
 
     @display(description="Tokens in / out")
@@ -182,6 +197,19 @@ class RequestLogAdmin(ReadOnlyAdmin):
         if pressure := row.detail.get("pressure"):
             shown += f". A dollar counted {pressure:.3g} points, for a budget was ahead of its pace."
         return shown
+
+    @display(description="Stream")
+    def stream_shown(self, row: RequestLog) -> str:
+        """In words, as the two below: neither answer is a fault, which a red cross would say."""
+        return "yes" if row.stream else "no"
+
+    @display(description="Usage estimated")
+    def estimated_shown(self, row: RequestLog) -> str:
+        return "yes" if row.usage_estimated else "no"
+
+    @display(description="Client disconnected")
+    def left_shown(self, row: RequestLog) -> str:
+        return "yes" if row.client_disconnected else "no"
 
     @display(description="Made for")
     def beside(self, row: RequestLog) -> str:

@@ -24,7 +24,7 @@ import msgspec
 from django.conf import settings
 
 from telemetry.event_ring import MAX_EVENT_BYTES, FileRing, Store
-from telemetry.journal import Entry
+from telemetry.journal import COUNT_TOKENS, Entry
 from telemetry.logs import EventLogger
 
 log = EventLogger(__name__)
@@ -44,7 +44,7 @@ IDLE_SECONDS: Final = 0.25
 RETRY_SECONDS: Final = 1.0
 GAP_SECONDS: Final = 1.0
 FLUSH_SECONDS: Final = 3.0
-_SILENT_ENDPOINTS: Final = frozenset({"/v1/models", "/v1/feedback", "/v1/messages/count_tokens"})
+SILENT_ENDPOINTS: Final = frozenset({"/v1/models", "/v1/feedback", COUNT_TOKENS})
 _OVERFLOW: Final = "context_overflow"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -230,7 +230,7 @@ def _outcome(entry: Entry) -> str:
 
 def told_of(entry: Entry) -> Iterator[Told]:
     """The events of a finished request. An escalation that led to an answer was told with it."""
-    if entry.endpoint in _SILENT_ENDPOINTS:
+    if entry.endpoint in SILENT_ENDPOINTS:
         return
     at = _EPOCH + timedelta(microseconds=entry.at)
     if entry.status >= 400 and not entry.reason and (found := escalation_of(entry.attempt_list)):

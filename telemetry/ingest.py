@@ -64,8 +64,9 @@ def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
         detail = _encode(aside).decode()
     if entry.plan:
         detail = _encode({**_decode(detail), "plan": entry.plan, "leg": entry.leg}).decode()
-    if entry.refusal:
-        detail = _encode({**_decode(detail), "refusal": entry.refusal}).decode()
+    if entry.refusal or entry.retry_after or entry.warning:
+        more = {"refusal": entry.refusal, "retry_after": entry.retry_after, "warning": entry.warning}
+        detail = _encode(_decode(detail) | {name: value for name, value in more.items() if value}).decode()
     return (
         entry.id.replace("-", "") if is_sqlite else UUID(entry.id),
         entry.client_id,

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import time_ns
-from typing import Any
+from typing import Any, Final
 from zlib import crc32
 
 import msgspec
@@ -27,6 +27,8 @@ SEGMENT_BYTES = 67_108_864
 SYNC_SECONDS = 0.02
 MAX_UNWRITTEN = 10_000
 SUFFIX = ".journal"
+COUNT_TOKENS: Final = "/v1/messages/count_tokens"
+"""An endpoint that asks how long a request is: nothing is answered."""
 
 
 class Attempt(msgspec.Struct, omit_defaults=True):
@@ -72,7 +74,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     answer is judged by this one. `capture`: what was asked and answered, sealed. `charges`: on budgets, each to be
     booked once. `at_home`: answered by the model that the conversation was at.
     `plan`: the orchestrated request that this one is a `leg` of, or is itself. `refusal`: the budget that could not pay
-    it, as the client was told."""
+    it, as the client was told, or the rate limit that was reached. `warning` and `retry_after`: headers of the answer."""
 
     id: str
     at: int
@@ -118,6 +120,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     plan: str = ""
     leg: str = ""
     refusal: Mapping[str, Any] | None = None
+    retry_after: int = 0
+    warning: str = ""
 
 
 _encode = msgspec.json.Encoder().encode

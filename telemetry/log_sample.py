@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+from telemetry.events import SILENT_ENDPOINTS
 from telemetry.models import RequestLog
 from telemetry.sketch import bucket_of, encode
 from telemetry.tsdb.overview import Figures
@@ -64,8 +65,9 @@ def _sketch(numbers: list[int]) -> bytes:
 
 
 def newest(*, since: datetime, most: int) -> list[dict[str, Any]]:
-    """Such as an event tells of a request, with its moment; the newest first."""
-    rows = RequestLog.objects.filter(created_at__gte=since).order_by("-created_at").values(*TOLD, "created_at")[:most]
+    """Such as an event tells of a request, with its moment, and of those that have events; the newest first."""
+    found = RequestLog.objects.filter(created_at__gte=since).exclude(endpoint__in=SILENT_ENDPOINTS)
+    rows = found.order_by("-created_at").values(*TOLD, "created_at")[:most]
     return [
         {**row, "cost_usd": None if row["cost_usd"] is None else float(row["cost_usd"]), "timestamp": row["created_at"]}
         for row in rows

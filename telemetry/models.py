@@ -9,6 +9,7 @@ from django.core.validators import URLValidator
 from django.db import models
 from django.db.models import Q
 
+from telemetry.journal import COUNT_TOKENS
 from telemetry.tsdb.models import Sample, Series, SeriesLevel, SeriesUnrolled
 
 __all__ = [
@@ -83,6 +84,16 @@ class RequestLog(models.Model):
 
     def __str__(self) -> str:
         return str(self.request_id)
+
+    @property
+    def asked_for(self) -> str:
+        """A model, an alias or `auto`; nothing where the request was refused before that could be read."""
+        return self.requested_model or ("auto" if self.mode or self.model_id else "")
+
+    @property
+    def counts_tokens(self) -> bool:
+        """It asked how long a request is, and no model answered it."""
+        return self.endpoint == COUNT_TOKENS
 
 
 class Capture(models.Model):

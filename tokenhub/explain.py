@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
+from django.contrib.admin.utils import quote
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
@@ -23,6 +24,10 @@ from telemetry.models import RequestLog
 
 _FAILOVER: Final = "failover-"
 _PARTS: Final = ("cost", "latency", "failure", "capability")
+_LIMITS: Final = {
+    "rps": "Requests per second", "rpm": "Requests per minute", "tpm": "Tokens per minute",
+    "concurrency": "Requests at the same time", "address": "Requests per second",
+}  # fmt: skip
 _KINDS: Final = (
     ("input", "Input, fresh"), ("cached_input", "Input, from a cache"), ("cache_write", "Input, written to a cache"),
     ("output", "Output"), ("reasoning", "Output, thought"),
@@ -65,11 +70,14 @@ class Kind(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """`facts`: what is told of the budget that could not pay, and how much."""
+    """`facts`: what is told of the budget that could not pay, and how much; or of the rate limit. `url`: where that is
+    set, if anywhere, for whoever has the permission `needs`."""
 
     sentence: str
     facts: list[tuple[str, str]]
-    url: str
+    url: str = ""
+    link: str = ""
+    needs: str = ""
 
 
 class Story(NamedTuple):
@@ -130,6 +138,10 @@ def outcome(row: RequestLog) -> str:
 
 def asked(row: RequestLog) -> str:
     who = row.api_key_name or "Somebody without a client key"
+    if not row.asked_for:
+        return f"{who} called {row.endpoint}{', and was refused before anything was asked for' if row.status >= 400 else ''}."
+    if row.counts_tokens:
+        return f"{who} asked how many tokens a request to {row.asked_for} has; it was not sent."
     if row.mode or row.requested_model in AUTO:
         what = f"the router to choose, in the mode {row.mode}" if row.mode else "the router to choose"
     else:
@@ -143,17 +155,19 @@ def reason(row: RequestLog) -> str:
         return f"Another one was asked before, and failed: {error}."
     if row.routing_reason:
         return reason_in_words(row.routing_reason)
-    return "" if row.attempts else "It was refused before anybody was asked."
+    return "" if row.attempts or not row.asked_for else "It was refused before anybody was asked."
 
 
 def refusal(row: RequestLog) -> Refusal | None:
-    """Why no budget paid it; as it was at that moment."""
+    """Which rate limit refused it, or why no budget paid it; as it was at that moment."""
+    told = row.detail.get("refusal", {})
+    if row.error_code == "rate_limit_exceeded":
+        return _rate_limit(row, told)
     if row.error_code != "budget_exceeded":
         return None
-    told = row.detail.get("refusal", {})
-    budgets = reverse("admin:keys_budget_changelist")
+    place = reverse("admin:keys_budget_changelist"), "Budgets as they are now", "keys.view_budget"
     if not told:
-        return Refusal("A budget could not pay it. Which one, was not noted.", [], budgets)
+        return Refusal("A budget could not pay it. Which one, was not noted.", [], *place)
     whole, spent, needed = (float(told.get(f"{name}_usd", 0.0)) for name in ("budget", "spent", "needed"))
     rest = max(whole - spent, 0.0)
     is_held = needed <= rest
@@ -169,7 +183,35 @@ def refusal(row: RequestLog) -> Refusal | None:
         if is_held
         else "less was left than the request may cost"
     )
-    return Refusal(f"The budget of {told.get('budget') or 'its payer'} could not pay it: {why}.", facts, budgets)
+    return Refusal(f"The budget of {told.get('budget') or 'its payer'} could not pay it: {why}.", facts, *place)
+
+
+def _rate_limit(row: RequestLog, told: dict[str, Any]) -> Refusal:
+    if not told:
+        return Refusal("A rate limit refused it. Which one, was not noted.", [])
+    name, value, at_once = _LIMITS[told["limit"]], told.get("value"), told.get("at_once")
+    place: tuple[str, str, str] = ("", "", "")
+    if told["limit"] == "address":
+        whose = f"the address {told.get('address', '')}"
+    elif project := told.get("project", ""):
+        whose = f"the project {project}"
+        place = reverse("admin:keys_project_change", args=[quote(project)]), "The project", "keys.view_project"
+    else:
+        whose = f"the client key {row.api_key_name}"
+        place = reverse("admin:keys_clientkey_change", args=[row.api_key_id]), "The client key", "keys.view_clientkey"
+    facts = [
+        ("Limit", name),
+        ("Of", whose),
+        ("Its value", "-" if value is None else f"{_number(value)}{f', {_number(at_once)} at once' if at_once else ''}"),
+        ("Free again after", f"{told.get('wait_seconds', 0.0):,.1f} s"),
+    ]
+    if told["limit"] == "address":
+        facts.append(("Set by", "TOKENHUB_RATE_LIMIT_RPS, TOKENHUB_RATE_LIMIT_BURST"))
+    return Refusal(f"The limit of {name.lower()} of {whose} was reached.", facts, *place)
+
+
+def _number(value: float) -> str:
+    return f"{int(value) if value == int(value) else value:,}"
 
 
 def _local(moment: Any) -> str:
@@ -273,7 +315,9 @@ def headers(row: RequestLog) -> list[tuple[str, str]]:
         "X-TokenHub-Alias": "" if failed else row.alias,
         "X-TokenHub-Estimated-Cost-USD": "" if failed else _dollars(row.estimated_cost_usd),
         "X-TokenHub-Cost-USD": "" if failed or row.stream else _dollars(row.cost_usd),
+        "X-TokenHub-Warning": row.detail.get("warning", ""),
         "X-TokenHub-Error-Code": row.error_code if failed else "",
+        "Retry-After": str(row.detail.get("retry_after", "")),
     }
     return [(name, value) for name, value in told.items() if value]
 
@@ -288,7 +332,7 @@ def question(row: RequestLog) -> dict[str, Any]:
     found: dict[str, Any] = {"token_count": row.input_tokens or 1000, "output_tokens": row.output_tokens or 256}
     if row.mode:
         found["mode"] = row.mode
-    elif row.requested_model not in AUTO:
+    elif row.asked_for and row.asked_for not in AUTO:
         found["model_hint"] = row.requested_model
     if row.api_key_id:
         found["api_key_id"] = row.api_key_id

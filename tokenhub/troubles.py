@@ -3,7 +3,7 @@ looks at a request."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import time
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
@@ -17,6 +17,8 @@ from django.utils.dateparse import parse_datetime
 from django.utils.timesince import timesince
 
 from keys.models import NANO, BudgetPeriod, ClientKey, Subject
+from providers.outcomes import ErrorClass
+from routing.errors import CODES
 from routing.health_store import health_report
 from routing.models import Model
 from routing.runtime import journal_folder
@@ -30,16 +32,22 @@ from vault.models import VaultState
 
 BAD: Final = "bad"
 WARN: Final = "warn"
+NOTE: Final = "note"
 LAG_SECONDS: Final = 30.0
 LAG_BAD_SECONDS: Final = 300.0
 NEAR_PERCENT: Final = 80
 SPENT_PERCENT: Final = 100
+CLIENTS: Final = {code for code, (status, _) in CODES.items() if status < 500} - {
+    "upstream_rate_limited", "output_schema_mismatch",
+} | {ErrorClass.INVALID_REQUEST.value, ErrorClass.CONTEXT_OVERFLOW.value}  # fmt: skip
+"""Errors that whoever asks can avoid, by their codes and classes: no failure of a provider, nor of TokenHub."""
 STRANGERS: Final = ("missing_api_key", "invalid_api_key")
 FAILING_MINUTES: Final = 15
 FAILING_REQUESTS: Final = 10
 FAILING_SHARE: Final = 0.05
 FAILING_BAD_SHARE: Final = 0.25
 NAMED: Final = 5
+CAUSES: Final = 3
 MOST: Final = 20
 """Of a kind: who has more than that on fire reads the lists."""
 
@@ -53,10 +61,12 @@ class Trouble(NamedTuple):
 
 
 class State(NamedTuple):
-    """`facts`: what was looked at and is well, for a page that has nothing to complain about."""
+    """`facts`: what was looked at and is well, for a page that has nothing to complain about. `notes`: what is nobody's
+    trouble here, and worth a look."""
 
     troubles: list[Trouble]
     facts: list[str]
+    notes: list[Trouble]
 
 
 def state(user: Any) -> State:
@@ -72,8 +82,10 @@ def state(user: Any) -> State:
         facts.append(f"{len(report)} provider{'s' if len(report) != 1 else ''} watched")
     if user.has_perm("routing.view_model"):
         found += _unpriced()
+    notes: list[Trouble] = []
     if user.has_perm("telemetry.view_sample"):
-        found += _failures()
+        failures, notes = _failures()
+        found += failures
     if user.has_perm("keys.view_budget"):
         found += _budgets()
     lag = lag_seconds()
@@ -81,7 +93,7 @@ def state(user: Any) -> State:
     facts.append("the request log is up to date" if lag < 1 else f"the request log is {lag:.0f} s behind")
     if user.has_perm("tokenhub.view_jobstate"):
         found += _jobs()
-    return State(sorted(found, key=lambda one: one.level != BAD), facts)
+    return State(sorted(found, key=lambda one: one.level != BAD), facts, notes)
 
 
 def lag_seconds() -> float:
@@ -128,18 +140,46 @@ def _why(told: dict[str, Any]) -> str:
     return "; ".join(parts) + "."
 
 
-def _failures() -> Iterator[Trouble]:
-    requests, failed = failing(until=int(time()), minutes=FAILING_MINUTES)
+def _failures() -> tuple[list[Trouble], list[Trouble]]:
+    """Troubles, and notes of what clients did wrong themselves. The tile counts both, and strangers, too."""
+    requests, errors = failing(until=int(time()), minutes=FAILING_MINUTES)
     for name in STRANGERS:  # whoever scans the internet shall raise no alarm
-        requests -= failed.pop(name, 0)
-    total = sum(failed.values())
-    if requests < FAILING_REQUESTS or total < FAILING_SHARE * requests:
-        return
-    worst = ", ".join(f"{count} {name}" for name, count in sorted(failed.items(), key=lambda one: -one[1])[:3])
-    level = BAD if total >= FAILING_BAD_SHARE * requests else WARN
-    what = f"{100 * total / requests:.0f} % of the requests fail"
-    page = reverse("admin:telemetry_requestlog_changelist") + "?" + urlencode({"outcome": "failed"})
-    yield Trouble(level, what, f"{total} of {requests} in {FAILING_MINUTES} minutes: {worst}.", page, "Failed requests")
+        requests -= errors.pop(name, 0)
+    theirs = {name: errors.pop(name) for name in CLIENTS & errors.keys()}
+    total, refused = sum(errors.values()), sum(theirs.values())
+    log = reverse("admin:telemetry_requestlog_changelist") + "?"
+    troubles: list[Trouble] = []
+    notes: list[Trouble] = []
+    if requests < FAILING_REQUESTS:
+        return troubles, notes
+    if total >= FAILING_SHARE * requests:
+        level = BAD if total >= FAILING_BAD_SHARE * requests else WARN
+        detail = f"{total} of {requests} in {FAILING_MINUTES} minutes: {_causes(errors)}."
+        if refused:
+            detail += f" Not among them, but in the figure of errors: {refused} by what clients sent."
+        page = log + urlencode({"outcome": "failed"})
+        troubles.append(
+            Trouble(level, f"{_percent(total, requests)} of the requests fail", detail, page, "Failed requests")
+        )
+    if refused >= FAILING_SHARE * requests:
+        detail = (
+            f"{refused} of {requests} in {FAILING_MINUTES} minutes: {_causes(theirs)}. No provider failed in these."
+        )
+        what = f"{_percent(refused, requests)} of the requests are refused for what clients sent or may spend"
+        notes.append(Trouble(NOTE, what, detail, log + urlencode({"outcome": "client"}), "Refused requests"))
+    return troubles, notes
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %"
+
+
+def _causes(counts: Mapping[str, int]) -> str:
+    """The most frequent ones, and how many requests had others."""
+    found = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    named = ", ".join(f"{count} {name}" for name, count in found[:CAUSES])
+    rest = sum(count for _, count in found[CAUSES:])
+    return f"{named} and {rest} other{'s' if rest != 1 else ''}" if rest else named
 
 
 def _budgets() -> Iterator[Trouble]:

@@ -199,6 +199,17 @@ class Envelope:
         return _encode(fields)
 
 
+def model_named(body: bytes, *path: str) -> str:
+    """By a body that was refused, as far as it can be read; else nothing. `path`: where else than in `model`."""
+    try:
+        for name in path[:-1]:
+            body = bytes(_fields(body).get(name, b""))
+        found = msgspec.json.decode(_fields(body).get(path[-1] if path else "model", b'""'))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
 def _read(decode: Callable[[bytes], T], body: bytes) -> tuple[dict[str, Raw], T]:
     try:
         if not body.isascii():

@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from telemetry.journal import Entry
+from telemetry.journal import COUNT_TOKENS, Entry
 from telemetry.sketch import Sketch, add_encoded, add_to, bucket_of, encode
 
 LARGEST: Final = 1 << 48
 """Of one number: 281 trillion tokens, or nano-dollars. A provider that tells more must not make a sum overflow."""
 CLIENT_LEFT: Final = 499
 _LIMITS: Final = frozenset({"rate_limit_exceeded", "upstream_rate_limited"})
+_OF_ONE: Final = frozenset({"invalid_request", "context_overflow"})
+"""Classes that say that a client asked for what cannot be. Of several models that failed, only the last one's said so."""
 _NANO: Final = 1_000_000_000
 
 
@@ -25,10 +27,15 @@ class Labels(NamedTuple):
 
 
 def labels_of(entry: Entry) -> Labels:
-    """A request without a fault has no error class; one whose fault has no class goes by its code."""
+    """A request without a fault has no error class; one whose fault has no class goes by its code. What only counted
+    tokens is a request, but none of the model's: as for its health, the model has answered nothing."""
     error = ""
     if entry.status >= 400 and entry.status != CLIENT_LEFT:
         error = entry.error_class or entry.error_code or "unknown"
+        if entry.status >= 500 and error in _OF_ONE:
+            error = entry.error_code or error
+    if entry.endpoint == COUNT_TOKENS:
+        return Labels("", "", entry.project, entry.mode, error)
     return Labels(entry.model, entry.provider, entry.project, entry.mode, error)
 
 
@@ -81,7 +88,7 @@ class Totals:
                 self.rate_limited += 1
         if entry.at_home:
             self.affinity_hits += 1
-        if entry.model:  # refusals reach no model, and would make it look fast
+        if labels.model_id:  # refusals reach no model, and would make it look fast
             latency.waiting.append(entry.latency_ms)
         if entry.first_chunk_ms is not None:
             first_chunk.waiting.append(entry.first_chunk_ms)

@@ -163,6 +163,50 @@ def test_many_failures_of_the_last_minutes_are_told_with_their_classes(admin_cli
     assert 'href="/admin/telemetry/requestlog/?outcome=failed"' in shown
 
 
+def notes(client: Client) -> list[tuple[str, str]]:
+    answer: Any = client.get(STATE)
+    return [(one.what, one.detail) for one in answer.context["state"].notes]
+
+
+def test_what_clients_did_wrong_is_a_note_and_no_trouble(admin_client: Client, open_vault: None) -> None:
+    codes = ["budget_exceeded"] * 4 + ["model_not_found"] * 2 + ["invalid_request", "rate_limit_exceeded"]
+    note(*[entry()] * 8, *[entry(status=400, error_code=one, model="", provider="") for one in codes])
+    note(entry(status=400, error_code="upstream_rejected", error_class="invalid_request"))
+    assert troubles(admin_client) == []
+    assert notes(admin_client) == [
+        (
+            "53 % of the requests are refused for what clients sent or may spend",
+            "9 of 17 in 15 minutes: 4 budget_exceeded, 2 invalid_request, 2 model_not_found and 1 other."
+            " No provider failed in these.",
+        )
+    ]
+    shown = unescape(text(admin_client.get(STATE)))
+    assert "Nothing is wrong." in shown
+    assert 'href="/admin/telemetry/requestlog/?outcome=client"' in shown
+
+
+def test_failures_of_ours_and_of_clients_are_told_apart_and_the_difference_to_the_figure_is_said(
+    admin_client: Client, open_vault: None
+) -> None:
+    note(*[entry()] * 14, *[entry(status=429, error_code="budget_exceeded")] * 3)
+    note(entry(status=502, error_code="all_models_failed", error_class="invalid_request"))
+    note(entry(status=429, error_code="upstream_rate_limited", error_class="rate_limited"))
+    note(entry(status=504, error_code="upstream_timeout", error_class="timeout"))
+    assert troubles(admin_client) == [("warn", "15 % of the requests fail")]
+    assert [what for what, _ in notes(admin_client)] == [
+        "15 % of the requests are refused for what clients sent or may spend"
+    ]
+    shown = unescape(text(admin_client.get(STATE)))
+    assert "3 of 20 in 15 minutes: 1 all_models_failed, 1 rate_limited, 1 timeout." in shown
+    assert "Not among them, but in the figure of errors: 3 by what clients sent." in shown
+
+
+def test_causes_that_are_not_named_are_counted(admin_client: Client, open_vault: None) -> None:
+    classes = ["timeout"] * 3 + ["transient"] * 2 + ["auth", "rate_limited", "model_unavailable"]
+    note(*[entry()] * 2, *[entry(status=502, error_class=one) for one in classes])
+    assert "8 of 10 in 15 minutes: 3 timeout, 2 transient, 1 auth and 2 others." in text(admin_client.get(STATE))
+
+
 def test_a_log_that_lags_is_told(admin_client: Client, open_vault: None, folder: Path) -> None:
     line = encode_line(entry(at=int((time() - 600) * 1e6)))
     (folder / "journal" / "host-1-1-aa.journal").write_bytes(line)

@@ -82,8 +82,17 @@ def test_it_says_in_a_sentence_what_came_of_the_request() -> None:
             "shop asked for the model gpt. Another one was asked before, and failed: rate limited.",
         ),
         (
-            {"api_key_name": "", "status": 401, "attempts": 0, "routing_reason": ""},
-            "Somebody without a client key asked for the model gpt. It was refused before anybody was asked.",
+            {"status": 400, "attempts": 0, "routing_reason": "", "model_id": "", "error_code": "invalid_request"},
+            "shop asked for the model gpt. It was refused before anybody was asked.",
+        ),
+        (
+            {"api_key_name": "", "status": 401, "attempts": 0, "routing_reason": "", "requested_model": "",
+             "model_id": ""},
+            "Somebody without a client key called /v1/chat/completions, and was refused before anything was asked for. ",
+        ),
+        (
+            {"endpoint": "/v1/messages/count_tokens"},
+            "shop asked how many tokens a request to gpt has; it was not sent. It was asked for by name.",
         ),
     ],
 )  # fmt: skip
@@ -145,7 +154,97 @@ def test_a_refusal_for_what_others_hold_says_so_and_an_old_one_says_what_is_not_
     assert "held for requests under way" in held.sentence
     assert dict(held.facts)["Begins anew"] == "never"
     assert old.sentence == "A budget could not pay it. Which one, was not noted."
-    assert story(row(status=429, error_code="rate_limit_exceeded")).refusal is None
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence", "facts"),
+    [
+        (
+            {"limit": "rpm", "value": 30, "wait_seconds": 1.25},
+            "The limit of requests per minute of the client key shop was reached.",
+            {"Limit": "Requests per minute", "Of": "the client key shop", "Its value": "30",
+             "Free again after": "1.2 s"},
+        ),
+        (
+            {"limit": "rps", "value": 0.5, "at_once": 2, "project": "web", "wait_seconds": 3},
+            "The limit of requests per second of the project web was reached.",
+            {"Limit": "Requests per second", "Of": "the project web", "Its value": "0.5, 2 at once",
+             "Free again after": "3.0 s"},
+        ),
+        (
+            {"limit": "tpm", "value": 2_000_000, "wait_seconds": 3},
+            "The limit of tokens per minute of the client key shop was reached.",
+            {"Limit": "Tokens per minute", "Of": "the client key shop", "Its value": "2,000,000",
+             "Free again after": "3.0 s"},
+        ),
+        (
+            {"limit": "concurrency", "value": 4, "wait_seconds": 1},
+            "The limit of requests at the same time of the client key shop was reached.",
+            {"Limit": "Requests at the same time", "Of": "the client key shop", "Its value": "4",
+             "Free again after": "1.0 s"},
+        ),
+        (
+            {"limit": "address", "address": "192.0.2.7", "value": 60, "at_once": 120, "wait_seconds": 0.5},
+            "The limit of requests per second of the address 192.0.2.7 was reached.",
+            {"Limit": "Requests per second", "Of": "the address 192.0.2.7",
+             "Its value": "60, 120 at once", "Free again after": "0.5 s",
+             "Set by": "TOKENHUB_RATE_LIMIT_RPS, TOKENHUB_RATE_LIMIT_BURST"},
+        ),
+    ],
+)  # fmt: skip
+def test_a_request_that_a_rate_limit_refused_says_which_whose_and_how_long(
+    told: dict[str, Any], sentence: str, facts: dict[str, str]
+) -> None:
+    made = row(status=429, error_code="rate_limit_exceeded", api_key_id="k", detail={"refusal": told})
+    found = story(made).refusal
+    assert found is not None
+    assert (found.sentence, dict(found.facts)) == (sentence, facts)
+    old = story(row(status=429, error_code="rate_limit_exceeded")).refusal
+    assert old is not None
+    assert old.sentence == "A rate limit refused it. Which one, was not noted."
+
+
+def test_a_rate_limits_refusal_leads_to_whoever_has_the_limit(admin_client: Client, staff_client: Client) -> None:
+    key = keys.issue(name="shop").record
+    fields: dict[str, Any] = {"status": 429, "error_code": "rate_limit_exceeded", "api_key_id": str(key.pk)}
+    of_key = row(**fields, detail={"refusal": {"limit": "rpm", "value": 1, "wait_seconds": 1}})
+    of_project = row(**fields, detail={"refusal": {"limit": "rpm", "value": 1, "project": "a/b", "wait_seconds": 1}})
+    assert f'href="/admin/keys/clientkey/{key.pk}/change/">The client key</a>' in shown(admin_client, of_key)
+    assert 'href="/admin/keys/project/a_2Fb/change/">The project</a>' in shown(admin_client, of_project)
+    clerk = User.objects.get(username="clerk")
+    clerk.user_permissions.add(Permission.objects.get(codename="view_requestlog"))
+    assert "The client key</a>" not in shown(staff_client, of_key)
+
+
+def test_plain_answers_are_words_and_no_crosses(admin_client: Client) -> None:
+    page = shown(admin_client, row())
+    assert "close_small" not in page
+    assert "Client disconnected" in page
+
+
+LIST = reverse("admin:telemetry_requestlog_changelist")
+
+
+def test_the_list_says_what_was_asked_for_only_where_that_was_read(admin_client: Client) -> None:
+    none = {"model_id": "", "provider_id": "", "status": 400, "attempts": 0}
+    row(**none, requested_model="gpt")
+    assert "-  (asked: gpt)" in text(admin_client.get(LIST))
+    row(**none, requested_model="")
+    row(**none, requested_model="", mode="normal")
+    page = text(admin_client.get(LIST))
+    assert page.count("nothing was asked for") == 1
+    assert page.count("-  (asked: auto)") == 1
+
+
+def test_failures_are_red_in_the_list_and_counted_tokens_are_no_answer(admin_client: Client) -> None:
+    row(status=503, error_code="overloaded")
+    page = re.sub(r"\s+", " ", text(admin_client.get(LIST)))
+    assert re.search(r"bg-red-100[^>]*> 503 overloaded <", page)
+    RequestLog.objects.all().delete()
+    row(endpoint="/v1/messages/count_tokens")
+    page = re.sub(r"\s+", " ", text(admin_client.get(LIST)))
+    assert "gpt (tokens counted, nothing asked)" in page
+    assert re.search(r"> counted <", page)
 
 
 def test_a_candidate_without_a_price_says_so(admin_client: Client) -> None:
@@ -202,6 +301,10 @@ def test_headers_are_those_that_the_client_got() -> None:
     bad = dict(told(status=502, error_code="no_eligible_models", client_request_id="mine").headers)
     assert (bad["X-TokenHub-Error-Code"], bad["X-Request-ID"]) == ("no_eligible_models", "mine")
     assert "X-TokenHub-Model" not in bad
+    assert {"X-TokenHub-Warning", "Retry-After"}.isdisjoint(good | bad)
+    warned = dict(told(detail={"warning": "dropped=seed; max_tokens=88"}).headers)
+    assert warned["X-TokenHub-Warning"] == "dropped=seed; max_tokens=88"
+    assert dict(told(status=429, detail={"retry_after": 7}).headers)["Retry-After"] == "7"
 
 
 def test_the_replay_asks_the_router_for_the_same_kind_of_request(admin_client: Client, model: Model) -> None:

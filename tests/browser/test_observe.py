@@ -85,7 +85,17 @@ def test_decisions_appear_as_they_are_made_and_lead_to_their_explanation(tab: Ta
     assert tab.page.locator(".ob-timeline li").count() == 1
     tab.page.get_by_role("button", name="Replay with today's configuration").click()
     tab.page.get_by_text("Today m at p would be asked first (alias-variant)").wait_for()
+    assert tab.page.get_by_text("It is the one that answered.").is_visible()
     tab.check()
+
+
+def test_the_replay_of_a_refused_request_compares_with_nobody(tab: Tab, gateway: Gateway) -> None:
+    made = gateway.chat(model="m", max_tokens=-1).headers["x-tokenhub-request-id"]
+    gateway.rows(at_least=1)
+    tab.page.goto(f"{gateway.base}/admin/live/explain/{made}/")
+    tab.page.get_by_role("button", name="Replay with today's configuration").click()
+    tab.page.get_by_text("Today m at p would be asked first").wait_for()
+    assert tab.page.get_by_text("Nobody answered then.").is_visible()
 
 
 def test_what_is_live_fits_its_boxes_on_a_laptop(tab: Tab, gateway: Gateway) -> None:

@@ -93,7 +93,7 @@ export class Feed {
         at.append(this.link(line));
         badge(cell(row, ""), failed ? `${one.status} ${one.error_code ?? ""}` : one.client_disconnected ? "left" : "ok", failed ? "bad" : one.client_disconnected ? "warn" : "good");
         cell(row, one.api_key_name || "no client key");
-        cell(row, one.requested_model || (one.mode ? `mode ${one.mode}` : "auto"));
+        cell(row, one.requested_model || (one.mode ? `mode ${one.mode}` : one.model_id ? "auto" : "nothing was asked for"));
         cell(row, one.model_id ? `${one.model_id} at ${one.provider_id}` : "nobody");
         cell(row, one.routing_reason || one.error_class || "-");
         cell(row, `${one.latency_ms.toLocaleString("en")} ms`, "ob-number");
