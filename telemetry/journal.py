@@ -74,7 +74,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     answer is judged by this one. `capture`: what was asked and answered, sealed. `charges`: on budgets, each to be
     booked once. `at_home`: answered by the model that the conversation was at.
     `plan`: the orchestrated request that this one is a `leg` of, or is itself. `refusal`: the budget that could not pay
-    it, as the client was told, or the rate limit that was reached. `warning` and `retry_after`: headers of the answer."""
+    it, as the client was told, or the rate limit that was reached. `warning`,
+    `retry_after`: headers of the answer."""
 
     id: str
     at: int

@@ -14,7 +14,7 @@ LARGEST: Final = 1 << 48
 CLIENT_LEFT: Final = 499
 _LIMITS: Final = frozenset({"rate_limit_exceeded", "upstream_rate_limited"})
 _OF_ONE: Final = frozenset({"invalid_request", "context_overflow"})
-"""Classes that say that a client asked for what cannot be. Of several models that failed, only the last one's said so."""
+"""Classes that blame the request. Where several models failed, they are only the last one's."""
 _NANO: Final = 1_000_000_000
 
 

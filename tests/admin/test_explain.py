@@ -61,6 +61,7 @@ def test_it_says_in_a_sentence_what_came_of_the_request() -> None:
         told(status=503, error_code="upstream_unavailable").outcome
         == "Failed with 503 upstream_unavailable after 1,000 ms"
     )
+    assert told(endpoint="/v1/messages/count_tokens").outcome == "Tokens were counted for gpt at acme in 1,000 ms"
     assert told(client_disconnected=True).outcome == "The client left after 1,000 ms"
     assert [told(**one).mood for one in ({}, {"status": 429}, {"client_disconnected": True})] == ["good", "bad", "warn"]
 
@@ -88,11 +89,11 @@ def test_it_says_in_a_sentence_what_came_of_the_request() -> None:
         (
             {"api_key_name": "", "status": 401, "attempts": 0, "routing_reason": "", "requested_model": "",
              "model_id": ""},
-            "Somebody without a client key called /v1/chat/completions, and was refused before anything was asked for. ",
+            "Somebody without a client key called /v1/chat/completions: nothing was asked for. ",
         ),
         (
             {"endpoint": "/v1/messages/count_tokens"},
-            "shop asked how many tokens a request to gpt has; it was not sent. It was asked for by name.",
+            "shop asked how many tokens a request to gpt would have. It was asked for by name.",
         ),
     ],
 )  # fmt: skip

@@ -54,6 +54,7 @@ def test_the_page_is_for_those_who_may_see_the_request_log(client: Client, staff
 def test_the_newest_requests_of_the_window_are_told_as_an_event_tells_them(admin_client: Client) -> None:
     row(live.WINDOW_MINUTES + 1)
     old, new = row(5, model_id="m"), row(1, cost_usd="0.25", alias="best")
+    row(2, model_id="m", endpoint="/v1/messages/count_tokens")  # of which there is no event
     told = flows(admin_client)["requests"]
     assert [one["request_id"] for one in told] == [str(new.request_id), str(old.request_id)]
     assert (told[0]["cost_usd"], told[0]["alias"], told[1]["cost_usd"]) == (0.25, "best", None)

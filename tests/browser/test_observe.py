@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -91,7 +92,7 @@ def test_decisions_appear_as_they_are_made_and_lead_to_their_explanation(tab: Ta
 
 def test_the_replay_of_a_refused_request_compares_with_nobody(tab: Tab, gateway: Gateway) -> None:
     made = gateway.chat(model="m", max_tokens=-1).headers["x-tokenhub-request-id"]
-    gateway.rows(at_least=1)
+    gateway.wait_until(lambda: UUID(made) in {UUID(str(one["request_id"])) for one in gateway.rows()})
     tab.page.goto(f"{gateway.base}/admin/live/explain/{made}/")
     tab.page.get_by_role("button", name="Replay with today's configuration").click()
     tab.page.get_by_text("Today m at p would be asked first").wait_for()
@@ -170,6 +171,16 @@ def test_the_graph_is_walked_by_keyboard_and_filters_the_feed(tab: Tab, gateway:
     assert by_name not in feed(tab)
     tab.page.get_by_role("button", name="Only alias best").click()
     assert by_name in feed(tab)
+
+
+def test_what_named_no_model_leads_to_no_mode(tab: Tab, gateway: Gateway) -> None:
+    open_live(tab)
+    answer = gateway.post("/v1/chat/completions", {"messages": []})
+    made = answer.headers["x-tokenhub-request-id"]
+    wait_for_feed(tab, made)
+    assert "nothing was asked for" in tab.page.locator(f"#feed-table tr[data-key='{made}']").inner_text()
+    tab.page.wait_for_function(f"{GRAPH}.getElementById('client shop > model refused').length === 1")
+    assert tab.page.evaluate(f"{GRAPH}.nodes().filter((one) => one.id().startsWith('alias mode')).length") == 0
 
 
 def test_the_feed_pauses_and_filters(tab: Tab, gateway: Gateway) -> None:

@@ -1,5 +1,5 @@
-"""What the request log keeps beside figures: which limit refused a request, the warning and the wait that its client was
-told, and the model that was named in a body that was refused. Over a running gateway."""
+"""What the request log keeps beside figures: which limit refused a request, the warning and the wait that its client
+was told, and the model that was named in a body that was refused. Over a running gateway."""
 
 from __future__ import annotations
 

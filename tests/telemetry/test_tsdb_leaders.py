@@ -8,7 +8,9 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from telemetry.journal import COUNT_TOKENS
 from telemetry.tsdb.leaders import leaders
+from telemetry.tsdb.overview import failing
 from telemetry.tsdb.upkeep import roll_up
 from tests.telemetry.test_tsdb_overview import DAY, NOW, entry, note
 
@@ -55,6 +57,14 @@ def test_what_was_not_measured_is_not_known() -> None:
     note(entry(NOW - 60, cost_nano=None))
     (one,) = leaders(until=NOW, seconds=DAY)
     assert (one.cost_of_one, one.reward, one.first_p50, one.success) == (None, None, None, 1.0)
+
+
+def test_requests_that_only_counted_tokens_are_none_of_the_models() -> None:
+    note(entry(NOW - 60), entry(NOW - 60, endpoint=COUNT_TOKENS), entry(NOW - 60, endpoint=COUNT_TOKENS, status=503))
+    (one,) = leaders(until=NOW, seconds=DAY)
+    assert (one.requests, one.success) == (1, 1.0)
+    requests, failed = failing(until=NOW, minutes=60)
+    assert (requests, sum(failed.values())) == (3, 1)  # and are requests nevertheless
 
 
 def test_it_costs_the_same_few_queries_however_many_requests_there_were() -> None:
