@@ -112,6 +112,8 @@ def test_a_number_that_nobody_can_mean_does_not_break_a_sum(number: int) -> None
         ({"status": 502, "error_class": "timeout", "error_code": "upstream_error"}, "timeout"),
         ({"status": 429, "error_code": "rate_limit_exceeded"}, "rate_limit_exceeded"),
         ({"status": 503}, "unknown"),
+        ({"status": 400, "error_class": "invalid_request", "error_code": "upstream_rejected"}, "invalid_request"),
+        ({"status": 502, "error_class": "invalid_request", "error_code": "all_models_failed"}, "all_models_failed"),
     ],
 )
 def test_a_fault_has_a_class(fields: dict[str, object], wanted: str) -> None:
