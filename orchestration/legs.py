@@ -136,6 +136,7 @@ class Legs:
         target = delivery.target
         is_mute = not thoughtless(result.text) and not plan.keeps_body
         error = ApiError("upstream_error", f"{target.model_id} answered without a text.", error_class="transient")
+        delivered = _delivered(visit, delivery) if plan.is_chat else None
         cost = visit.account(200, usage=usage, estimated=estimated)
         if result.text and hear is not None and not streams:
             hear(result.text)
@@ -148,7 +149,7 @@ class Legs:
             output_tokens=usage.output_tokens,
             body=result.body if plan.keeps_body else Raw(b"null"),
             error=leg_error(error) if is_mute else None,
-            delivered=_delivered(visit, delivery) if plan.is_chat else None,
+            delivered=delivered,
         )
 
     def _call(self, visit: Visit, leg: Leg, key: KeyRecord, *, stream: bool) -> Call:

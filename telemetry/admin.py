@@ -172,7 +172,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
             return f"{row.model_id}  (tokens counted, nothing asked)"
         asked = row.asked_for
         if not asked:
-            return "-  (nothing was asked for)"
+            return "nothing was asked for"
         return row.model_id if asked == row.model_id else f"{row.model_id or '-'}  (asked: {asked})"
 
     @display(description="Tokens in / out")
