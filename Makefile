@@ -10,9 +10,10 @@ DOCS = "$(PYTHON)" deploy/docs
 
 .PHONY: run docs stack screenshots test lint bench money-test lock sbom audit image compose-test clean
 
+# `exec`, since make hands a SIGTERM to the recipe's own process: a shell between them would leave the server running
 run: .venv/run
 	@mkdir -p .cache && { nice $(DOCS) >.cache/docs.log 2>&1 </dev/null & }  # for /docs/; the start does not wait for it
-	@TOKENHUB_ENV=development $(BIN)/python manage.py quickstart
+	@exec env TOKENHUB_ENV=development $(BIN)/python manage.py quickstart
 
 # into site/, which a running server shows at /docs/
 docs:

@@ -20,13 +20,14 @@ from tests.support.gateway import ROOT, Gateway, environment, free_port, migrate
 class Quickstart:
     """`manage.py quickstart` until it said that it is ready."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, *command: str) -> None:
+        """`command`: what to start in place of it."""
         env = {name: value for name, value in environment(folder).items() if name != "TOKENHUB_VAULT_PASSWORD"}
         self.output = ""
         with (folder / "out").open("w") as out, (folder / "log").open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "quickstart", "--listen", f"127.0.0.1:{port}"],
-                cwd=ROOT, env=env, stdout=out, stderr=log, start_new_session=True,
+                command or [sys.executable, "manage.py", "quickstart", "--listen", f"127.0.0.1:{port}"],
+                cwd=ROOT, env={**env, "TOKENHUB_LISTEN_ADDR": f"127.0.0.1:{port}"}, stdout=out, stderr=log, start_new_session=True,
             )  # fmt: skip
         Gateway.wait_until(lambda: self._is_ready(folder), seconds=40)
 
@@ -47,6 +48,7 @@ def test_quickstart_prints_a_login_link_a_key_and_a_curl_line_that_answers(tmp_p
         assert '"audit"' not in first.output.partition("TokenHub is ready")[0]
         (key,) = set(re.findall(r"tokenhub_[0-9a-f]{64}", first.output))
         (link,) = re.findall(r"http://\S+/login-link/\S+", first.output)
+        assert "curl -i http" in first.output  # the README explains the headers with it
         line = first.output[first.output.index("curl ") :].partition("\n\n")[0].replace("\\\n", " ")
         answer = subprocess.run(
             [*shlex.split(line)[:1], "-sS", *shlex.split(line)[1:]], capture_output=True, text=True, timeout=20,
@@ -73,6 +75,24 @@ def test_quickstart_prints_a_login_link_a_key_and_a_curl_line_that_answers(tmp_p
         second.stop()
     for name in ("tokenhub.sqlite3", "django_secret"):
         assert key.encode() not in (tmp_path / name).read_bytes()
+
+
+
+def test_make_run_ends_its_server_when_it_is_killed(tmp_path: Path) -> None:
+    """By its id alone, as a service manager does it, with no group of processes that a terminal would tell."""
+    port = free_port()
+    rest = (f"BIN={Path(sys.executable).parent}", "DOCS=true")
+    made = Quickstart(tmp_path, port, "make", "--old-file=.venv/run", "run", *rest)
+    try:
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    finally:
+        made.stop()
+
+    def is_free() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) != 0
+
+    Gateway.wait_until(is_free, seconds=20)
 
 
 def test_serve_says_in_a_sentence_what_is_missing(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def _banner(listen: str) -> str:
     issued = keys.issue(name="first key", owner=login.ADMIN_NAME)
     lines += ["  Client key  (shown this once)", f"    {issued.plaintext}", "", "  Try it"]
     lines += [
-        f"    curl {base}/v1/chat/completions \\",
+        f"    curl -i {base}/v1/chat/completions \\",
         f"      -H 'Authorization: Bearer {issued.plaintext}' \\",
         "      -H 'Content-Type: application/json' \\",
         f"""      -d '{{"model": "{_first_model()}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'""",
