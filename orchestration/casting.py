@@ -115,6 +115,7 @@ class Casting:
             "no_eligible_models",
             f"{why}." + (f" Left out: {left_out}." if left_out else ""),
             hint="Ask for fewer voters, name models, relax the policy, or ask the operator.",
+            is_lasting=error.is_lasting,
         )
 
     # -- the rehearsal ---------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 ApiError
   code: a key of CODES; status: that of the table, or the upstream's own for `upstream_rejected`
   details: for the client; noted: for the journal, what refused the request
+  is_lasting: the same request would fail again; told to clients that repeat every 5xx by themselves
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class ApiError(Exception):
         retry_after_seconds: float | None = None,
         error_class: str = "",
         allow: tuple[str, ...] = (),
+        is_lasting: bool = False,
         details: Mapping[str, object] | None = None,
         noted: Mapping[str, object] | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class ApiError(Exception):
         self.retry_after_seconds = retry_after_seconds
         self.error_class = error_class
         self.allow = allow
+        self.is_lasting = is_lasting
         self.details = details
         self.noted = noted
 

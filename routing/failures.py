@@ -10,6 +10,7 @@ from routing.errors import ApiError
 from routing.snapshot import Snapshot, Target
 
 SHOWN = 10
+_PASSING = frozenset({"rate_limited", "auth", "down", "over_latency", "vault_locked"})
 
 
 def after_failures(failures: Sequence[tuple[Target, AttemptFailed]]) -> ApiError:
@@ -62,7 +63,13 @@ def nobody_eligible(snapshot: Snapshot, excluded: Mapping[str, str]) -> ApiError
         "no_eligible_models",
         f"No model can take this request: {named}." if named else "No model that this client key may use is left.",
         hint="Name a model, relax the policy, or ask the operator.",
+        is_lasting=is_lasting(excluded),
     )
+
+
+def is_lasting(excluded: Mapping[str, str]) -> bool:
+    """Whether none of the reasons passes by itself, so that the same request would be refused again."""
+    return bool(excluded) and _PASSING.isdisjoint(excluded.values())
 
 
 def rejected(failure: AttemptFailed) -> ApiError:

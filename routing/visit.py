@@ -347,6 +347,8 @@ class Visit:
         headers = [(b"x-tokenhub-error-code", error.code.encode("ascii"))]
         if error.retry_after_seconds is not None:
             headers.append((b"retry-after", b"%d" % error.retry_after))
+        if error.is_lasting:
+            headers.append((b"x-should-retry", b"false"))  # OpenAI's and Anthropic's clients obey it
         if error.code in {"request_too_large", "request_timeout"}:  # the rest of the body is still on its way
             headers.append((b"connection", b"close"))
         if error.allow:

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tests.support.gateway import KEY, Gateway
@@ -233,3 +234,19 @@ def test_comments_before_the_first_event_do_not_rule_out_another_model(gateway: 
     assert "PROCESSING" not in answer.text
     assert answer.text.endswith("data: [DONE]\n\n")
     json.loads(answer.text.partition("data: ")[2].partition("\n\n")[0])
+
+
+# -- what nobody here can do -------------------------------------------------------------------------------------------
+def test_the_packages_do_not_repeat_what_no_model_can_do(gateway: Gateway) -> None:
+    sent: list[httpx.Request] = []
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    body: Any = {"model": "auto", "messages": USER, "tools": [tool]}
+    with (
+        httpx.Client(event_hooks={"request": [sent.append]}) as http,
+        openai.OpenAI(base_url=f"{gateway.base}/v1", api_key=KEY, max_retries=2, http_client=http) as client,
+        pytest.raises(openai.APIStatusError) as refused,
+    ):
+        client.chat.completions.create(**body)
+    assert (refused.value.status_code, refused.value.code) == (502, "no_eligible_models")
+    assert "lacks_tools" in refused.value.message
+    assert len(sent) == 1

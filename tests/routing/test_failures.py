@@ -139,6 +139,23 @@ def test_a_locked_vault_is_said_only_when_it_is_all_that_is_wrong() -> None:
     assert nobody_eligible(snapshot(ONE, TWO), {"m1": "vault_locked", "m2": "down"}).code == "no_eligible_models"
 
 
+@pytest.mark.parametrize(
+    ("why", "lasting"),
+    [
+        (["lacks_tools", "below_min_weight"], True),
+        (["over_budget", "model_not_allowed"], True),
+        (["model_not_allowed"], True),
+        (["lacks_tools", "down"], False),
+        (["rate_limited"], False),
+        (["over_latency"], False),
+        ([], False),
+    ],
+)
+def test_it_lasts_when_no_reason_passes_by_itself(why: list[str], lasting: bool) -> None:
+    error = nobody_eligible(snapshot(ONE, TWO), {f"m{number}": one for number, one in enumerate(why)})
+    assert (error.code, error.is_lasting) == ("no_eligible_models", lasting)
+
+
 def test_many_reasons_are_cut_short() -> None:
     many = {f"m{number}": "down" for number in range(1_000)}
     assert len(nobody_eligible(snapshot(ONE), many).message) < 500
