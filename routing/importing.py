@@ -22,6 +22,9 @@ from telemetry.logs import EventLogger
 
 log = EventLogger(__name__)
 DEFAULT_CONTEXT_TOKENS: Final = 128_000
+ASSUMED_ABILITIES: Final = ("tools",)
+"""Of a chat model of which nothing is known: nearly all take tools. One that does not rejects the request, which goes on to
+the next; without them no request with tools would ever reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,12 @@ class Offered:
     """The catalogue's."""
     edited: bool = False
     """Prices are the operator's: the catalogue's are not taken."""
+    abilities: tuple[str, ...] = ()
+
+    @property
+    def is_assumed(self) -> bool:
+        """Whether its abilities are known from nowhere."""
+        return bool(self.abilities) and not self.listed.abilities
 
     @property
     def per_million(self) -> dict[str, str]:
@@ -45,14 +54,21 @@ class Offered:
         known = {name: self.prices.get(f"{name}_per_1k") for name in ("input", "output")}
         return {name: "" if price is None else f"{(price * 1000).normalize():f}" for name, price in known.items()}
 
-    def with_edits(self, *, per_million: Mapping[str, Decimal | None], max_context_tokens: int | None) -> Offered:
+    def with_edits(
+        self,
+        *,
+        per_million: Mapping[str, Decimal | None],
+        max_context_tokens: int | None,
+        abilities: Sequence[str] | None = None,
+    ) -> Offered:
         """As the operator has it; a price that was emptied is none."""
         given = {name: None if price is None else price / 1000 for name, price in per_million.items()}
         changed = any(self.prices.get(f"{name}_per_1k") != price for name, price in given.items())
         prices = {**self.prices} if not changed else {
             f"{name}_per_1k": price for name, price in given.items() if price is not None
         }  # fmt: skip
-        return replace(self, prices=prices, max_context_tokens=max_context_tokens, edited=changed)
+        can = self.abilities if abilities is None else tuple(abilities)
+        return replace(self, prices=prices, max_context_tokens=max_context_tokens, edited=changed, abilities=can)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +91,8 @@ def offered(provider: Provider, listed: Sequence[Listed]) -> list[Offered]:
         prices = {name: Decimal(text) for name, text in answer["prices"].items()} if answer else {}
         context = one.max_context_tokens or (answer or {}).get("context_window")
         name = own.get(one.id) or (f"{provider.pk}/{one.id}" if one.id in taken else one.id)
-        found.append(Offered(name, one, one.id in own, prices, context, answer))
+        can = one.abilities or (ASSUMED_ABILITIES if one.kind is Kind.CHAT else ())
+        found.append(Offered(name, one, one.id in own, prices, context, answer, abilities=can))
     return found
 
 
@@ -124,7 +141,7 @@ def _take(provider: Provider, offer: Offered, *, enabled: bool) -> Taken:
         enabled=enabled,
         max_context_tokens=offer.max_context_tokens or DEFAULT_CONTEXT_TOKENS,
         max_output_tokens=listed.max_output_tokens,
-        abilities=list(listed.abilities),
+        abilities=list(offer.abilities),
         price_source=PriceSource.CATALOGUE if offer.prices and not offer.edited else PriceSource.OPERATOR,
         **{name: offer.prices.get(name) for name in PRICE_FIELDS},
     )

@@ -153,7 +153,7 @@ class DiscoveredSerializer(serializers.Serializer[Any]):
             "imported": offer.imported,
             "max_context_tokens": offer.max_context_tokens,
             "max_output_tokens": offer.listed.max_output_tokens,
-            "abilities": list(offer.listed.abilities),
+            "abilities": list(offer.abilities),
             **prices,
         }
 

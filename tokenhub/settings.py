@@ -446,6 +446,7 @@ SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _SECURE and TOKENHUB_TRUSTED_PROXIES else None
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_000  # the set-up's list of models: up to ten for each that is ticked
 SILENCED_SYSTEM_CHECKS = [
     "security.W004",  # HSTS belongs to the proxy that ends TLS
     "security.W008",  # so does the redirect to https

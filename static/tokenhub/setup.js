@@ -64,7 +64,7 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-ticks]");
     if (button) {
-        for (const box of document.querySelectorAll(`#${button.dataset.ticks} tr:not([hidden]) input[type=checkbox]`)) {
+        for (const box of document.querySelectorAll(`#${button.dataset.ticks} tr:not([hidden]) input[name=model]`)) {
             box.checked = "on" in button.dataset;
             syncRow(box);
         }
@@ -73,15 +73,16 @@ document.addEventListener("click", (event) => {
 
 // What is not ticked is not sent, for a list of hundreds would be too long a form; but what was typed is.
 function syncRow(box) {
-    const inputs = [...box.closest("tr").querySelectorAll("input.th-number")];
-    const isTyped = inputs.some((input) => input.value !== input.dataset.offered);
+    const inputs = [...box.closest("tr").querySelectorAll("input[data-offered]")];
+    const isTyped = inputs.some((input) => input.type === "checkbox" ? input.checked !== (input.dataset.offered === "1")
+        : input.value !== input.dataset.offered);
     for (const input of inputs) {
         input.disabled = !box.checked && !isTyped;
     }
 }
 
 document.addEventListener("change", (event) => {
-    if (event.target.matches("#offers input[type=checkbox]")) {
+    if (event.target.matches("#offers input[name=model]")) {
         syncRow(event.target);
     }
 });

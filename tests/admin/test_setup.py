@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Group, User
 from django.test import Client
+from django.utils import timezone
 
 from keys.models import ClientKey
 from keys.snippets import snippets
@@ -62,7 +63,11 @@ def test_a_step_is_done_when_the_rows_say_so_and_not_before(admin_client: Client
     assert done() == [True, False, False, False, False]
     row = provider(1)
     Model.objects.create(id="m", provider=row)
-    request_row(1)
+    request_row(1, provider_id="sandbox")
+    request_row(2, provider_id=row.pk, status=502)
+    assert done() == [True, True, True, False, False]  # no answer of a provider that somebody added
+    assert "None of your providers has answered yet." in text(admin_client.get("/admin/setup/"))
+    request_row(3, provider_id=row.pk)
     assert done() == [True, True, True, False, True]
     Provider.objects.filter(pk=row.pk).update(enabled=False)
     assert done() == [True, False, False, False, True]
@@ -72,7 +77,7 @@ def test_the_first_page_has_the_next_step_and_none_when_all_is_done(admin_client
     assert "Which service?" in text(admin_client.get("/admin/"))
     Model.objects.create(id="m", provider=provider(1))
     do(admin_client, "key", name="shop")
-    request_row(1)
+    request_row(1, provider_id="org/provider_1")
     assert "Getting started" not in text(admin_client.get("/admin/"))
 
 
@@ -232,11 +237,46 @@ def test_picked_models_are_added_with_what_stands_in_their_rows(admin_client: Cl
     )  # fmt: skip
 
 
+def test_a_model_of_which_nothing_is_known_takes_tools_unless_that_is_unticked(
+    admin_client: Client, upstream: Upstream
+) -> None:
+    upstream.models = ["house-model", "other-model", "house-embed"]
+    page = do(admin_client, "provider", **card(upstream.url))
+    boxes = re.findall(r'name="can:house-model"\s+value="(\w+)"\s+data-offered="(1?)"\s+(checked)?', page)
+    assert [one for one, _, _ in boxes] == ["tools", "vision", "documents", "structured_output", "reasoning"]
+    assert [one for one, _, on in boxes if on] == [one for one, offered, _ in boxes if offered] == ["tools"]
+    assert 'name="can:house-embed"' not in page
+    typed = {"context:house-model": "4096", "can:house-model": ["vision", "flying"], "context:house-embed": "4096"}
+    names = ["house-model", "other-model", "house-embed"]
+    do(admin_client, "models", provider="house", model=names, unpriced=names, **typed)
+    assert dict(Model.objects.values_list("id", "abilities")) == {
+        "house-model": ["vision"], "other-model": ["tools"], "house-embed": ["embeddings"],
+    }  # fmt: skip
+
+
+def test_a_model_without_a_price_is_told_before_it_is_added(admin_client: Client, upstream: Upstream) -> None:
+    page = do(admin_client, "provider", **card(upstream.url))
+    assert re.search(r'name="context:house-model"\s+value="128000"', page)
+    values = {"provider": "house", "model": ["house-model", "gpt-4o-mini"], "context:house-model": "4096"}
+    values |= {"can:house-model": ["tools", "vision"], "context:gpt-4o-mini": "9", "can:gpt-4o-mini": ["tools"]}
+    values |= {"input:gpt-4o-mini": "1", "output:gpt-4o-mini": "2"}
+    page = do(admin_client, "models", **values)
+    assert not Model.objects.exists()
+    assert re.findall('name="unpriced" value="([^"]*)"', page) == ["house-model"]
+    assert page.count("No price: keys with a budget cannot use it; counted as dear.") == 1
+    assert re.search(r'name="can:house-model"\s+value="vision"\s+data-offered=""\s+checked', page)
+    assert "2 models are added" in do(admin_client, "models", **values, unpriced="house-model")
+    assert not set(Model.objects.unpriced(timezone.now()).values_list("id", flat=True)) - {"house-model"}
+
+
 def test_models_can_be_named_where_the_service_has_no_list(admin_client: Client, upstream: Upstream) -> None:
     upstream.default = Reply(status=404)
     page = do(admin_client, "provider", **card(upstream.url))
     assert 'data-problem="not_found"' in page
-    assert "2 models are added" in do(admin_client, "models", provider="house", names="one/a\n one/b ")
+    page = do(admin_client, "models", provider="house", names="one/a\n one/b ")
+    assert "Nothing is added yet. Without a price: one/a, one/b. No price: client keys with a budget cannot use it" in page
+    sure = re.findall('name="unpriced" value="([^"]*)"', page)
+    assert "2 models are added" in do(admin_client, "models", provider="house", names="one/a\n one/b ", unpriced=sure)
     assert set(Model.objects.values_list("id", flat=True)) == {"one/a", "one/b"}
 
 

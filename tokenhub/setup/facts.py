@@ -45,6 +45,9 @@ def steps(request: HttpRequest) -> list[Step]:
     real = Provider.objects.filter(enabled=True).exclude(type=ProviderType.SANDBOX)
     providers = list(real.values_list("id", flat=True)[:4])
     models = Model.objects.filter(enabled=True, provider__in=real).count()
+    requests = RequestLog.objects.all()
+    if providers:  # the sandbox's answers say nothing of them
+        requests = requests.filter(provider_id__in=real.values("id"), status__lt=400)
     key = ClientKey.objects.lasting().filter(enabled=True).only("name").first()
     found: list[tuple[str, str, str, bool, str]] = [
         (
@@ -62,8 +65,9 @@ def steps(request: HttpRequest) -> list[Step]:
         ),
         ("key", "Make a client key", "One for each application.", key is not None, key.name if key else ""),
         (
-            "request", "Send a request", "And see why which model answered.",
-            RequestLog.objects.exists(), "",
+            "request", "Send a request",
+            "None of your providers has answered yet." if providers else "And see why which model answered.",
+            requests.exists(), "",
         ),
     ]  # fmt: skip
     return [Step(*one, may=may(request.user, one[0])) for one in found]

@@ -201,6 +201,13 @@ def pick_models(request: HttpRequest) -> HttpResponse:
         told = f"Nothing is added yet: {reason if wrong else UNREACHED}"
         shown = [one for one in found if one.ticked or one.sent or one.offer.listed in look.models]
         return _models(request, provider, look=look, typed=request.POST, rows=shown, wrong=told)
+    without = {one.listed.id for one in edited if picking.is_unpriced(one)}
+    if not without <= set(request.POST.getlist("unpriced")):
+        for one in found:
+            one.unpriced = one.offer.listed.id in without
+        told = f"Nothing is added yet. Without a price: {', '.join(sorted(without)[:FEW])}. {picking.NO_PRICE}"
+        shown = [one for one in found if one.ticked or one.sent or one.offer.listed in look.models]
+        return _models(request, provider, look=look, typed=request.POST, rows=shown, wrong=told, without=without)
     taken = importing.take(provider=provider, offers=edited, only=wanted)
     skipped = "; ".join(f"{one.id}: {one.reason}" for one in taken if one.state == "skipped")
     created = sum(one.state == "created" for one in taken)

@@ -70,7 +70,7 @@ def _plain(offer: Offered) -> dict[str, Any]:
         "imported": offer.imported,
         "max_context_tokens": offer.max_context_tokens,
         "max_output_tokens": listed.max_output_tokens,
-        "abilities": list(listed.abilities),
+        "abilities": list(offer.abilities),
         **{name: float(price) for name, price in offer.prices.items()},
     }
 
