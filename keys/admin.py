@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from django import forms
 from django.conf import settings
@@ -30,6 +30,13 @@ from telemetry.money import dollars
 from tokenhub.adminkit import Admin, WordsField, action, display
 
 _LIMITS = (("rate_limit_rps", "rate_limit_burst", "rate_limit_rpm"), ("rate_limit_tpm", "max_concurrent"))
+_SAID: Final[dict[str, dict[str, str]]] = {
+    "rate_limit_burst": {
+        "label": "Burst of requests",
+        "help_text": "So many may come at the same moment before the rate per second holds. Empty: a second's worth.",
+    },
+    "max_concurrent": {"label": "Open requests", "help_text": "Asked and not yet answered; a stream until its end."},
+}
 
 
 class ClientKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for the type checker only
@@ -66,8 +73,16 @@ class GraceForm(forms.Form):
         return timedelta(hours=self.cleaned_data["hours"] or 0) or None
 
 
+class LimitedForms:
+    """Of a page with limits: two of them are counted in requests, and told apart."""
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        options |= _SAID.get(db_field.name, {})
+        return super().formfield_for_dbfield(db_field, request, **options)  # type: ignore[misc]  # of what it is mixed into
+
+
 @admin.register(ClientKey)
-class ClientKeyAdmin(Admin):
+class ClientKeyAdmin(LimitedForms, Admin):
     form = ClientKeyForm
     list_display = (
         "name",
@@ -239,7 +254,7 @@ class ClientKeyAdmin(Admin):
 
 # -- projects and budgets --------------------------------------------------------------------------------------------
 @admin.register(Project)
-class ProjectAdmin(Admin):
+class ProjectAdmin(LimitedForms, Admin):
     list_display = ("name", "key_count", "budget", "spent", "created_at")
     search_fields = ("name", "description")
     fieldsets = ((None, {"fields": ("name", "description", "capture")}), ("How much", {"fields": _LIMITS}))
@@ -390,6 +405,11 @@ def _spent_of(standing: services.Standing | None) -> SafeString | None:
     """With a bar, green to red by the browser itself."""
     if standing is None:
         return None
-    percent, text = f"{min(standing.percent, 100.0):.1f}", f"{dollars(standing.spent_usd)} ({standing.percent:.0f} %)"
+    percent, text = (
+        f"{min(standing.percent, 100.0):.1f}",
+        f"{dollars(standing.spent_usd)} ({standing.percent:.0f}\u00a0%)",
+    )
     meter = '<meter class="w-24" min="0" max="100" low="80" high="95" optimum="0" value="{}" aria-label="{}"></meter>'
-    return format_html("<span>" + meter + " {}</span>", percent, f"spent: {text}", text)
+    return format_html(
+        "<span>" + meter + ' <span class="whitespace-nowrap">{}</span></span>', percent, f"spent: {text}", text
+    )

@@ -17,7 +17,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from routing import alias_results, catalogue, evaluation_page, impact, services
 from routing.admin_model_rows import ModelRowForm, ModelRows, lock_rows, tell_of
-from routing.admin_prices import PricedFilter, PricedForms, PriceInline, price_told
+from routing.admin_prices import PER_MILLION, PRICES_TITLE, PricedFilter, PricedForms, PriceInline, price_told
 from routing.breaker import State
 from routing.health_store import health_states
 from routing.models import (
@@ -71,12 +71,13 @@ class ModelAdmin(PricedForms, Admin):
         (None, {"fields": ("id", "provider", "upstream_model", "enabled")}),
         ("Routing", {"fields": ("weight", "max_context_tokens", "max_output_tokens", "abilities")}),
         (
-            "Prices, in dollars per million tokens",
+            PRICES_TITLE,
             {
+                "description": PER_MILLION,
                 "fields": (
                     ("input_per_1k", "output_per_1k"),
                     ("cached_input_per_1k", "cache_write_per_1k", "reasoning_per_1k"),
-                )
+                ),
             },
         ),
     )

@@ -24,6 +24,9 @@ _LABELS: Final = {
     "input_per_1k": "Input", "output_per_1k": "Output", "cached_input_per_1k": "Cached input",
     "cache_write_per_1k": "Cache write", "reasoning_per_1k": "Reasoning",
 }  # fmt: skip
+PRICES_TITLE: Final = "Prices, in dollars per million tokens"
+PER_MILLION: Final = "The admin API's fields of these names, such as input_per_1k, are dollars per 1,000 tokens."
+"""Said once, beside a fieldset whose title says what its fields are."""
 _PLACES: Final = 6
 """Of a price per million: that of 1,000 has three more."""
 _DIGITS: Final = 8
@@ -67,8 +70,7 @@ class PricedForms:
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         if db_field.name not in PRICE_FIELDS:
             return super().formfield_for_dbfield(db_field, request, **options)  # type: ignore[misc]  # of what it is mixed into
-        told = f"Dollars per million tokens; {db_field.name} of the API is per 1,000. {db_field.help_text}"
-        options |= {"form_class": PriceField, "label": _LABELS[db_field.name], "help_text": told}
+        options |= {"form_class": PriceField, "label": _LABELS[db_field.name]}
         return super().formfield_for_dbfield(db_field, request, **options)  # type: ignore[misc]
 
 
@@ -111,7 +113,10 @@ class PriceAdmin(PricedForms, Admin):
     list_select_related = ("model",)
     search_fields = ("model__id",)
     autocomplete_fields = ("model",)
-    fields = ("model", ("starts_at", "above_input_tokens"), PRICE_FIELDS[:2], PRICE_FIELDS[2:])
+    fieldsets = (
+        (None, {"fields": ("model", ("starts_at", "above_input_tokens"))}),
+        (PRICES_TITLE, {"description": PER_MILLION, "fields": (PRICE_FIELDS[:2], PRICE_FIELDS[2:])}),
+    )
     empty_title = "No price with a date yet"
     empty_hint = (
         "Models have their prices on their own pages. Here are those that hold from a moment on, such as an announced"

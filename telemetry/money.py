@@ -21,11 +21,16 @@ def dollars(amount: Decimal | float | None, *, exact: bool = False) -> str:
     if number < 0:
         return f"-{dollars(-number, exact=exact)}"
     if exact:
-        return f"${number.normalize():,f}"
+        return _padded(f"{number.normalize():,f}")
     if not number:
         return "$0.00"
     places = max(_DIGITS - 1 - number.adjusted(), _CENTS) if number < 1 else _CENTS
-    whole, _, part = f"{round(number, places):,f}".partition(".")
+    return _padded(f"{round(number, places):,f}")
+
+
+def _padded(written: str) -> str:
+    """With cents at least, so that amounts below each other are of one kind."""
+    whole, _, part = written.partition(".")
     return f"${whole}.{part.rstrip('0').ljust(_CENTS, '0')}"
 
 

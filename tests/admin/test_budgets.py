@@ -47,8 +47,8 @@ def test_a_budget_is_made_for_a_key_by_its_name(admin_client: Client) -> None:
     spend(made, 5_000_000_000)
     shown = text(admin_client.get(reverse("admin:keys_budget_changelist")))
     assert "client key shop" in shown
-    assert "$5.00 (40 %)" in shown
-    assert "$5.00 (40 %)" in text(admin_client.get(reverse("admin:keys_clientkey_changelist")))
+    assert "$5.00 (40\u00a0%)" in shown
+    assert "$5.00 (40\u00a0%)" in text(admin_client.get(reverse("admin:keys_clientkey_changelist")))
 
 
 def test_nobody_gets_two_budgets(admin_client: Client) -> None:

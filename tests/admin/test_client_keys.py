@@ -275,3 +275,11 @@ def test_a_name_that_two_keys_share_changes_neither(issued: services.IssuedKey) 
     with pytest.raises(CommandError, match="2 client keys match"):
         run("revoke", "shop")
     assert ClientKey.objects.filter(enabled=True).count() == 2
+
+
+def test_limits_that_count_requests_are_told_apart(admin_client: Client) -> None:
+    for kind in ("clientkey", "project"):
+        page = text(admin_client.get(reverse(f"admin:keys_{kind}_add")))
+        assert "Burst of requests" in page
+        assert "Open requests" in page
+        assert "Requests at" not in page

@@ -119,3 +119,10 @@ def test_a_price_is_stored_as_it_is_typed(typed: str, admin_client: Client) -> N
     assert submit(admin_client, url_of(row), holding="input_per_1k", input_per_1k=typed).status_code == 302
     row.refresh_from_db()
     assert row.input_per_1k == Decimal(typed) / 1000
+
+
+def test_what_the_api_calls_a_price_is_said_once_a_page(admin_client: Client) -> None:
+    for kind in ("model", "price"):
+        page = text(admin_client.get(reverse(f"admin:routing_{kind}_add")))
+        assert page.count("are dollars per 1,000 tokens") == 1, kind
+        assert page.count("Empty: no price is known. 0: free.") == (2 if kind == "model" else 0)

@@ -274,7 +274,9 @@ def test_models_can_be_named_where_the_service_has_no_list(admin_client: Client,
     page = do(admin_client, "provider", **card(upstream.url))
     assert 'data-problem="not_found"' in page
     page = do(admin_client, "models", provider="house", names="one/a\n one/b ")
-    assert "Nothing is added yet. Without a price: one/a, one/b. No price: client keys with a budget cannot use it" in page
+    assert (
+        "Nothing is added yet. Without a price: one/a, one/b. No price: client keys with a budget cannot use it" in page
+    )
     sure = re.findall('name="unpriced" value="([^"]*)"', page)
     assert "2 models are added" in do(admin_client, "models", provider="house", names="one/a\n one/b ", unpriced=sure)
     assert set(Model.objects.values_list("id", flat=True)) == {"one/a", "one/b"}

@@ -33,12 +33,12 @@ def test_what_is_not_known_is_a_dash() -> None:
 
 def test_exact_amounts_keep_every_digit() -> None:
     assert dollars(Decimal("0.001234567"), exact=True) == "$0.001234567"
-    assert dollars(Decimal("1500.10"), exact=True) == "$1,500.1"
+    assert dollars(Decimal("1500.10"), exact=True) == "$1,500.10"
 
 
 @pytest.mark.parametrize(
     ("stored", "shown"),
-    [(None, "no price"), ("0", "free"), ("0.00015", "$0.15"), ("0.015", "$15"), ("0.000000001", "$0.000001")],
+    [(None, "no price"), ("0", "free"), ("0.00015", "$0.15"), ("0.0006", "$0.60"), ("0.015", "$15.00"), ("0.000000001", "$0.000001")],
 )
 def test_prices_are_said_per_million_tokens(stored: str | None, shown: str) -> None:
     assert price_shown(stored) == shown

@@ -23,7 +23,9 @@ NO_NUMBER: Final = {
     "output": "Only a number, with a point: 0.15.",
 }
 ONE_PRICE: Final = "Give both prices, or none. 0 is free."
-NO_PRICE: Final = "No price: client keys with a budget cannot use it, and the router counts it as the dearest. 0 is free."
+NO_PRICE: Final = (
+    "No price: client keys with a budget cannot use it, and the router counts it as the dearest. 0 is free."
+)
 CHAT_ABILITIES: Final = tuple(one for one in Ability if one is not Ability.EMBEDDINGS)
 _FIELDS: Final = {"context": "max_context_tokens", "input": "input_per_1k", "output": "output_per_1k"}
 _CHECKS: Final = fields_for_model(Model, fields=list(_FIELDS.values()))
