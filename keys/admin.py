@@ -14,7 +14,6 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
@@ -22,8 +21,9 @@ from unfold.widgets import (
     UnfoldAdminSelectWidget,
 )
 
-from keys import services
+from keys import admin_money, services
 from keys.models import LIMIT_FIELDS, Budget, ClientKey, Project, Scope, Subject
+from keys.refusals import refusing
 from keys.snippets import snippets
 from telemetry import spending
 from telemetry.money import dollars
@@ -97,7 +97,15 @@ class ClientKeyAdmin(LimitedForms, Admin):
     )
     list_filter = ("enabled", "project", "owner")
     search_fields = ("name", "key_prefix", "owner", "project")
-    readonly_fields = ("key_prefix", "created_at", "rotated_at", "last_used_at", "old_digest_until")
+    readonly_fields = (
+        "budgets",
+        "spent_this_month",
+        "key_prefix",
+        "created_at",
+        "rotated_at",
+        "last_used_at",
+        "old_digest_until",
+    )
     fieldsets = (
         (None, {"fields": ("name", ("owner", "project"), "tags")}),
         (
@@ -115,6 +123,7 @@ class ClientKeyAdmin(LimitedForms, Admin):
             },
         ),
         ("How much", {"fields": _LIMITS}),
+        ("Money", {"fields": ("budgets", "spent_this_month")}),
         ("The key", {"fields": (("key_prefix", "created_at", "rotated_at"), ("last_used_at", "old_digest_until"))}),
     )
     actions = ("revoke",)
@@ -129,8 +138,10 @@ class ClientKeyAdmin(LimitedForms, Admin):
         found = super().get_changelist_instance(request)
         standings = services.standings_of(Subject.KEY, [str(row.pk) for row in found.result_list])
         spent = spending.spent([str(row.pk) for row in found.result_list], spending.month_of(timezone.now()))
+        refuse = refusing(standings.values())
         for row in found.result_list:
             row.standing, row.spent_usd = standings.get(str(row.pk)), spent.get(str(row.pk), Decimal(0))
+            row.refuses = row.standing is not None and row.standing.budget.pk in refuse
         return found
 
     def impact(self, rows: Sequence[ClientKey]) -> list[str]:
@@ -161,12 +172,21 @@ class ClientKeyAdmin(LimitedForms, Admin):
 
     @display(description="Budget")
     def budget(self, key: ClientKey) -> str | None:
-        return _budget_of(getattr(key, "standing", None))
+        return admin_money.budget_told(getattr(key, "standing", None))
 
     @display(description="Spent")
     def spent(self, key: Any) -> str | None:
         """Of its budget; without one, this month."""
-        return _spent_of(key.standing) or f"{dollars(key.spent_usd)} this month"
+        told = admin_money.spent_told(key.standing, refuses=key.refuses)
+        return told or f"{dollars(key.spent_usd)} this month"
+
+    @display(description="Budgets")
+    def budgets(self, key: ClientKey) -> SafeString:
+        return admin_money.money_of(key).budgets
+
+    @display(description="Spent this month")
+    def spent_this_month(self, key: ClientKey) -> str:
+        return admin_money.money_of(key).spent
 
     @display(description="Key")
     def shown_prefix(self, key: ClientKey) -> str:
@@ -246,6 +266,7 @@ class ClientKeyAdmin(LimitedForms, Admin):
             "plaintext": issued.plaintext,
             "base": base,
             "snippets": snippets(base=base, key=issued.plaintext),
+            "has_budget": admin_money.has_budget(issued.record),
         }
         response = TemplateResponse(request, "keys/issued.html", context)
         response["Cache-Control"] = "no-store"
@@ -272,8 +293,10 @@ class ProjectAdmin(LimitedForms, Admin):
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         found = super().get_changelist_instance(request)
         standings = services.standings_of(Subject.PROJECT, [row.pk for row in found.result_list])
+        refuse = refusing(standings.values())
         for row in found.result_list:
             row.standing = standings.get(row.pk)
+            row.refuses = row.standing is not None and row.standing.budget.pk in refuse
         return found
 
     def impact(self, rows: Sequence[Project]) -> list[str]:
@@ -289,11 +312,11 @@ class ProjectAdmin(LimitedForms, Admin):
 
     @display(description="Budget")
     def budget(self, project: Project) -> str | None:
-        return _budget_of(getattr(project, "standing", None))
+        return admin_money.budget_told(getattr(project, "standing", None))
 
     @display(description="Spent")
     def spent(self, project: Project) -> str | None:
-        return _spent_of(getattr(project, "standing", None))
+        return admin_money.spent_told(getattr(project, "standing", None), refuses=getattr(project, "refuses", False))
 
     def save_model(self, request: HttpRequest, obj: Project, form: Any, change: bool) -> None:
         services.save_project(project=obj)
@@ -350,8 +373,11 @@ class BudgetAdmin(Admin):
         found = super().get_changelist_instance(request)
         ids = [row.subject_id for row in found.result_list if row.subject == Subject.KEY]
         names = {str(key.pk): key.name for key in ClientKey.objects.filter(pk__in=ids).only("id", "name")}
-        for row, standing in zip(found.result_list, services.standings(found.result_list), strict=True):
+        standings = services.standings(found.result_list)
+        refuse = refusing(standings)
+        for row, standing in zip(found.result_list, standings, strict=True):
             row.standing, row.key_name = standing, names.get(row.subject_id, row.subject_id)
+            row.refuses = row.pk in refuse
         return found
 
     def impact(self, rows: Sequence[Budget]) -> list[str]:
@@ -370,7 +396,7 @@ class BudgetAdmin(Admin):
 
     @display(description="Spent")
     def spent(self, budget: Budget) -> str | None:
-        return _spent_of(getattr(budget, "standing", None))
+        return admin_money.spent_told(getattr(budget, "standing", None), refuses=getattr(budget, "refuses", False))
 
     @display(description="In leases")
     def leased(self, budget: Budget) -> str:
@@ -395,21 +421,3 @@ class BudgetAdmin(Admin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Budget]) -> None:
         for budget in queryset:
             services.delete_budget(budget=budget)
-
-
-def _budget_of(standing: services.Standing | None) -> str | None:
-    return None if standing is None else f"{dollars(standing.budget.amount_usd)} per {standing.budget.every}"
-
-
-def _spent_of(standing: services.Standing | None) -> SafeString | None:
-    """With a bar, green to red by the browser itself."""
-    if standing is None:
-        return None
-    percent, text = (
-        f"{min(standing.percent, 100.0):.1f}",
-        f"{dollars(standing.spent_usd)} ({standing.percent:.0f}\u00a0%)",
-    )
-    meter = '<meter class="w-24" min="0" max="100" low="80" high="95" optimum="0" value="{}" aria-label="{}"></meter>'
-    return format_html(
-        "<span>" + meter + ' <span class="whitespace-nowrap">{}</span></span>', percent, f"spent: {text}", text
-    )

@@ -228,6 +228,17 @@ class Budget(models.Model):
         return f"${self.amount_usd.normalize():f} per {self.every} of {whose}"
 
     @property
+    def whose(self) -> str:
+        """As a client is told it, and the log keeps it of a refusal."""
+        match Subject(self.subject):
+            case Subject.KEY:
+                return "this client key"
+            case Subject.PROJECT:
+                return f"the project {self.subject_id!r}"
+            case Subject.INSTALLATION:
+                return "this installation"
+
+    @property
     def subject_name(self) -> str:
         """As people know it: a key by its name and prefix. `key_name`: where a list has looked for all at once."""
         if self.subject != Subject.KEY:

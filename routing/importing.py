@@ -23,8 +23,8 @@ from telemetry.logs import EventLogger
 log = EventLogger(__name__)
 DEFAULT_CONTEXT_TOKENS: Final = 128_000
 ASSUMED_ABILITIES: Final = ("tools",)
-"""Of a chat model of which nothing is known: nearly all take tools. One that does not rejects the request, which goes on to
-the next; without them no request with tools would ever reach it."""
+"""Of a chat model of which nothing is known: nearly all take tools. One that does not rejects the request, which goes
+on to the next; without them no request with tools would ever reach it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,19 +211,9 @@ Budgets = Mapping[tuple[str, str], tuple[BudgetRecord, ...]]
 def _budgets() -> Budgets:
     """By what they concern: kind, and id or name."""
     return {
-        (row.subject, row.subject_id): (BudgetRecord(row.pk, row.amount_nano, row.every, _whose(row)),)
+        (row.subject, row.subject_id): (BudgetRecord(row.pk, row.amount_nano, row.every, row.whose),)
         for row in Budget.objects.all()
     }
-
-
-def _whose(row: Budget) -> str:
-    match Subject(row.subject):
-        case Subject.KEY:
-            return "this client key"
-        case Subject.PROJECT:
-            return f"the project {row.subject_id!r}"
-        case Subject.INSTALLATION:
-            return "this installation"
 
 
 def _keys(budgets: Budgets, projects: ProjectLimits, capturing: frozenset[str]) -> dict[str, KeyRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from decimal import Decimal
 from importlib import import_module
@@ -119,3 +120,77 @@ def test_the_upgrade_counts_what_the_log_has_of_this_month() -> None:
     upgrade = import_module("telemetry.migrations.0007_key_spending")
     upgrade.count_this_month(apps, SimpleNamespace(connection=connection))
     assert spending.spent(["a", "b", ""], spending.month_of(timezone.now())) == {"a": Decimal("0.75")}
+
+
+# -- on the page of a key --------------------------------------------------------------------------------------------
+def test_a_key_s_page_has_its_budgets_and_leads_to_one_of_its_own(admin_client: Client) -> None:
+    Project.objects.create(name="web")
+    key = services.issue(name="shop", project="web").record
+    spending.count(
+        [Entry(id=str(uuid4()), at=time_ns() // 1000, endpoint="/", status=200, key_id=str(key.pk), cost_nano=5)]
+    )
+    services.set_budget(subject=Subject.PROJECT, subject_id="web", amount_usd=Decimal(7), every="day")
+    url = reverse("admin:keys_clientkey_change", args=[key.pk])
+    page = text(within_budget(admin_client, url))
+    assert "$7.00 per day of the project &#x27;web&#x27;" in page
+    assert "$0.000000005" in page
+    add = f"{reverse(ADD)}?whose=key%3A{key.pk}"
+    assert f'href="{add}"' in page
+    assert re.search(rf'value="key:{key.pk}"\s+selected', text(admin_client.get(add)))
+    services.set_budget(subject=Subject.KEY, subject_id=str(key.pk), amount_usd=Decimal(9))
+    page = text(admin_client.get(url))
+    assert "$9.00 per month of this client key" in page
+    assert add not in page
+
+
+def test_a_new_key_leads_to_a_budget_and_a_rotated_one_with_a_budget_does_not(admin_client: Client) -> None:
+    key = services.issue(name="shop").record
+    url = reverse("admin:keys_clientkey_rotate", args=[key.pk])
+    add = f"{reverse(ADD)}?whose=key:{key.pk}"
+    assert add in text(admin_client.post(url, {"hours": "0"}))
+    services.set_budget(subject=Subject.KEY, subject_id=str(key.pk), amount_usd=Decimal(9))
+    assert add not in text(admin_client.post(url, {"hours": "0"}))
+
+
+# -- a rest that pays for nothing ------------------------------------------------------------------------------------
+def refused(budget: Budget, needed: float, **fields: Any) -> None:
+    detail = {"attempts": [], "refusal": {"budget": budget.whose, "needed_usd": needed}}
+    request_row(0, status=429, error_code="budget_exceeded", detail=detail, **fields)
+
+
+def test_a_budget_whose_rest_pays_for_nothing_says_that_it_refuses(admin_client: Client) -> None:
+    Project.objects.create(name="web")
+    key = services.issue(name="shop", project="web").record
+    subjects = [(Subject.KEY, str(key.pk)), (Subject.PROJECT, "web"), (Subject.INSTALLATION, "")]
+    for subject, name in subjects:
+        services.set_budget(subject=subject, subject_id=name, amount_usd=Decimal("0.01"))
+    pages = [reverse(f"admin:keys_{kind}_changelist") for kind in ("budget", "clientkey", "project")]
+
+    def told() -> list[int]:
+        return [text(within_budget(admin_client, url)).count("refuses requests now") for url in pages]
+
+    payer = {"api_key_id": str(key.pk), "project": "web"}
+    request_row(1, **payer)
+    assert told() == [0, 0, 0]
+    for one in Budget.objects.filter(subject=Subject.KEY):
+        refused(one, 0.02, **payer)
+    assert told() == [1, 1, 0]
+    assert "refuses requests now" in text(admin_client.get(reverse("admin:keys_clientkey_change", args=[key.pk])))
+    for one in Budget.objects.filter(subject=Subject.PROJECT):
+        refused(one, 0.02, **payer)
+    assert told() == [1, 0, 1]
+    for one in Budget.objects.filter(subject=Subject.INSTALLATION):
+        refused(one, 0.02, **payer)
+    assert told() == [1, 0, 0]
+    services.set_budget(subject=Subject.INSTALLATION, amount_usd=Decimal("0.03"))
+    assert told() == [0, 0, 0]  # it has more since
+
+
+def test_a_request_that_is_paid_ends_it(admin_client: Client) -> None:
+    key = services.issue(name="shop").record
+    services.set_budget(subject=Subject.KEY, subject_id=str(key.pk), amount_usd=Decimal("0.01"))
+    refused(Budget.objects.get(), 0.02, api_key_id=str(key.pk))
+    url = reverse("admin:keys_budget_changelist")
+    assert "refuses requests now" in text(admin_client.get(url))
+    request_row(1, api_key_id=str(key.pk))
+    assert "refuses requests now" not in text(admin_client.get(url))

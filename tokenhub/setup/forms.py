@@ -93,7 +93,7 @@ class KeyCard(forms.Form):
         max_length=200,
         initial="my-application",
         widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off"}),
-        help_text="Which application uses it. Limits, budgets and scopes are on the key's own page.",
+        help_text="Which application uses it. Limits, scopes and budgets are on the key's own page, once it is made.",
     )
 
 

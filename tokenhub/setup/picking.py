@@ -84,8 +84,8 @@ class Row:
 
     @property
     def choices(self) -> list[tuple[str, str, bool, bool]]:
-        """Each ability of chat models: its value, its name, whether it is ticked, whether it was so from the start. None
-        for a model that makes embeddings and nothing else."""
+        """Each ability of chat models: its value, its name, whether it is ticked, whether it was so from the start.
+        None for a model that makes embeddings and nothing else."""
         if self.offer.listed.kind is Kind.EMBEDDINGS:
             return []
         offered = self.offer.abilities

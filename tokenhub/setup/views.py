@@ -269,6 +269,7 @@ def key_card(request: HttpRequest, issued: keys.IssuedKey) -> dict[str, Any]:
         "plaintext": issued.plaintext,
         "base": base,
         "snippets": snippets(base=base, key=issued.plaintext),
+        "has_budget": False,
     }
 
 
