@@ -29,7 +29,7 @@ from telemetry import spending
 from telemetry.money import dollars
 from tokenhub.adminkit import Admin, WordsField, action, display
 
-_LIMITS = (("rate_limit_rps", "rate_limit_burst", "rate_limit_rpm"), ("rate_limit_tpm", "max_concurrent"))
+_LIMITS = (("rate_limit_rps", "rate_limit_burst"), ("rate_limit_rpm", "rate_limit_tpm"), "max_concurrent")
 _SAID: Final[dict[str, dict[str, str]]] = {
     "rate_limit_burst": {
         "label": "Burst of requests",

@@ -49,8 +49,8 @@ document.addEventListener("input", (event) => {
     const table = event.target.dataset?.finds && document.getElementById(event.target.dataset.finds);
     if (table) {
         const wanted = event.target.value.toLowerCase();
-        for (const row of table.tBodies[0].rows) {
-            row.hidden = !row.textContent.toLowerCase().includes(wanted);
+        for (const model of table.tBodies) {
+            model.hidden = !model.querySelector("th").textContent.toLowerCase().includes(wanted);
         }
     }
 });
@@ -64,7 +64,7 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-ticks]");
     if (button) {
-        for (const box of document.querySelectorAll(`#${button.dataset.ticks} tr:not([hidden]) input[name=model]`)) {
+        for (const box of document.querySelectorAll(`#${button.dataset.ticks} tbody:not([hidden]) input[name=model]`)) {
             box.checked = "on" in button.dataset;
             syncRow(box);
         }
@@ -73,7 +73,7 @@ document.addEventListener("click", (event) => {
 
 // What is not ticked is not sent, for a list of hundreds would be too long a form; but what was typed is.
 function syncRow(box) {
-    const inputs = [...box.closest("tr").querySelectorAll("input[data-offered]")];
+    const inputs = [...box.closest("tbody").querySelectorAll("input[data-offered]")];
     const isTyped = inputs.some((input) => input.type === "checkbox" ? input.checked !== (input.dataset.offered === "1")
         : input.value !== input.dataset.offered);
     for (const input of inputs) {

@@ -38,7 +38,14 @@ def test_exact_amounts_keep_every_digit() -> None:
 
 @pytest.mark.parametrize(
     ("stored", "shown"),
-    [(None, "no price"), ("0", "free"), ("0.00015", "$0.15"), ("0.0006", "$0.60"), ("0.015", "$15.00"), ("0.000000001", "$0.000001")],
+    [
+        (None, "no price"),
+        ("0", "free"),
+        ("0.00015", "$0.15"),
+        ("0.0006", "$0.60"),
+        ("0.015", "$15.00"),
+        ("0.000000001", "$0.000001"),
+    ],
 )
 def test_prices_are_said_per_million_tokens(stored: str | None, shown: str) -> None:
     assert price_shown(stored) == shown

@@ -27,7 +27,8 @@ class Quickstart:
         with (folder / "out").open("w") as out, (folder / "log").open("a") as log:
             self.process = subprocess.Popen(
                 command or [sys.executable, "manage.py", "quickstart", "--listen", f"127.0.0.1:{port}"],
-                cwd=ROOT, env={**env, "TOKENHUB_LISTEN_ADDR": f"127.0.0.1:{port}"}, stdout=out, stderr=log, start_new_session=True,
+                cwd=ROOT, env={**env, "TOKENHUB_LISTEN_ADDR": f"127.0.0.1:{port}"}, stdout=out, stderr=log,
+                start_new_session=True,
             )  # fmt: skip
         Gateway.wait_until(lambda: self._is_ready(folder), seconds=40)
 
@@ -75,7 +76,6 @@ def test_quickstart_prints_a_login_link_a_key_and_a_curl_line_that_answers(tmp_p
         second.stop()
     for name in ("tokenhub.sqlite3", "django_secret"):
         assert key.encode() not in (tmp_path / name).read_bytes()
-
 
 
 def test_make_run_ends_its_server_when_it_is_killed(tmp_path: Path) -> None:
