@@ -238,11 +238,11 @@ def test_comments_before_the_first_event_do_not_rule_out_another_model(gateway: 
 
 # -- what nobody here can do -------------------------------------------------------------------------------------------
 def test_the_packages_do_not_repeat_what_no_model_can_do(gateway: Gateway) -> None:
-    sent: list[httpx.Request] = []
+    sent: list[Any] = []
     tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
     body: Any = {"model": "auto", "messages": USER, "tools": [tool]}
     with (
-        httpx.Client(event_hooks={"request": [sent.append]}) as http,
+        openai.DefaultHttpxClient(event_hooks={"request": [sent.append]}) as http,
         openai.OpenAI(base_url=f"{gateway.base}/v1", api_key=KEY, max_retries=2, http_client=http) as client,
         pytest.raises(openai.APIStatusError) as refused,
     ):
