@@ -28,16 +28,16 @@ class Step:
 
 
 _RIGHTS: Final = {
-    "vault": "tokenhub.administer",
-    "provider": "providers.add_provider",
-    "models": "routing.add_model",
-    "key": "keys.add_clientkey",
-    "request": "telemetry.view_requestlog",
+    "vault": ["tokenhub.administer"],
+    "provider": ["providers.add_provider"],
+    "models": ["routing.add_model"],
+    "key": ["keys.add_clientkey"],
+    "request": ["keys.use_playground", "telemetry.view_requestlog"],
 }
 
 
 def may(user: AbstractBaseUser | AnonymousUser, step: str) -> bool:
-    return bool(user.has_perm(_RIGHTS[step]))  # type: ignore[union-attr]  # the user model has it
+    return bool(user.has_perms(_RIGHTS[step]))  # type: ignore[union-attr]  # the user model has it
 
 
 def steps(request: HttpRequest) -> list[Step]:
