@@ -15,7 +15,7 @@ from telemetry.models import RequestLog
 
 _LIMITS: Final = {
     "rps": "Requests per second", "rpm": "Requests per minute", "tpm": "Tokens per minute",
-    "concurrency": "Requests at the same time", "address": "Requests per second",
+    "concurrency": "Open requests", "address": "Requests per second",
 }  # fmt: skip
 
 

@@ -180,8 +180,8 @@ def test_a_refusal_for_what_others_hold_says_so_and_an_old_one_says_what_is_not_
         ),
         (
             {"limit": "concurrency", "value": 4, "wait_seconds": 1},
-            "The limit of requests at the same time of the client key shop was reached.",
-            {"Limit": "Requests at the same time", "Of": "the client key shop", "Its value": "4",
+            "The limit of open requests of the client key shop was reached.",
+            {"Limit": "Open requests", "Of": "the client key shop", "Its value": "4",
              "Free again after": "1.0 s"},
         ),
         (

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from keys.limit_lease import LEASE_SECONDS, MOST
 from keys.limit_table import LimitTable, owner_of
 from keys.limits import Bucket, LimitExceeded, Limits
+from tests.support.forked import in_child, passed_in_children
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 NEVER = 1e-9
@@ -205,16 +206,6 @@ def test_new_limits_end_the_lease_of_the_old_ones() -> None:
         assert not is_ahead(table)
 
 
-def in_child(work: Callable[[], object]) -> int:
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return child
-
-
 def test_what_a_killed_worker_took_ahead_holds_no_place() -> None:
     table, one = LimitTable(sets=1), limits(concurrent=2000)
     reader, writer = os.pipe()
@@ -238,9 +229,8 @@ def test_what_a_killed_worker_took_ahead_holds_no_place() -> None:
 
 def test_processes_that_take_ahead_let_in_exactly_the_limit() -> None:
     table, one = LimitTable(sets=4), limits(minute=Bucket(NEVER, 30_000.0), concurrent=60_000)
-    reader, writer = os.pipe()
 
-    def hammer() -> None:
+    def hammer() -> int:
         pending: list[Callable[[], None]] = []
         table.lease_by(lambda seconds, call: pending.append(call))
         passed, refused_at, begun = 0, 0.0, time.monotonic()
@@ -254,11 +244,6 @@ def test_processes_that_take_ahead_let_in_exactly_the_limit() -> None:
                 refused_at = refused_at or now
                 time.sleep(0.002)
                 table.sweep(now)
-        os.write(writer, f"{passed}\n".encode())
+        return passed
 
-    children = [in_child(hammer) for _ in range(3)]
-    for child in children:
-        os.waitpid(child, 0)
-    os.close(writer)
-    with os.fdopen(reader) as told:
-        assert sum(map(int, told.read().split())) == 30_000
+    assert passed_in_children(3, hammer) == 30_000

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from keys.limit_table import WAYS, Addresses, LimitTable, owner_of
 from keys.limits import Bucket, LimitExceeded, Limits
+from tests.support.forked import in_child, passed_in_children
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -118,21 +119,10 @@ def test_a_full_set_keeps_who_is_under_way_and_forgets_who_has_all_back() -> Non
             table.enter(one, 0.0, 1000.0)
 
 
-def in_child(work: object) -> int:
-    child = os.fork()
-    if child == 0:
-        try:
-            work()  # type: ignore[operator]
-        finally:
-            os._exit(0)
-    return child
-
-
 def test_processes_count_together_exactly() -> None:
     table, one = LimitTable(sets=4), limits(minute=Bucket(1e-9, 3000.0))
-    reader, writer = os.pipe()
 
-    def hammer() -> None:
+    def hammer() -> int:
         passed = 0
         for _ in range(2000):
             try:
@@ -140,14 +130,9 @@ def test_processes_count_together_exactly() -> None:
                 passed += 1
             except LimitExceeded:
                 pass
-        os.write(writer, f"{passed}\n".encode())
+        return passed
 
-    children = [in_child(hammer) for _ in range(3)]
-    for child in children:
-        os.waitpid(child, 0)
-    os.close(writer)
-    with os.fdopen(reader) as told:
-        assert sum(map(int, told.read().split())) == 3000
+    assert passed_in_children(3, hammer) == 3000
 
 
 def test_a_killed_process_has_nothing_under_way() -> None:
