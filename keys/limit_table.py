@@ -23,12 +23,13 @@ from keys.limits import CONCURRENT, MINUTE, SECOND, TOKENS, Bucket, LimitExceede
 from keys.shared_locks import SharedLocks
 
 WAYS: Final = 8
-WORKERS: Final = 64
+WORKERS: Final = 576  # twice as many as may be set, for those that are leaving, and some
 CONCURRENT_RETRY_SECONDS: Final = 1.0
 LOCKS: Final = 64  # one for every so many sets
 _HEAD: Final = Struct("<16s6dI")  # owner, when each bucket is full again, when it was last, requests under way
 _CELL: Final = Struct("<H")  # of those, one worker's
-_ENTRY_BYTES: Final = _HEAD.size + WORKERS * _CELL.size
+_COLUMNS: Final = Struct("<H")  # how many were ever taken, behind the cells
+_ENTRY_BYTES: Final = _HEAD.size
 _EMPTY: Final = (b"", 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
 Later = Callable[[float, Callable[[], None]], object]
 """Calls something after so many seconds, in the thread that the table belongs to."""
@@ -58,6 +59,8 @@ class LimitTable:
     def __init__(self, sets: int = 4_096) -> None:
         self._sets = sets
         self._memory = mmap(-1, sets * WAYS * _ENTRY_BYTES)
+        self._column_bytes = sets * WAYS * _CELL.size
+        self._cells = mmap(-1, WORKERS * self._column_bytes + _COLUMNS.size)  # column by column: most stay untouched
         with tempfile.TemporaryFile() as file:
             self._file = os.dup(file.fileno())  # to close any descriptor of it would end this process's locks
         self._locks = SharedLocks(LOCKS)
@@ -263,6 +266,8 @@ class LimitTable:
                 _HEAD.pack_into(self._memory, one, owner, *full_at, self._living(one))
             place = min(places, key=worth)
         self._memory[place : place + _ENTRY_BYTES] = bytes(_ENTRY_BYTES)
+        for worker in range(self._columns()):
+            _CELL.pack_into(self._cells, self._cell(place, worker), 0)
         return place
 
     def _forked(self) -> None:
@@ -273,20 +278,27 @@ class LimitTable:
     # -- requests under way --------------------------------------------------------------------------------------------
     def _count(self, place: int, change: int) -> int:
         """Changes this worker's own; by how many, for it has not less than none."""
-        cell = place + _HEAD.size + self._worker * _CELL.size
-        (count,) = _CELL.unpack_from(self._memory, cell)
+        cell = self._cell(place, self._worker)
+        (count,) = _CELL.unpack_from(self._cells, cell)
         change = max(change, -count)
-        _CELL.pack_into(self._memory, cell, count + change)
+        _CELL.pack_into(self._cells, cell, count + change)
         return change
+
+    def _cell(self, place: int, worker: int) -> int:
+        return worker * self._column_bytes + place // _ENTRY_BYTES * _CELL.size
+
+    def _columns(self) -> int:
+        """Of living and dead workers; behind them nobody ever was."""
+        return int(_COLUMNS.unpack_from(self._cells, WORKERS * self._column_bytes)[0])
 
     def _living(self, place: int) -> int:
         """How many there are, after those of dead workers were taken out."""
         total = 0
-        for worker in range(WORKERS):
-            cell = place + _HEAD.size + worker * _CELL.size
-            (count,) = _CELL.unpack_from(self._memory, cell)
+        for worker in range(self._columns()):
+            cell = self._cell(place, worker)
+            (count,) = _CELL.unpack_from(self._cells, cell)
             if count and worker != self._worker and self._lock_worker(worker):
-                _CELL.pack_into(self._memory, cell, 0)
+                _CELL.pack_into(self._cells, cell, 0)
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, worker)
                 count = 0
             total += count
@@ -299,17 +311,21 @@ class LimitTable:
                 break
         else:
             raise RuntimeError(f"more than {WORKERS} workers share one table of limits")
+        self._locks.acquire(0)
+        if worker >= self._columns():
+            _COLUMNS.pack_into(self._cells, WORKERS * self._column_bytes, worker + 1)
+        self._locks.release(0)
         self._worker = worker
-        for place in range(0, len(self._memory), _ENTRY_BYTES):
-            cell = place + _HEAD.size + worker * _CELL.size
-            if self._memory[cell : cell + _CELL.size] != b"\0\0":
-                one_set = place // (WAYS * _ENTRY_BYTES)
-                self._locks.acquire(one_set % LOCKS)
+        column = self._cells[worker * self._column_bytes : (worker + 1) * self._column_bytes]
+        for entry, (found,) in enumerate(_CELL.iter_unpack(column)):
+            if found:
+                self._locks.acquire(entry // WAYS % LOCKS)
+                place = entry * _ENTRY_BYTES
                 owner, *full_at, count = _HEAD.unpack_from(self._memory, place)
-                (left,) = _CELL.unpack_from(self._memory, cell)
-                _CELL.pack_into(self._memory, cell, 0)
+                (left,) = _CELL.unpack_from(self._cells, self._cell(place, worker))
+                _CELL.pack_into(self._cells, self._cell(place, worker), 0)
                 _HEAD.pack_into(self._memory, place, owner, *full_at, max(count - left, 0))
-                self._locks.release(one_set % LOCKS)
+                self._locks.release(entry // WAYS % LOCKS)
 
     def _lock_worker(self, worker: int) -> bool:
         try:

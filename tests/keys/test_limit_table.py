@@ -158,6 +158,31 @@ def test_a_killed_process_has_nothing_under_way() -> None:
         table.enter(one, 0.0, 1.0)
 
 
+def test_as_many_workers_as_may_be_set_count_together() -> None:
+    table, one = LimitTable(sets=1), limits(concurrent=70)
+    reader, writer = os.pipe()
+
+    def hold() -> None:
+        table.enter(one, 0.0, 1.0)
+        os.write(writer, b"x")
+        time.sleep(60)
+
+    children = [in_child(hold) for _ in range(70)]
+    try:
+        for _ in children:
+            assert os.read(reader, 1) == b"x"
+        with pytest.raises(LimitExceeded):
+            table.enter(one, 0.0, 1.0)
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    for _ in range(70):
+        table.enter(one, 0.0, 1.0)
+    with pytest.raises(LimitExceeded):
+        table.enter(one, 0.0, 1.0)
+
+
 def test_who_is_under_way_is_not_pushed_out_for_what_the_dead_left() -> None:
     table = LimitTable(sets=1)
 
