@@ -21,6 +21,7 @@ from providers.outcomes import ErrorClass, is_retriable
 from routing.accounts import attempt_record, reason_of
 from routing.affinity import AFFINITY
 from routing.attempt import AttemptFailed, Delivery, Timeouts, attempt
+from routing.breaker import RATE_LIMITED
 from routing.call import Call
 from routing.eligibility import unusable_because
 from routing.errors import ApiError
@@ -30,7 +31,7 @@ from routing.hedging import first_of
 from routing.learning import Learner
 from routing.patience import Patience
 from routing.purse import NoPrice, exceeded
-from routing.ranking import rank
+from routing.ranking import last_resort, rank
 from routing.snapshot import Endpoint, Target
 from routing.variants import Variants
 from telemetry.journal import Attempt
@@ -206,12 +207,12 @@ class Engine:
         """Lazily: a request whose named model answers never pays for the ranking."""
         hint = call.hint
         if hint is None:
-            yield from self.ranked(call)
+            yield from self.ranked(call) or self._last_resort(call)
             return
         if reason := unusable_because(hint, dialect=call.dialect, vault_open=self._vault_is_open()):
             if reason in {"vault_locked", "no_dialect"} or not call.allow_fallback:
                 raise unusable(hint, reason)
-            yield from self._others(call)
+            yield from self._others(call) or self._last_resort(call)
             return
         resting = self._health.resting(hint.provider.id, hint.model_id, monotonic())
         others = self._others(call) if resting and call.allow_fallback else []
@@ -230,6 +231,14 @@ class Engine:
             and not self._health.resting(target.provider.id, target.model_id, now)
         ]
         return [*variants, *(target for target in self.ranked(call) if target not in variants)]
+
+    def _last_resort(self, call: Call) -> list[Target]:
+        """One that is down, when nobody else is left; it is tried once."""
+        found = last_resort(
+            call.snapshot, dialect=call.dialect, needs=call.needs, policy=call.policy, key=call.key,
+            health=self._health, vault_open=self._vault_is_open(), now=monotonic(),
+        )  # fmt: skip
+        return [found] if found is not None else []
 
     def ranked(self, call: Call) -> list[Target]:
         """The eligible targets but the named one, best first. What was looked at is noted in `call.candidates`."""
@@ -372,4 +381,7 @@ class Engine:
         if call.unsayable is not None:
             return ApiError.of(call.unsayable)
         self.ranked(call)
-        return nobody_eligible(call.snapshot, {one.model: one.excluded for one in call.candidates if one.excluded})
+        excluded = {one.model: one.excluded for one in call.candidates if one.excluded}
+        rests = [self._health.rest_seconds(one.provider, one.model, monotonic()) for one in call.candidates]
+        limited = [rest for rest, one in zip(rests, call.candidates, strict=True) if one.excluded == RATE_LIMITED]
+        return nobody_eligible(call.snapshot, excluded, retry_after_seconds=min(limited, default=None))

@@ -34,8 +34,11 @@ def after_failures(failures: Sequence[tuple[Target, AttemptFailed]]) -> ApiError
     )
 
 
-def nobody_eligible(snapshot: Snapshot, excluded: Mapping[str, str]) -> ApiError:
-    """`excluded`: model id to reason."""
+def nobody_eligible(
+    snapshot: Snapshot, excluded: Mapping[str, str], *, retry_after_seconds: float | None = None
+) -> ApiError:
+    """`excluded`: model id to reason. `retry_after_seconds`: until the first of those comes back whose provider limits
+    the rate, where there are such."""
     if not snapshot.targets:
         return ApiError(
             "no_models_configured",
@@ -59,6 +62,14 @@ def nobody_eligible(snapshot: Snapshot, excluded: Mapping[str, str]) -> ApiError
             hint="Shorten it, or ask the operator for a model with a longer context.",
         )
     named = ", ".join(f"{model} ({why})" for model, why in list(usable.items())[:SHOWN])
+    if retry_after_seconds is not None:
+        return ApiError(
+            "upstream_rate_limited",
+            f"The providers limit the rate, and no other model can take this request: {named}.",
+            hint="Wait as Retry-After says.",
+            retry_after_seconds=retry_after_seconds,
+            error_class=ErrorClass.RATE_LIMITED.value,
+        )
     return ApiError(
         "no_eligible_models",
         f"No model can take this request: {named}." if named else "No model that this client key may use is left.",

@@ -4,10 +4,12 @@ request give the same ranking."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Final, NamedTuple
 
 from keys.auth import KeyRecord
 from providers.formats.base import Dialect
+from routing.breaker import DOWN
 from routing.eligibility import Needs, exclusion, expected_cost
 from routing.health import Health
 from routing.learning import Learner, Lesson
@@ -96,6 +98,35 @@ def rank(
         for one in order[:SHOWN]
     ]
     return Ranking([eligible[one] for one in order], [*shown, *excluded])
+
+
+def last_resort(
+    snapshot: Snapshot,
+    *,
+    dialect: Dialect,
+    needs: Needs,
+    policy: Policy,
+    key: KeyRecord,
+    health: Health,
+    vault_open: bool,
+    now: float,
+) -> Target | None:
+    """Whom to ask when nobody is eligible: of those that are only down, the one whose rest ends first. It may be well
+    again by now, while a refusal would help nobody."""
+    found, soonest = None, inf
+    for target in snapshot.routable:
+        model_id, provider_id = target.model_id, target.provider.id
+        if health.resting(provider_id, model_id, now) != DOWN:
+            continue
+        stats = health.stats(provider_id, model_id)
+        why = exclusion(
+            target, dialect=dialect, needs=needs, policy=policy, key=key, resting="", vault_open=vault_open,
+            latency_ms=stats.latency_ms if stats.calls else 0.0, cost=expected_cost(target, needs),
+        )  # fmt: skip
+        rest = health.rest_seconds(provider_id, model_id, now)
+        if not why and rest < soonest:
+            found, soonest = target, rest
+    return found
 
 
 def _rank_many(

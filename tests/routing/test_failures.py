@@ -156,6 +156,13 @@ def test_it_lasts_when_no_reason_passes_by_itself(why: list[str], lasting: bool)
     assert (error.code, error.is_lasting) == ("no_eligible_models", lasting)
 
 
+def test_where_providers_limit_the_rate_it_says_when_to_come_back() -> None:
+    why = {"m1": "rate_limited", "m2": "lacks_tools"}
+    error = nobody_eligible(snapshot(ONE, TWO), why, retry_after_seconds=7.2)
+    assert (error.status, error.code, error.retry_after) == (429, "upstream_rate_limited", 8)
+    assert "m1 (rate_limited), m2 (lacks_tools)" in error.message
+
+
 def test_many_reasons_are_cut_short() -> None:
     many = {f"m{number}": "down" for number in range(1_000)}
     assert len(nobody_eligible(snapshot(ONE), many).message) < 500
