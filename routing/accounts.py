@@ -8,12 +8,15 @@ from providers.outcomes import ErrorClass
 from routing.attempt import AttemptFailed
 from routing.call import Call
 from routing.snapshot import Target
+from routing.words import LAST_RESORT
 from telemetry.journal import Attempt
 
 
 def reason_of(call: Call, target: Target, failures: Sequence[tuple[Target, AttemptFailed]]) -> str:
     """The routing reason of the contract. `failures`: what went before, in order."""
     if not failures:
+        if target is call.last_resort:
+            return LAST_RESORT
         if target is not call.hint:
             return "thompson" if call.lesson is not None else f"routed-weight-{target.weight}"
         return "alias-variant" if call.alias is not None else "model-hint"

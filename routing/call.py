@@ -102,6 +102,8 @@ class Call:
     """Why a target could not be paid."""
     unsayable: InvalidRequest | None = None
     """Why the request could not be said to a target in its dialect."""
+    last_resort: Target | None = None
+    """Whom the router chose though it is down."""
     trace: Trace | None = None
     """Where requests are traced."""
     attempts: list[Attempt] = field(default_factory=list)

@@ -234,7 +234,7 @@ class Engine:
 
     def _last_resort(self, call: Call) -> list[Target]:
         """One that is down, when nobody else is left; it is tried once."""
-        found = last_resort(
+        found = call.last_resort = last_resort(
             call.snapshot, dialect=call.dialect, needs=call.needs, policy=call.policy, key=call.key,
             health=self._health, vault_open=self._vault_is_open(), now=monotonic(),
         )  # fmt: skip

@@ -14,8 +14,9 @@ from routing.errors import ApiError
 from routing.health import Health
 from routing.policy import Choice, choose, with_limits, with_mode
 from routing.pricing import NANO
-from routing.ranking import rank
+from routing.ranking import last_resort, rank
 from routing.snapshot import Snapshot, Target
+from routing.words import LAST_RESORT
 from telemetry.journal import Candidate
 
 ANYBODY: Final = KeyRecord("", "", "", (), frozenset(), frozenset(), True, True, None)
@@ -72,6 +73,11 @@ def simulate(
         now=now,
     )
     target, reason = _decision(chosen, ranking.targets, health, vault_open=vault_open, now=now)
+    if target is None:
+        target, reason = last_resort(
+            snapshot, dialect=DIALECTS["openai-chat"], needs=needs, policy=chosen.policy, key=key, health=health,
+            vault_open=vault_open, now=now,
+        ), LAST_RESORT  # fmt: skip
     cost = expected_cost(target, needs) if target is not None else None
     return {
         "decision": target

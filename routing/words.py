@@ -24,11 +24,13 @@ UNPRICED: Final = (
     " keys with a budget nor requests with a ceiling of their own can use them."
 )
 """What it means that models have no price."""
+LAST_RESORT: Final = "last-resort"
 _LACKS: Final = "lacks_"
 _ROUTED: Final = "routed-weight-"
 _REASONS: Final = {
     "model-hint": "It was asked for by name.",
     "alias-variant": "The alias stands for it.",
+    LAST_RESORT: "It was down, but nobody else was left.",
     "thompson": "It was drawn by chance, from what was learned.",
     "escalated-context-overflow": "The first one could not hold so long a request.",
     "retried-transient": "It was asked once more after a passing failure.",

@@ -19,7 +19,7 @@ import pytest
 from providers.client import build_transport
 from providers.formats.envelope import Envelope
 from providers.formats.registry import DIALECTS
-from routing.attempt import Timeouts
+from routing.attempt import Delivery, Timeouts
 from routing.breaker import DOWN_AFTER, State
 from routing.call import Call
 from routing.eligibility import needs_of
@@ -55,6 +55,11 @@ class World:
 
     async def ask(self, *, hint: Target | None = None, fallback: bool = True, deadline_ms: int | None = None) -> str:
         """The model that answered. Raises ApiError."""
+        return (await self.deliver(hint=hint, fallback=fallback, deadline_ms=deadline_ms)).target.model_id
+
+    async def deliver(
+        self, *, hint: Target | None = None, fallback: bool = True, deadline_ms: int | None = None
+    ) -> Delivery:
         body = {"model": "auto", "messages": [{"role": "user", "content": "Hi"}]}
         envelope = Envelope.read(json.dumps(body).encode())
         call = Call(
@@ -62,8 +67,7 @@ class World:
             policy=Policy("high_confidence", allow_fallback=fallback, deadline_ms=deadline_ms), hint=hint,
             needs=needs_of(envelope), started_at=monotonic(), patience=Patience(armed=True),
         )  # fmt: skip
-        delivery = await self.engine.deliver(call)
-        return delivery.target.model_id
+        return await self.engine.deliver(call)
 
     async def load(self, seconds: float) -> Counter[str]:
         """Clients that ask one after the other; which model answered how often."""
@@ -254,7 +258,9 @@ def test_when_all_are_down_one_of_them_is_asked_and_its_recovery_is_seen_at_once
         assert failed.value.code == "upstream_error"
         assert world.calls_of_a() + len(world.b.requests) == before + 1  # no retries, and nobody besides
         world.a.default = world.b.default = Reply()
-        model = await world.ask()
+        delivery = await world.deliver()
+        assert delivery.reason == "last-resort"
+        model = delivery.target.model_id
         assert world.health.stats(f"p{model}", model).state(monotonic()) is State.HEALTHY
 
     simulate(scenario)

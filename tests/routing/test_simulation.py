@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from providers.outcomes import ErrorClass
+from routing.breaker import DOWN_AFTER
 from routing.errors import ApiError
 from routing.health import Health
 from routing.simulation import Question, simulate
@@ -50,6 +51,16 @@ def test_a_named_model_is_asked_first_unless_it_rests_beside_others() -> None:
     health.failed("p2", "large", ErrorClass.RATE_LIMITED, now=NOW, retry_after=60.0, status=429)
     assert ask(model_hint="large", health=health)["decision"]["model_id"] == "small"
     assert ask(model_hint="large", health=health, at=snapshot(LARGE))["decision"]["model_id"] == "large"
+
+
+def test_when_all_are_down_the_last_resort_is_told() -> None:
+    health = Health()
+    for _ in range(DOWN_AFTER):
+        health.failed("p1", "small", ErrorClass.TRANSIENT, now=NOW, status=500)
+    assert ask(health=health, max_latency_ms=1e9)["decision"]["model_id"] == "large"
+    decision = ask(health=health, at=snapshot(SMALL))["decision"]
+    assert (decision["model_id"], decision["reason"]) == ("small", "last-resort")
+    assert ask(health=health, at=snapshot(SMALL), abilities=["vision"])["decision"] is None
 
 
 def test_an_alias_stands_for_its_largest_variant() -> None:
