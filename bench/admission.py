@@ -136,7 +136,7 @@ def main() -> None:
     def told() -> None:
         now = monotonic()
         lease = TABLE.enter(limits, 100.0, now)
-        lease.told(now)
+        lease.lines(now)
         TABLE.leave(limits, -20.0, monotonic(), since=now)
 
     figures = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-from keys.limits import REQUESTS_TOLD, TOKENS_TOLD, Limits, Standings
+from keys.limits import Limits, Standings
 
 LEASE_SECONDS: Final = 0.1
 HOT_SECONDS: Final = 0.02  # who asks again so soon asks often
@@ -52,16 +52,22 @@ class Lease:
         """As clients are told: what is taken ahead is not used yet."""
         return self.limits.standings(self.standing_at(), now)
 
-    def told(self, now: float) -> list[tuple[bytes, bytes]]:
-        """The same as headers."""
-        limits, at, headers = self.limits, self.standing_at(), []
-        if limits.minute is not None:
-            headers = limits.minute.told(at[1], now, REQUESTS_TOLD)
-        elif limits.second is not None:
-            headers = limits.second.told(at[0], now, REQUESTS_TOLD)
-        if limits.tokens is not None:
-            headers += limits.tokens.told(at[2], now, TOKENS_TOLD)
-        return headers
+    def lines(self, now: float) -> bytes:
+        """The same as lines of an answer's head."""
+        limits, full_at = self.limits, self.full_at
+        is_ahead = self.most_calls > 0
+        values: tuple[object, ...] = ()
+        if (bucket := limits.requests_told) is not None:
+            lacking = full_at[limits.requests_at] - now
+            if is_ahead:
+                lacking -= self.requests * bucket.unit
+            values = bucket.told(lacking)
+        if (bucket := limits.tokens) is not None:
+            lacking = full_at[2] - now
+            if is_ahead:
+                lacking -= self.tokens * bucket.unit
+            values += bucket.told(lacking)
+        return limits.lines % values
 
     def take_ahead(self, count: int, tokens: float, now: float) -> int:
         """Takes a part of what is left beside `count` requests under way, and tells how many of those it took. Takes

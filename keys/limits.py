@@ -24,6 +24,8 @@ TOKENS_TOLD: Final = (
     b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens",
 )  # fmt: skip
 
+_SECONDS: Final = tuple(b"%.3fs" % (number / 1000) for number in range(1000))
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -34,13 +36,11 @@ class Bucket:
     seconds: float = field(init=False, repr=False, compare=False)
     unit: float = field(init=False, repr=False, compare=False)
     limit: int = field(init=False, repr=False, compare=False)
-    limit_told: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seconds", self.burst / self.rate)
         object.__setattr__(self, "unit", 1.0 / self.rate)
         object.__setattr__(self, "limit", round(self.burst))
-        object.__setattr__(self, "limit_told", b"%d" % self.limit)
 
     def wait(self, full_at: float, amount: float, now: float) -> float:
         """Seconds until so much can be taken; 0.0 now. More than the burst can be taken of a full bucket."""
@@ -59,18 +59,13 @@ class Bucket:
         """One host's. What is lacking in it is as long in coming back as in the whole."""
         return Bucket(self.rate / hosts, max(self.burst / hosts, 1.0))
 
-    def told(self, full_at: float, now: float, names: Names) -> list[tuple[bytes, bytes]]:
-        """As headers: its size, what is left, and when all of it is back."""
-        size, remaining, reset = names
-        lacking = full_at - now
+    def told(self, lacking: float) -> tuple[int, bytes]:
+        """What is left, and the seconds until all of it is back, of a bucket that is full again in `lacking`."""
         if lacking <= 0.0:
-            return [(size, self.limit_told), (remaining, self.limit_told), (reset, b"0.000s")]
-        left = self.burst - lacking * self.rate + 1e-6
-        return [
-            (size, self.limit_told),
-            (remaining, b"%d" % int(left) if left > 0.0 else b"0"),
-            (reset, b"%.3fs" % lacking),
-        ]
+            return self.limit, _SECONDS[0]
+        left = int(self.burst - lacking * self.rate + 1e-6)
+        thousandths = round(lacking * 1000.0)
+        return left if left > 0 else 0, _SECONDS[thousandths] if thousandths < 1000 else b"%.3fs" % lacking
 
     def standing(self, full_at: float, now: float) -> Standing:
         if full_at <= now:
@@ -92,6 +87,23 @@ class Limits:
     tokens: Bucket | None = None
     concurrent: int = 0
     project: str = ""
+    requests_told: Bucket | None = field(init=False, repr=False, compare=False)
+    """Of which clients are told: the one per minute or else per second."""
+    requests_at: int = field(init=False, repr=False, compare=False)
+    """Its place among second, minute and tokens."""
+    lines: bytes = field(init=False, repr=False, compare=False)
+    """What clients are told, as lines of an answer's head; they lack what is left and the seconds until all is."""
+
+    def __post_init__(self) -> None:
+        requests = self.minute if self.minute is not None else self.second
+        object.__setattr__(self, "requests_told", requests)
+        object.__setattr__(self, "requests_at", 1 if self.minute is not None else 0)
+        lines = (
+            b"%b: %d\r\n%b: %%d\r\n%b: %%b\r\n" % (size, bucket.limit, remaining, reset)
+            for bucket, (size, remaining, reset) in ((requests, REQUESTS_TOLD), (self.tokens, TOKENS_TOLD))
+            if bucket is not None
+        )
+        object.__setattr__(self, "lines", b"".join(lines))
 
     def what(self, which: int) -> str:
         """One of them as a person reads it: of CONCURRENT, SECOND, MINUTE, TOKENS."""

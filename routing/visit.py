@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import reduce
 from time import monotonic, time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import astuple
 
@@ -44,6 +44,8 @@ _JSON = (b"content-type", b"application/json")
 ResponseHeaders = list[tuple[bytes, bytes]]
 OUTBOX_EXTENSION: dict[str, Any] = {"tokenhub.outbox": {}}
 """In a scope: its server sends whole answers through the runtime's outbox."""
+LINES: Final = "tokenhub.lines"
+"""In a message to such a server: further lines of the answer's head, as they go out."""
 
 
 class ClientLeft(Exception):
@@ -57,6 +59,7 @@ class Visit:
         "_admitted_at",
         "_earlier",
         "_has_estimates",
+        "_lines",
         "_receive",
         "_send",
         "_task",
@@ -151,6 +154,7 @@ class Visit:
         self.purse: Purse | None = None
         self._earlier: list[Usage] | None = None
         self._has_estimates = False
+        self._lines = b""
         self._task = asyncio.current_task()
         self.patience = Patience()
         self._ticked = self._watched = False
@@ -302,7 +306,9 @@ class Visit:
             (b"x-request-id", (self.client_id or self.request_id).encode("ascii")),
             (b"x-tokenhub-request-id", self.request_id.encode("ascii")),
         ]
-        if self._admitted:
+        if len(self._admitted) == 1 and self.scope.get("extensions") is OUTBOX_EXTENSION:
+            self._lines = self._admitted[0].lines(monotonic())
+        elif self._admitted:
             headers += _told(self._admitted)
         elif self.standings is not None:
             headers += self.standings.told()
@@ -322,7 +328,10 @@ class Visit:
 
     async def start(self, status: int, headers: ResponseHeaders) -> None:
         self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        message: dict[str, Any] = {"type": "http.response.start", "status": status, "headers": headers}
+        if self._lines:
+            message[LINES] = self._lines
+        await self._send(message)
 
     async def send(self, body: bytes, *, more: bool) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
@@ -513,8 +522,6 @@ _NOTHING = Usage()
 def _told(leases: Sequence[Lease]) -> ResponseHeaders:
     """Of whoever has the least left."""
     now = monotonic()
-    if len(leases) == 1:
-        return leases[0].told(now)
     return reduce(Standings.tightest, (one.standings(now) for one in leases), NOTHING).told()
 
 

@@ -11,9 +11,8 @@ from typing import Any
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from keys.limits import REQUESTS_TOLD, TOKENS_TOLD
 from routing.runtime import runtime
-from routing.visit import OUTBOX_EXTENSION
+from routing.visit import LINES, OUTBOX_EXTENSION
 from telemetry.event_feed import FEED
 
 _WITHOUT_BODY = frozenset({204, 304})
@@ -22,7 +21,7 @@ _PLAIN = {
     for name in (
         b"content-type", b"date", b"server", b"x-request-id", b"x-tokenhub-request-id", b"x-tokenhub-model",
         b"x-tokenhub-provider", b"x-tokenhub-reason", b"x-tokenhub-attempts", b"x-tokenhub-estimated-cost-usd",
-        b"x-tokenhub-cost-usd", *REQUESTS_TOLD, *TOKENS_TOLD,
+        b"x-tokenhub-cost-usd",
     )
 }  # fmt: skip
 """Headers that mean nothing to the connection, as they begin in a head."""
@@ -47,7 +46,7 @@ class Cycle(RequestResponseCycle):
                 raise RuntimeError(f"Expected ASGI message 'http.response.start', but got {message['type']!r}.")
             self.response_started = True
             self.waiting_for_100_continue = False
-            head = self._head(message["status"], message.get("headers", ()))
+            head = self._head(message["status"], message.get("headers", ()), message.get(LINES, b""))
             if self.chunked_encoding is False:
                 self._waiting_head = head
             else:  # of a stream: its first event may take its time
@@ -65,10 +64,10 @@ class Cycle(RequestResponseCycle):
         self.message_event.set()
         self.on_response()
 
-    def _head(self, status: int, headers: Any) -> bytes:
-        """Raises RuntimeError for a header that holds a line break."""
-        parts = [STATUS_LINE[status]]
-        count, closes = 1, False
+    def _head(self, status: int, headers: Any, lines: bytes) -> bytes:
+        """`lines`: further ones. Raises RuntimeError for a header that holds a line break."""
+        parts = [STATUS_LINE[status], lines]
+        count, closes = 1 + lines.count(b"\n"), False
         for group in (self.default_headers, headers):
             for raw, value in group:
                 count += 1

@@ -149,6 +149,29 @@ def test_what_a_client_is_told_is_exact_for_one_worker() -> None:
         assert told.tokens.remaining == 600_000_000 - 100 * 3 * MOST
 
 
+@given(
+    st.sampled_from([None, Bucket(7.0, 20.0), Bucket(1e6, 1e6)]),
+    st.sampled_from([None, Bucket(10.0, 600.0)]),
+    st.sampled_from([None, Bucket(1000.0, 60_000.0)]),
+    st.lists(st.tuples(st.floats(0, 2), st.integers(0, 3000)), min_size=1, max_size=8),
+)
+def test_an_answers_lines_say_what_headers_say(
+    second: Bucket | None, minute: Bucket | None, tokens: Bucket | None, asked: list[tuple[float, int]]
+) -> None:
+    (worker,) = workers(1)
+    one, now = limits(second=second, minute=minute, tokens=tokens), 1000.0
+    with worker as table:
+        for pause, amount in asked:
+            now += pause
+            try:
+                lease = table.enter(one, amount, now)
+            except LimitExceeded:
+                continue
+            at = now + pause / 3
+            headers = lease.standings(at).told()
+            assert lease.lines(at) == b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
 def test_tokens_beyond_the_estimate_are_charged_though_a_lease_pays_first() -> None:
     every, one = workers(2), limits(tokens=Bucket(NEVER, 1e6))
     with every[0] as table:
