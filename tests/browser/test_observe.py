@@ -127,6 +127,7 @@ def test_the_graph_and_the_table_say_the_same_and_health_changes_while_one_looks
     assert {"client shop", "alias best", "model m", "model n", "provider p", "provider q"} <= set(nodes)
     drawn = tab.page.evaluate(f"{GRAPH}.edges().map((one) => one.id())")
     assert "client shop > alias best" in drawn
+    assert {"client shop > alias named directly", "alias named directly > model n"} <= set(drawn)
     assert "model n > provider q" in drawn
     tab.page.get_by_text("The same as a table").click()
     listed = tab.page.eval_on_selector_all(

@@ -17,6 +17,8 @@ export function stations(request) {
         found.push(["alias", request.alias]);
     } else if (request.mode) {
         found.push(["alias", `mode ${request.mode}`]);
+    } else if (request.model_id) {
+        found.push(["alias", "named directly"]); // its lines would go behind this column's boxes else
     }
     if (!request.model_id) {
         return [...found, ["model", "refused"]];
