@@ -178,7 +178,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
     @display(description="Tokens in / out")
     def tokens(self, row: RequestLog) -> str:
         about = "≈ " if row.usage_estimated else ""
-        return f"{about}{row.input_tokens:,} / {row.output_tokens:,}"
+        return f"{about}{row.input_tokens:,} / {row.output_tokens:,}".replace(" ", "\N{NO-BREAK SPACE}")
 
     @display(description="Cost")
     def cost_shown(self, row: RequestLog) -> str | None:
@@ -187,7 +187,7 @@ class RequestLogAdmin(ReadOnlyAdmin):
     @display(description="Time")
     def latency_shown(self, row: RequestLog) -> str:
         first = f" (first {row.time_to_first_chunk_ms:,})" if row.time_to_first_chunk_ms is not None else ""
-        return f"{row.latency_ms:,} ms{first}"
+        return f"{row.latency_ms:,}\N{NO-BREAK SPACE}ms{first}"
 
     @display(description="Reward")
     def reward_shown(self, row: RequestLog) -> str:
