@@ -68,7 +68,7 @@ class Purse:
         `cover` must see to it."""
         envelope = call.envelope
         asked = most_output(envelope, target)
-        is_bounded = target.max_output_tokens is not None or asked == envelope.max_output_tokens
+        is_bounded = not asked or target.max_output_tokens is not None or asked == envelope.max_output_tokens
         if target.prices is None or not is_bounded or self._held or self._turn is not None:
             return None
         tokens = most_input(envelope, target)
@@ -118,7 +118,8 @@ class Purse:
             for one in self._held:
                 self._ledger.lower_to(one, before + got)
         self._open += got
-        if limit == envelope.max_output_tokens or (limit == asked and target.max_output_tokens is not None):
+        is_known = not asked or target.max_output_tokens is not None
+        if limit == envelope.max_output_tokens or (limit == asked and is_known):
             return call, got
         return limited(call, target, limit), got
 
@@ -162,8 +163,8 @@ def most_input(envelope: Envelope, target: Target) -> int:
 
 
 def most_output(envelope: Envelope, target: Target) -> int:
-    """Tokens of one answer."""
-    if target.abilities == {"embeddings"}:
+    """Tokens of one answer; 0 of embeddings, whatever else their model can."""
+    if not envelope.n:
         return 0
     ceiling = target.max_output_tokens or UNLIMITED_OUTPUT_TOKENS
     if envelope.max_output_tokens is None:

@@ -74,7 +74,8 @@ _EXPECTED: Final = {
 
 
 class Envelope:
-    """A request body whose top-level fields are known. `messages_size` is in bytes, of all that counts as input."""
+    """A request body whose top-level fields are known. `messages_size` is in bytes, of all that counts as input. `n`:
+    answers that are asked for; 0: none that has tokens."""
 
     __slots__ = (
         "_fields", "body", "has_documents", "has_images", "has_json_schema", "has_tools", "include_usage",
@@ -149,6 +150,7 @@ class Envelope:
         if start[:1] not in (b"[", b'"'):
             raise InvalidRequest("input must be a string, or an array of strings or tokens.", "input")
         self.messages_size = len(memoryview(known.input))
+        self.n = 0
         return self
 
     def _limit_output(self, limit: int | None, name: str) -> None:

@@ -20,6 +20,7 @@ from tests.support.upstream import Reply, Upstream
 NANO = 1_000_000_000
 OTHER_KEY = KEY[:-2] + "31"
 COST = 50_000_000  # of one answer: 10 input tokens, 40 output tokens, a dollar per 1,000
+DIALECTS = ["openai-chat", "openai-embeddings"]
 USAGE = {"prompt_tokens": 10, "completion_tokens": 40, "total_tokens": 50}
 
 
@@ -35,11 +36,12 @@ def gateway_at(folder: Path, upstream: Upstream, *, amount: str, workers: int = 
     options.setdefault("keys", [{"key": KEY, "project": "p"}, {"key": OTHER_KEY, "project": "p"}])
     return Gateway(
         folder,
-        providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "dialects": ["openai-chat"]}],
+        providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "dialects": DIALECTS}],
         models=[
             {"id": "m", "provider_id": "p", "input_per_1k": "1", "output_per_1k": "1", "max_output_tokens": 1000},
             {"id": "unpriced", "provider_id": "p"},
             {"id": "open", "provider_id": "p", "input_per_1k": "1", "output_per_1k": "1"},
+            *options.pop("models", ()),
         ],
         workers=workers,
         **options,
@@ -102,6 +104,23 @@ def test_a_model_of_unknown_length_gets_a_limit(upstream: Upstream, tmp_path: Pa
         assert answer.headers["x-tokenhub-warning"] == "max_tokens=32768"
         assert upstream.requests[-1].json["max_tokens"] == 32768
         assert "x-tokenhub-warning" not in ask(gateway, max_tokens=None).headers  # its model has a limit of its own
+
+
+def test_embeddings_go_unchanged_and_pay_for_their_input(upstream: Upstream, tmp_path: Path) -> None:
+    """Also of a model that nobody said makes them."""
+    embedder = {"id": "e", "provider_id": "p", "input_per_1k": "1", "output_per_1k": "0", "abilities": ["embeddings"]}
+    made = {"object": "list", "model": "e", "data": [], "usage": {"prompt_tokens": 50, "total_tokens": 50}}
+    with gateway_at(tmp_path, upstream, amount="2", models=[embedder]) as gateway:
+        for model in ("e", "open", "m", "e"):
+            body = {"model": model, "input": ["one", "two"]}
+            upstream.next(Reply(body=json.dumps(made).encode()))
+            answer = gateway.post("/v1/embeddings", body)
+            assert answer.status_code == 200, answer.text
+            assert "x-tokenhub-warning" not in answer.headers
+            assert upstream.requests[-1].json == body
+        settled(gateway, 4 * COST)
+        refused = gateway.post("/v1/embeddings", {"model": "e", "input": "word " * 400})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "budget_exceeded")
 
 
 def test_what_has_no_price_is_not_paid(upstream: Upstream, tmp_path: Path) -> None:
