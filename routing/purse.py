@@ -1,14 +1,13 @@
 """The money of one request: before each attempt an upper bound of what it can cost is reserved from every budget that
 concerns its payer, and at the end what it did cost is settled. Belongs to the event loop.
 
-The bound: every byte of text as a token, a declared most for each image and document, times `n` answers, at the dearest
-price that can apply. Where the client set no limit of its own to the answer, or one that the rest of a budget cannot
-pay, the answer is limited to what it can pay."""
+The bound: every byte of text as a token, a declared most for each image, PDF and recording, the whole context where
+the input stands elsewhere, times `n` answers, at the dearest price that can apply. Where the client set no limit of its
+own to the answer, or one that the rest of a budget cannot pay, the answer is limited to what it can pay."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,12 +36,10 @@ if TYPE_CHECKING:
 LEAST_OUTPUT_TOKENS: Final = 16
 UNLIMITED_OUTPUT_TOKENS: Final = 32_768  # what a model may answer of which no limit is known
 MOST_TOKENS_PER_IMAGE: Final = 5_000
-BYTES_PER_DOCUMENT_TOKEN: Final = 20  # of its base64
+BYTES_PER_DOCUMENT_TOKEN: Final = 20  # of the base64 of a PDF or a recording
 HELD_SECONDS: Final = 2.0  # after so long, what requests under way do not need may be back
 HIDDEN_TOKENS: Final = 700  # that providers add for tools and roles
-_BINARY: Final = re.compile(rb"[A-Za-z0-9+/=]{512,}")
 _ELSEWHERE: Final = frozenset({"previous_response_id", "conversation", "prompt"})  # name texts that stand there
-_IMAGE: Final = re.compile(rb'"(?:image_url|input_image)"|"type": ?"image"')
 
 
 class NoPrice(Exception):
@@ -150,16 +147,12 @@ class Purse:
 
 def most_input(envelope: Envelope, target: Target) -> int:
     size = envelope.messages_size + HIDDEN_TOKENS
-    if envelope.has_any(_ELSEWHERE):
-        return max(size, target.max_context_tokens)
-    if envelope.has_images or envelope.has_documents:
-        blobs = _BINARY.findall(envelope.body)
-        size -= sum(map(len, blobs))
-        size += MOST_TOKENS_PER_IMAGE * len(_IMAGE.findall(envelope.body))
-        if envelope.has_documents:
-            size += sum(map(len, blobs)) // BYTES_PER_DOCUMENT_TOKEN
-        return max(size, HIDDEN_TOKENS)
-    return size
+    is_elsewhere = envelope.has_any(_ELSEWHERE)
+    if envelope.has_media:
+        media = envelope.media
+        size += MOST_TOKENS_PER_IMAGE * media.images + media.binary // BYTES_PER_DOCUMENT_TOKEN - media.data
+        is_elsewhere = is_elsewhere or media.has_more_elsewhere
+    return max(size, target.max_context_tokens) if is_elsewhere else size
 
 
 def most_output(envelope: Envelope, target: Target) -> int:

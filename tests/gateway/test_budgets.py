@@ -123,6 +123,20 @@ def test_embeddings_go_unchanged_and_pay_for_their_input(upstream: Upstream, tmp
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "budget_exceeded")
 
 
+def test_text_beside_an_image_is_paid_by_its_bytes(upstream: Upstream, tmp_path: Path) -> None:
+    """However much it looks like an image's own data."""
+    models = [{"id": "cheap", "provider_id": "p", "input_per_1k": "0.003", "output_per_1k": "0.003"}]
+    image = {"type": "image_url", "image_url": {"url": "https://images.example/one.png"}}
+    inline = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0KGgo" * 40_000}}
+    text = {"type": "text", "text": "data:image/png;base64," + "0123456789abcdef" * 30_000}
+    with gateway_at(tmp_path, upstream, amount="1", models=models) as gateway:
+        refused = ask(gateway, model="cheap", messages=[{"role": "user", "content": [image, text]}])
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "budget_exceeded")
+        assert refused.json()["error"]["details"]["needed_usd"] > 1.44
+        served = ask(gateway, model="cheap", messages=[{"role": "user", "content": [inline, image]}])
+        assert served.status_code == 200, served.text
+
+
 def test_what_has_no_price_is_not_paid(upstream: Upstream, tmp_path: Path) -> None:
     with gateway_at(tmp_path, upstream, amount="100") as gateway:
         refused = ask(gateway, model="unpriced")
