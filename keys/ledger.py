@@ -80,7 +80,7 @@ class Return(NamedTuple):
 
 
 class Bank(Protocol):
-    """The database. Each method runs in a thread, and raises what Django raises."""
+    """The database. Each method runs in a thread, and raises what Django raises; `grant` also BudgetGone."""
 
     def grant(self, budget_id: int, lease: str, *, most: int, least: int, have: int) -> Grant: ...
 
@@ -89,6 +89,10 @@ class Bank(Protocol):
 
 class OutcomeUnknown(DatabaseError):
     """Whether the bank did it, nobody can say: the connection broke while it committed."""
+
+
+class BudgetGone(Exception):
+    """There is no such budget any more: nobody has to heed it."""
 
 
 class BudgetExceeded(Exception):
@@ -159,7 +163,7 @@ class Ledger:
         return Reservation(account, holding, amount)
 
     async def reserve(self, budget: BudgetRecord, *, most: int, least: int) -> Reservation:
-        """Between `least` and `most`. Raises BudgetExceeded, and what the bank raises."""
+        """Between `least` and `most`. Raises BudgetExceeded, BudgetGone, and what the bank raises."""
         account = self._account(budget)
         holding = self._current(account)
         if holding is None or holding.free < most or account.is_short:
@@ -304,6 +308,10 @@ class Ledger:
             gone = grant.handed_in
         except OutcomeUnknown:
             gone = have  # it may be another's by now; what is not comes back when this process has ended
+            raise
+        except BudgetGone:
+            if self._accounts.get(account.record.id) is account:
+                del self._accounts[account.record.id]
             raise
         finally:
             account.asking -= 1

@@ -20,7 +20,7 @@ import msgspec
 from django.db.utils import DatabaseError
 
 from keys.auth import BudgetRecord
-from keys.ledger import BudgetExceeded, Ledger, Reservation
+from keys.ledger import BudgetExceeded, BudgetGone, Ledger, Reservation
 from providers.formats.base import Dialect
 from providers.formats.envelope import Envelope
 from routing.errors import ApiError
@@ -124,13 +124,20 @@ class Purse:
         self._open -= amount
 
     async def _reserve(self, *, most: int, least: int) -> int:
-        """What every budget has reserved by now, at least."""
-        for place, budget in enumerate(self._budgets):
-            if place < len(self._held):
-                await self._ledger.raise_to(self._held[place], most=most, least=least)
-            else:
-                self._held.append(await self._ledger.reserve(budget, most=most, least=least))
+        """What every budget has reserved by now, at least. One that is no more is forgotten."""
+        place = 0
+        while place < len(self._budgets):
+            try:
+                if place < len(self._held):
+                    await self._ledger.raise_to(self._held[place], most=most, least=least)
+                else:
+                    self._held.append(await self._ledger.reserve(self._budgets[place], most=most, least=least))
+            except BudgetGone:
+                self._budgets = [*self._budgets[:place], *self._budgets[place + 1 :]]
+                del self._held[place : place + 1]
+                continue
             most = min(most, self._held[place].amount)
+            place += 1
         return most
 
     def settle(self, cost: int) -> list[Charge]:

@@ -202,6 +202,23 @@ def test_a_raised_budget_is_felt_at_once(upstream: Upstream, tmp_path: Path) -> 
         gateway.wait_until(lambda: ask(gateway).status_code == 200, seconds=3)
 
 
+def test_a_budget_that_was_just_deleted_is_no_concern(upstream: Upstream, tmp_path: Path) -> None:
+    """While the worker does not know it yet: before its first lease, and when it needs more than it holds."""
+    budgets = [{"of_key": KEY, "amount_usd": "20"}, {"subject": "installation", "amount_usd": "50"}]
+    with gateway_at(tmp_path, upstream, amount="", budgets=budgets) as gateway:
+        assert ask(gateway, key=OTHER_KEY).status_code == 200
+        gateway.execute("DELETE FROM keys_budget WHERE subject = 'key'")
+        for _ in range(2):
+            answer = ask(gateway)
+            assert answer.status_code == 200, answer.text
+        settled(gateway, 3 * COST)
+        gateway.execute("DELETE FROM keys_lease")
+        gateway.execute("DELETE FROM keys_budgetperiod")
+        gateway.execute("DELETE FROM keys_budget")
+        answer = ask(gateway, max_tokens=4_000)
+        assert answer.status_code == 200, answer.text
+
+
 def test_an_overrun_is_the_installations(upstream: Upstream, tmp_path: Path) -> None:
     with gateway_at(tmp_path, upstream, amount="2") as gateway:
         upstream.next(Reply(usage={"prompt_tokens": 10, "completion_tokens": 9_000, "total_tokens": 9_010}))

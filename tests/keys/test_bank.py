@@ -16,7 +16,7 @@ from hypothesis.extra.django import TestCase
 
 from keys.auth import BudgetRecord
 from keys.bank import DatabaseBank, book, host_of, release_dead, release_host
-from keys.ledger import BudgetExceeded, Grant, Ledger, OutcomeUnknown, Return
+from keys.ledger import BudgetExceeded, BudgetGone, Grant, Ledger, OutcomeUnknown, Return
 from keys.models import NANO, Budget, BudgetPeriod, Lease, Subject
 from telemetry.journal import Charge, Entry, Journal
 
@@ -158,7 +158,7 @@ def test_a_commit_that_breaks_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPa
         bank.grant(made.pk, "", most=10, least=1)
     monkeypatch.undo()
     assert Lease.objects.exists()
-    with pytest.raises(Budget.DoesNotExist):
+    with pytest.raises(BudgetGone):
         bank.grant(made.pk + 1, "", most=10, least=1)
 
 

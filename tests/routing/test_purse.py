@@ -93,3 +93,22 @@ def test_a_hedge_that_begins_while_the_first_one_waits_for_money_is_paid_once(*,
         assert len({charge.period for charge in charges}) == 2
 
     asyncio.run(hedge())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_budget_that_is_deleted_between_two_attempts_is_charged_no_more_and_the_others_are() -> None:
+    gone, kept = budget("gone"), budget("kept")
+
+    async def ask() -> list[int]:
+        ledger, one = Ledger(DatabaseBank(holder="a", host="h")), call()
+        purse = Purse(ledger, [gone, kept])
+        bound = await covered(purse, one)
+        purse.uncover(bound)
+        await asyncio.to_thread(Budget.objects.filter(pk=gone.id).delete)
+        purse.spent = CAP // 2
+        assert await covered(purse, one) == bound
+        charges = purse.settle(CAP // 2 + 1)
+        assert ledger.reserve_at_once(gone, 1) is None
+        return [charge.nano for charge in charges]
+
+    assert asyncio.run(ask()) == [CAP // 2 + 1]
