@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.support.gateway import KEY, Gateway
-from tests.support.upstream import Reply, Upstream
+from tests.support.upstream import Fault, Reply, Upstream
 
 NANO = 1_000_000_000
 OTHER_KEY = KEY[:-2] + "31"
@@ -151,9 +151,16 @@ def test_failures_cost_nothing_and_give_all_back(upstream: Upstream, tmp_path: P
         for _ in range(6):
             upstream.next(Reply(status=400, body=b'{"error": {"message": "no"}}'))
             assert ask(gateway).status_code == 400
-        upstream.next(*[Reply(status=500, body=b"{}")] * 3)
+        upstream.next(*[Reply(status=500, body=json.dumps({"usage": USAGE}).encode())] * 3)
         assert ask(gateway).headers["x-tokenhub-model"] == "open"
         settled(gateway, COST)
+
+
+def test_a_stream_that_breaks_off_is_paid_for_as_far_as_it_came(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="2") as gateway:
+        upstream.next(Reply(words=50, at=9, fault=Fault.CLOSE_MIDWAY))
+        assert '"error"' in ask(gateway, stream=True).text
+        gateway.wait_until(lambda: 0 < period(gateway)["settled_nano"] < COST)
 
 
 def test_whoever_leaves_pays_for_what_was_produced(upstream: Upstream, tmp_path: Path) -> None:
