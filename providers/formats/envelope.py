@@ -178,7 +178,7 @@ class Envelope:
                 self.messages_size += len(text)
                 self.has_json_schema = self.has_json_schema or b'"json_schema"' in text
         body = self.body
-        if b"\\u00" in body and _ESCAPED.search(body) is not None:
+        if b"\\" in body and b"\\u00" in body and _ESCAPED.search(body) is not None:  # the cheapest look first
             self.has_media = True
         if (b'"type"' in body or b'_url"' in body) and _MEDIA.search(body) is not None:  # most have none
             self.has_media = True
