@@ -17,11 +17,11 @@ from secrets import token_hex
 from typing import Final
 from uuid import uuid4
 
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, IntegrityError, transaction
 from django.utils import timezone
 
 from keys.calendar import Every, span_of
-from keys.ledger import Grant, OutcomeUnknown, Return
+from keys.ledger import BudgetGone, Grant, OutcomeUnknown, Return
 from keys.models import NANO, Budget, BudgetPeriod, Lease
 from telemetry import webhooks
 from telemetry.journal import Entry, living_holders
@@ -41,13 +41,20 @@ class DatabaseBank:
 
     def grant(self, budget_id: int, lease: str, *, most: int, least: int, have: int = 0) -> Grant:
         """For the lease, or for a new one where it is empty or of another period. `have` is what the lease had free:
-        it is handed in, so that nobody sits on a part of what another one waits for. Raises Budget.DoesNotExist,
+        it is handed in, so that nobody sits on a part of what another one waits for. Raises BudgetGone,
         OutcomeUnknown."""
-        with _committed():
-            return self._granted(budget_id, lease, most, least, have)
+        try:
+            with _committed():
+                return self._granted(budget_id, lease, most, least, have)
+        except IntegrityError:  # it was deleted while this waited for its period
+            if Budget.objects.filter(pk=budget_id).exists():
+                raise
+            raise BudgetGone from None
 
     def _granted(self, budget_id: int, lease: str, most: int, least: int, have: int) -> Grant:
-        budget = Budget.objects.get(pk=budget_id)
+        budget = Budget.objects.filter(pk=budget_id).first()
+        if budget is None:
+            raise BudgetGone
         period = current_period(budget, timezone.now())
         mine = Lease.objects.select_for_update().filter(pk=lease or None, period=period, is_closed=False).first()
         handed_in = have if mine is not None else 0
@@ -101,7 +108,7 @@ def _committed() -> Iterator[None]:
             yield
             is_committing = True
     except DatabaseError as problem:
-        if is_committing:
+        if is_committing and not isinstance(problem, IntegrityError):  # which is a refusal
             raise OutcomeUnknown(*problem.args) from problem
         raise
 

@@ -80,7 +80,7 @@ class Return(NamedTuple):
 
 
 class Bank(Protocol):
-    """The database. Each method runs in a thread, and raises what Django raises."""
+    """The database. Each method runs in a thread, and raises what Django raises; `grant` also BudgetGone."""
 
     def grant(self, budget_id: int, lease: str, *, most: int, least: int, have: int) -> Grant: ...
 
@@ -89,6 +89,10 @@ class Bank(Protocol):
 
 class OutcomeUnknown(DatabaseError):
     """Whether the bank did it, nobody can say: the connection broke while it committed."""
+
+
+class BudgetGone(Exception):
+    """There is no such budget any more: nobody has to heed it."""
 
 
 class BudgetExceeded(Exception):
@@ -114,6 +118,8 @@ class _Account:
     """Of such an amount, and more, the bank had nothing; for less it may have."""
     asking: int = 0
     """Questions to the bank that are under way, even if nobody waits for them any more."""
+    period: int = 0
+    """The newest, which `spent` and `ends_at` are of."""
     spent: int = 0
     ends_at: float = inf
     is_short: bool = False
@@ -159,7 +165,7 @@ class Ledger:
         return Reservation(account, holding, amount)
 
     async def reserve(self, budget: BudgetRecord, *, most: int, least: int) -> Reservation:
-        """Between `least` and `most`. Raises BudgetExceeded, and what the bank raises."""
+        """Between `least` and `most`. Raises BudgetExceeded, BudgetGone, and what the bank raises."""
         account = self._account(budget)
         holding = self._current(account)
         if holding is None or holding.free < most or account.is_short:
@@ -194,7 +200,8 @@ class Ledger:
         charged = min(cost, one.amount)
         holding.reserved -= one.amount
         holding.spent += charged
-        one.account.spent += charged
+        if holding.period == one.account.period:
+            one.account.spent += charged
         one.amount = 0
         return Charge(holding.lease, holding.period, charged), cost - charged
 
@@ -231,10 +238,9 @@ class Ledger:
         return [one.period for account in list(self._accounts.values()) for one in list(account.holdings)]
 
     def saw(self, spent: Mapping[int, int]) -> None:
-        """What is settled of periods by now."""
+        """What is settled of periods by now. Of one that is over, requests may still be under way."""
         for account in self._accounts.values():
-            for holding in account.holdings:
-                account.spent = max(account.spent, spent.get(holding.period, 0))
+            account.spent = max(account.spent, spent.get(account.period, 0))
 
     # -- more of a budget ----------------------------------------------------------------------------------------------
     def _account(self, budget: BudgetRecord) -> _Account:
@@ -305,6 +311,10 @@ class Ledger:
         except OutcomeUnknown:
             gone = have  # it may be another's by now; what is not comes back when this process has ended
             raise
+        except BudgetGone:
+            if self._accounts.get(account.record.id) is account:
+                del self._accounts[account.record.id]
+            raise
         finally:
             account.asking -= 1
             if holding is not None:
@@ -326,7 +336,8 @@ class Ledger:
         holding.granted += grant.amount
         holding.used_at = monotonic()
         booked = min(max(holding.granted + on_its_way - grant.remaining, 0), holding.spent)
-        account.spent, account.ends_at = grant.spent + holding.spent - booked, grant.ends_at
+        account.period, account.ends_at = grant.period, grant.ends_at
+        account.spent = grant.spent + holding.spent - booked
         return holding
 
 

@@ -61,8 +61,11 @@ class Offered:
         max_context_tokens: int | None,
         abilities: Sequence[str] | None = None,
     ) -> Offered:
-        """As the operator has it; a price that was emptied is none."""
+        """As the operator has it; a price that was emptied is none. Embeddings answer no token: their output is free
+        where nothing else is said."""
         given = {name: None if price is None else price / 1000 for name, price in per_million.items()}
+        if self.listed.kind is Kind.EMBEDDINGS and given.get("input") is not None and given.get("output") is None:
+            given["output"] = Decimal(0)
         changed = any(self.prices.get(f"{name}_per_1k") != price for name, price in given.items())
         prices = {**self.prices} if not changed else {
             f"{name}_per_1k": price for name, price in given.items() if price is not None

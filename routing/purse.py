@@ -1,14 +1,13 @@
 """The money of one request: before each attempt an upper bound of what it can cost is reserved from every budget that
 concerns its payer, and at the end what it did cost is settled. Belongs to the event loop.
 
-The bound: every byte of text as a token, a declared most for each image and document, times `n` answers, at the dearest
-price that can apply. Where the client set no limit of its own to the answer, or one that the rest of a budget cannot
-pay, the answer is limited to what it can pay."""
+The bound: every byte of text as a token, a declared most for each image, PDF and recording, the whole context where
+the input stands elsewhere, times `n` answers, at the dearest price that can apply. Where the client set no limit of its
+own to the answer, or one that the rest of a budget cannot pay, the answer is limited to what it can pay."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ import msgspec
 from django.db.utils import DatabaseError
 
 from keys.auth import BudgetRecord
-from keys.ledger import BudgetExceeded, Ledger, Reservation
+from keys.ledger import BudgetExceeded, BudgetGone, Ledger, Reservation
 from providers.formats.base import Dialect
 from providers.formats.envelope import Envelope
 from routing.errors import ApiError
@@ -37,12 +36,10 @@ if TYPE_CHECKING:
 LEAST_OUTPUT_TOKENS: Final = 16
 UNLIMITED_OUTPUT_TOKENS: Final = 32_768  # what a model may answer of which no limit is known
 MOST_TOKENS_PER_IMAGE: Final = 5_000
-BYTES_PER_DOCUMENT_TOKEN: Final = 20  # of its base64
+BYTES_PER_DOCUMENT_TOKEN: Final = 20  # of the base64 of a PDF or a recording
 HELD_SECONDS: Final = 2.0  # after so long, what requests under way do not need may be back
 HIDDEN_TOKENS: Final = 700  # that providers add for tools and roles
-_BINARY: Final = re.compile(rb"[A-Za-z0-9+/=]{512,}")
 _ELSEWHERE: Final = frozenset({"previous_response_id", "conversation", "prompt"})  # name texts that stand there
-_IMAGE: Final = re.compile(rb'"(?:image_url|input_image)"|"type": ?"image"')
 
 
 class NoPrice(Exception):
@@ -68,7 +65,7 @@ class Purse:
         `cover` must see to it."""
         envelope = call.envelope
         asked = most_output(envelope, target)
-        is_bounded = target.max_output_tokens is not None or asked == envelope.max_output_tokens
+        is_bounded = not asked or target.max_output_tokens is not None or asked == envelope.max_output_tokens
         if target.prices is None or not is_bounded or self._held or self._turn is not None:
             return None
         tokens = most_input(envelope, target)
@@ -118,7 +115,8 @@ class Purse:
             for one in self._held:
                 self._ledger.lower_to(one, before + got)
         self._open += got
-        if limit == envelope.max_output_tokens or (limit == asked and target.max_output_tokens is not None):
+        is_known = not asked or target.max_output_tokens is not None
+        if limit == envelope.max_output_tokens or (limit == asked and is_known):
             return call, got
         return limited(call, target, limit), got
 
@@ -126,13 +124,20 @@ class Purse:
         self._open -= amount
 
     async def _reserve(self, *, most: int, least: int) -> int:
-        """What every budget has reserved by now, at least."""
-        for place, budget in enumerate(self._budgets):
-            if place < len(self._held):
-                await self._ledger.raise_to(self._held[place], most=most, least=least)
-            else:
-                self._held.append(await self._ledger.reserve(budget, most=most, least=least))
+        """What every budget has reserved by now, at least. One that is no more is forgotten."""
+        place = 0
+        while place < len(self._budgets):
+            try:
+                if place < len(self._held):
+                    await self._ledger.raise_to(self._held[place], most=most, least=least)
+                else:
+                    self._held.append(await self._ledger.reserve(self._budgets[place], most=most, least=least))
+            except BudgetGone:
+                self._budgets = [*self._budgets[:place], *self._budgets[place + 1 :]]
+                del self._held[place : place + 1]
+                continue
             most = min(most, self._held[place].amount)
+            place += 1
         return most
 
     def settle(self, cost: int) -> list[Charge]:
@@ -149,21 +154,17 @@ class Purse:
 
 def most_input(envelope: Envelope, target: Target) -> int:
     size = envelope.messages_size + HIDDEN_TOKENS
-    if envelope.has_any(_ELSEWHERE):
-        return max(size, target.max_context_tokens)
-    if envelope.has_images or envelope.has_documents:
-        blobs = _BINARY.findall(envelope.body)
-        size -= sum(map(len, blobs))
-        size += MOST_TOKENS_PER_IMAGE * len(_IMAGE.findall(envelope.body))
-        if envelope.has_documents:
-            size += sum(map(len, blobs)) // BYTES_PER_DOCUMENT_TOKEN
-        return max(size, HIDDEN_TOKENS)
-    return size
+    is_elsewhere = envelope.has_any(_ELSEWHERE)
+    if envelope.has_media:
+        media = envelope.media
+        size += MOST_TOKENS_PER_IMAGE * media.images + media.binary // BYTES_PER_DOCUMENT_TOKEN - media.data
+        is_elsewhere = is_elsewhere or media.has_more_elsewhere
+    return max(size, target.max_context_tokens) if is_elsewhere else size
 
 
 def most_output(envelope: Envelope, target: Target) -> int:
-    """Tokens of one answer."""
-    if target.abilities == {"embeddings"}:
+    """Tokens of one answer; 0 of embeddings, whatever else their model can."""
+    if not envelope.n:
         return 0
     ceiling = target.max_output_tokens or UNLIMITED_OUTPUT_TOKENS
     if envelope.max_output_tokens is None:

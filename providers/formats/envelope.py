@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from providers.formats.errors import InvalidRequest
+from providers.formats.media import Media, media_of
 
 T = TypeVar("T")
 MAX_DEPTH_MESSAGE = "The body is nested too deeply."
@@ -19,9 +20,13 @@ _fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _options_fields = msgspec.json.Decoder(dict[str, Raw] | None).decode
 _EMPTY: Final = (b"", b"null", b"[]", b"{}")
-_MEDIA: Final = re.compile(rb'"(?:image_url|input_image|input_file)"|"type": ?"(?:image|document|file)"')
-_IMAGES: Final = re.compile(rb'"(?:image_url|input_image)"|"type": ?"image"')
-_DOCUMENTS: Final = re.compile(rb'"input_file"|"type": ?"(?:document|file)"')
+_MEDIA: Final = re.compile(
+    rb'"(?:(?:image|audio|video)_url|input_(?:image|file|audio))"|"type"\s*:\s*"(?:image|document|file|'
+    rb'computer_screenshot|image_generation_call|item_reference|container_upload)"'
+)
+_IMAGES: Final = re.compile(rb'"(?:image_url|input_image)"|"type"\s*:\s*"image"')
+_DOCUMENTS: Final = re.compile(rb'"input_file"|"type"\s*:\s*"(?:document|file)"')
+_ESCAPED: Final = re.compile(rb"\\u00[2-7]")  # by which a name can be written so that nothing above finds it
 
 
 class _StreamOptions(msgspec.Struct):
@@ -74,19 +79,22 @@ _EXPECTED: Final = {
 
 
 class Envelope:
-    """A request body whose top-level fields are known. `messages_size` is in bytes, of all that counts as input."""
+    """A request body whose top-level fields are known. `messages_size` is in bytes, of all that counts as input. `n`:
+    answers that are asked for; 0: none that has tokens. `has_media`: there may be some that only `media` can tell."""
 
     __slots__ = (
-        "_fields", "body", "has_documents", "has_images", "has_json_schema", "has_tools", "include_usage",
-        "max_output_tokens", "messages_size", "model", "n", "stream",
+        "_fields", "_media", "_turns", "body", "has_documents", "has_images", "has_json_schema", "has_media",
+        "has_tools", "include_usage", "max_output_tokens", "messages_size", "model", "n", "stream",
     )  # fmt: skip
 
     def __init__(self, body: bytes, fields: dict[str, Raw], known: _Known | _KnownResponse | _KnownEmbedding) -> None:
         self.body = body
         self._fields = fields
+        self._turns = known.messages if isinstance(known, _Known) else known.input
+        self._media: Media | None = None
         self.model = known.model or ""
         self.stream = self.include_usage = self.has_tools = self.has_json_schema = False
-        self.has_images = self.has_documents = False
+        self.has_images = self.has_documents = self.has_media = False
         self.max_output_tokens: int | None = None
         self.n = 1
         self.messages_size = 0
@@ -149,6 +157,7 @@ class Envelope:
         if start[:1] not in (b"[", b'"'):
             raise InvalidRequest("input must be a string, or an array of strings or tokens.", "input")
         self.messages_size = len(memoryview(known.input))
+        self.n = 0
         return self
 
     def _limit_output(self, limit: int | None, name: str) -> None:
@@ -168,14 +177,25 @@ class Envelope:
                 text = bytes(fields[name])
                 self.messages_size += len(text)
                 self.has_json_schema = self.has_json_schema or b'"json_schema"' in text
-        if _MEDIA.search(self.body) is not None:  # one pass for the many that have none
-            self.has_images = _IMAGES.search(self.body) is not None
-            self.has_documents = _DOCUMENTS.search(self.body) is not None
+        body = self.body
+        if b"\\" in body and b"\\u00" in body and _ESCAPED.search(body) is not None:  # the cheapest look first
+            self.has_media = True
+        if (b'"type"' in body or b'_url"' in body) and _MEDIA.search(body) is not None:  # most have none
+            self.has_media = True
+            self.has_images = _IMAGES.search(body) is not None
+            self.has_documents = _DOCUMENTS.search(body) is not None
 
     @property
     def turns(self) -> bytes:
         """The conversation so far, as it stands in the body."""
-        return self.raw("messages") or self.raw("input")
+        return bytes(self._turns)
+
+    @property
+    def media(self) -> Media:
+        """Read when it is asked for: this looks into the messages."""
+        if self._media is None:
+            self._media = media_of(memoryview(self._turns))
+        return self._media
 
     def raw(self, name: str) -> bytes:
         """A field as it stands in the body; empty when it is not there."""

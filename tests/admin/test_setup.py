@@ -17,7 +17,7 @@ from django.utils import timezone
 from keys.models import ClientKey
 from keys.snippets import snippets
 from providers.discovery import Look, Problem
-from providers.model_list import Listed
+from providers.model_list import Kind, Listed
 from providers.models import CredentialStore, Provider, ProviderType
 from providers.presets import PRESETS
 from providers.types import DIALECTS, TYPES, models_url
@@ -267,6 +267,29 @@ def test_a_model_without_a_price_is_told_before_it_is_added(admin_client: Client
     assert re.search(r'name="can:house-model"\s+value="vision"\s+data-offered=""\s+checked', page)
     assert "2 models are added" in do(admin_client, "models", **values, unpriced="house-model")
     assert not set(Model.objects.unpriced(timezone.now()).values_list("id", flat=True)) - {"house-model"}
+
+
+@pytest.mark.parametrize(("output", "stored"), [("", Decimal(0)), ("3", Decimal("0.003"))])
+def test_an_embedding_model_needs_an_input_price_alone(
+    output: str, stored: Decimal, admin_client: Client, upstream: Upstream
+) -> None:
+    upstream.models = ["house-embed"]
+    do(admin_client, "provider", **card(upstream.url))
+    typed = {"context:house-embed": "4096", "input:house-embed": "0.5", "output:house-embed": output}
+    assert "1 model is added" in do(admin_client, "models", provider="house", model=["house-embed"], **typed)
+    row = Model.objects.get()
+    assert (row.input_per_1k, row.output_per_1k) == (Decimal("0.0005"), stored)
+    assert not Model.objects.unpriced(timezone.now()).exists()
+
+
+def test_an_embedding_model_without_an_input_price_has_none() -> None:
+    listed = Listed("text-embedding-3-small", kind=Kind.EMBEDDINGS)
+    (offer,) = importing.offered(Provider(id="openai", type=ProviderType.OPENAI), [listed])
+    assert offer.per_million == {"input": "0.02", "output": "0"}
+    same = offer.with_edits(per_million={"input": Decimal("0.02"), "output": None}, max_context_tokens=9)
+    assert (same.prices, same.edited) == (offer.prices, False)
+    none = offer.with_edits(per_million={"input": None, "output": None}, max_context_tokens=9)
+    assert (none.prices, none.edited) == ({}, True)
 
 
 def test_models_can_be_named_where_the_service_has_no_list(admin_client: Client, upstream: Upstream) -> None:

@@ -15,11 +15,12 @@ import httpx
 import pytest
 
 from tests.support.gateway import KEY, Gateway
-from tests.support.upstream import Reply, Upstream
+from tests.support.upstream import Fault, Reply, Upstream
 
 NANO = 1_000_000_000
 OTHER_KEY = KEY[:-2] + "31"
 COST = 50_000_000  # of one answer: 10 input tokens, 40 output tokens, a dollar per 1,000
+DIALECTS = ["openai-chat", "openai-embeddings"]
 USAGE = {"prompt_tokens": 10, "completion_tokens": 40, "total_tokens": 50}
 
 
@@ -35,11 +36,12 @@ def gateway_at(folder: Path, upstream: Upstream, *, amount: str, workers: int = 
     options.setdefault("keys", [{"key": KEY, "project": "p"}, {"key": OTHER_KEY, "project": "p"}])
     return Gateway(
         folder,
-        providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "dialects": ["openai-chat"]}],
+        providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "dialects": DIALECTS}],
         models=[
             {"id": "m", "provider_id": "p", "input_per_1k": "1", "output_per_1k": "1", "max_output_tokens": 1000},
             {"id": "unpriced", "provider_id": "p"},
             {"id": "open", "provider_id": "p", "input_per_1k": "1", "output_per_1k": "1"},
+            *options.pop("models", ()),
         ],
         workers=workers,
         **options,
@@ -104,6 +106,37 @@ def test_a_model_of_unknown_length_gets_a_limit(upstream: Upstream, tmp_path: Pa
         assert "x-tokenhub-warning" not in ask(gateway, max_tokens=None).headers  # its model has a limit of its own
 
 
+def test_embeddings_go_unchanged_and_pay_for_their_input(upstream: Upstream, tmp_path: Path) -> None:
+    """Also of a model that nobody said makes them."""
+    embedder = {"id": "e", "provider_id": "p", "input_per_1k": "1", "output_per_1k": "0", "abilities": ["embeddings"]}
+    made = {"object": "list", "model": "e", "data": [], "usage": {"prompt_tokens": 50, "total_tokens": 50}}
+    with gateway_at(tmp_path, upstream, amount="2", models=[embedder]) as gateway:
+        for model in ("e", "open", "m", "e"):
+            body = {"model": model, "input": ["one", "two"]}
+            upstream.next(Reply(body=json.dumps(made).encode()))
+            answer = gateway.post("/v1/embeddings", body)
+            assert answer.status_code == 200, answer.text
+            assert "x-tokenhub-warning" not in answer.headers
+            assert upstream.requests[-1].json == body
+        settled(gateway, 4 * COST)
+        refused = gateway.post("/v1/embeddings", {"model": "e", "input": "word " * 400})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "budget_exceeded")
+
+
+def test_text_beside_an_image_is_paid_by_its_bytes(upstream: Upstream, tmp_path: Path) -> None:
+    """However much it looks like an image's own data."""
+    models = [{"id": "cheap", "provider_id": "p", "input_per_1k": "0.003", "output_per_1k": "0.003"}]
+    image = {"type": "image_url", "image_url": {"url": "https://images.example/one.png"}}
+    inline = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0KGgo" * 40_000}}
+    text = {"type": "text", "text": "data:image/png;base64," + "0123456789abcdef" * 30_000}
+    with gateway_at(tmp_path, upstream, amount="1", models=models) as gateway:
+        refused = ask(gateway, model="cheap", messages=[{"role": "user", "content": [image, text]}])
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "budget_exceeded")
+        assert refused.json()["error"]["details"]["needed_usd"] > 1.44
+        served = ask(gateway, model="cheap", messages=[{"role": "user", "content": [inline, image]}])
+        assert served.status_code == 200, served.text
+
+
 def test_what_has_no_price_is_not_paid(upstream: Upstream, tmp_path: Path) -> None:
     with gateway_at(tmp_path, upstream, amount="100") as gateway:
         refused = ask(gateway, model="unpriced")
@@ -118,9 +151,16 @@ def test_failures_cost_nothing_and_give_all_back(upstream: Upstream, tmp_path: P
         for _ in range(6):
             upstream.next(Reply(status=400, body=b'{"error": {"message": "no"}}'))
             assert ask(gateway).status_code == 400
-        upstream.next(*[Reply(status=500, body=b"{}")] * 3)
+        upstream.next(*[Reply(status=500, body=json.dumps({"usage": USAGE}).encode())] * 3)
         assert ask(gateway).headers["x-tokenhub-model"] == "open"
         settled(gateway, COST)
+
+
+def test_a_stream_that_breaks_off_is_paid_for_as_far_as_it_came(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="2") as gateway:
+        upstream.next(Reply(words=50, at=9, fault=Fault.CLOSE_MIDWAY))
+        assert '"error"' in ask(gateway, stream=True).text
+        gateway.wait_until(lambda: 0 < period(gateway)["settled_nano"] < COST)
 
 
 def test_whoever_leaves_pays_for_what_was_produced(upstream: Upstream, tmp_path: Path) -> None:
@@ -167,6 +207,23 @@ def test_a_raised_budget_is_felt_at_once(upstream: Upstream, tmp_path: Path) -> 
         assert ask(gateway).status_code == 429
         gateway.configure(budgets=[{"of_key": KEY, "amount_usd": "5"}])
         gateway.wait_until(lambda: ask(gateway).status_code == 200, seconds=3)
+
+
+def test_a_budget_that_was_just_deleted_is_no_concern(upstream: Upstream, tmp_path: Path) -> None:
+    """While the worker does not know it yet: before its first lease, and when it needs more than it holds."""
+    budgets = [{"of_key": KEY, "amount_usd": "20"}, {"subject": "installation", "amount_usd": "50"}]
+    with gateway_at(tmp_path, upstream, amount="", budgets=budgets) as gateway:
+        assert ask(gateway, key=OTHER_KEY).status_code == 200
+        gateway.execute("DELETE FROM keys_budget WHERE subject = 'key'")
+        for _ in range(2):
+            answer = ask(gateway)
+            assert answer.status_code == 200, answer.text
+        settled(gateway, 3 * COST)
+        gateway.execute("DELETE FROM keys_lease")
+        gateway.execute("DELETE FROM keys_budgetperiod")
+        gateway.execute("DELETE FROM keys_budget")
+        answer = ask(gateway, max_tokens=4_000)
+        assert answer.status_code == 200, answer.text
 
 
 def test_an_overrun_is_the_installations(upstream: Upstream, tmp_path: Path) -> None:

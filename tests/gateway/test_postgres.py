@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,32 @@ def test_a_plan_in_the_background_is_kept_leg_by_leg(tmp_path: Path) -> None:
         ("plan", "completed", "m"), ("critique-1", "completed", "m"), ("refine-1", "completed", "m"),
     ]  # fmt: skip
     assert found["cost_usd"] == pytest.approx(3 * COST)
+
+
+def test_a_request_that_waits_while_its_budget_is_deleted_is_served(tmp_path: Path) -> None:
+    with (
+        postgres.Postgres(migrated=True) as database,
+        Upstream() as upstream,
+        Gateway(
+            tmp_path,
+            providers=[{"id": "p", "type": "openai", "base_url": upstream.url}],
+            models=[{"id": "m", "provider_id": "p", **PRICES, "max_output_tokens": 1000}],
+            budgets=[{"of_key": KEY, "amount_usd": "2"}],
+            env={"TOKENHUB_DATABASE_URL": database.url},
+        ) as gateway,
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(database.url) as deleting,
+        psycopg.connect(database.url, autocommit=True) as watching,
+    ):
+        assert gateway.chat("m").status_code == 200
+        deleting.execute("DELETE FROM keys_lease")
+        deleting.execute("DELETE FROM keys_budgetperiod")
+        deleting.execute("DELETE FROM keys_budget")
+        body = {"model": "m", "messages": [{"role": "user", "content": "word" * 100_000}], "n": 128}
+        asked = pool.submit(gateway.post, "/v1/chat/completions", body)
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        Gateway.wait_until(lambda: watching.execute(waits).fetchall() != [(0,)] or asked.done())
+        assert not asked.done()
+        deleting.commit()
+        answer = asked.result(timeout=30)
+        assert answer.status_code == 200, answer.text

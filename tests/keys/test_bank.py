@@ -16,7 +16,7 @@ from hypothesis.extra.django import TestCase
 
 from keys.auth import BudgetRecord
 from keys.bank import DatabaseBank, book, host_of, release_dead, release_host
-from keys.ledger import BudgetExceeded, Grant, Ledger, OutcomeUnknown, Return
+from keys.ledger import BudgetExceeded, BudgetGone, Grant, Ledger, OutcomeUnknown, Return
 from keys.models import NANO, Budget, BudgetPeriod, Lease, Subject
 from telemetry.journal import Charge, Entry, Journal
 
@@ -158,8 +158,33 @@ def test_a_commit_that_breaks_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPa
         bank.grant(made.pk, "", most=10, least=1)
     monkeypatch.undo()
     assert Lease.objects.exists()
-    with pytest.raises(Budget.DoesNotExist):
+    with pytest.raises(BudgetGone):
         bank.grant(made.pk + 1, "", most=10, least=1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_pace_of_a_new_period_knows_nothing_of_what_is_under_way_in_the_old_one() -> None:
+    made = budget()
+    daily, weekly = (BudgetRecord(made.pk, CAP, every, "of the project p") for every in ("day", "week"))
+
+    async def ask() -> None:
+        ledger = Ledger(DatabaseBank(holder="a", host="h"))
+        await Budget.objects.filter(pk=made.pk).aupdate(every="day")
+        old = await ledger.reserve(daily, most=CAP // 2, least=1)
+        await Budget.objects.filter(pk=made.pk).aupdate(every="week")
+        new = await ledger.reserve(weekly, most=CAP // 10, least=1)
+        assert ledger.periods() == [old.holding.period, new.holding.period]
+        ledger.saw({old.holding.period: CAP, new.holding.period: 3})
+        ledger.settle(old, CAP // 2)
+        ledger.settle(new, 40)
+        pace = ledger.pace_of(weekly)
+        assert pace is not None
+        assert (pace.period, pace.spent) == (new.holding.period, 43)
+        ledger.saw({old.holding.period: CAP, new.holding.period: CAP // 4})
+        assert (pace := ledger.pace_of(weekly)) is not None
+        assert pace.spent == CAP // 4
+
+    asyncio.run(ask())
 
 
 @pytest.mark.django_db(transaction=True)

@@ -7,6 +7,7 @@ import threading
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 
 from keys.auth import BudgetRecord
@@ -42,6 +43,20 @@ def call() -> Call:
     )  # fmt: skip
 
 
+def most(part: dict[str, Any]) -> int:
+    body = {"model": "m1", "messages": [{"role": "user", "content": [part]}], "max_tokens": 100}
+    return most_input(DIALECTS["openai-chat"].read_envelope(msgspec.json.encode(body)), TARGET)
+
+
+def test_the_bound_counts_text_by_its_bytes_and_media_by_what_they_are() -> None:
+    data, link = "JVBERi0x" * 10_000, "https://files.example/one"
+    assert 80_000 < most({"type": "text", "text": f"data:application/pdf;base64,{data}"}) < 81_000
+    assert 5_700 < most({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}) < 6_000
+    assert 5_700 < most({"type": "image_url", "image_url": {"url": link}}) < 6_000
+    assert 4_700 < most({"type": "file", "file": {"file_data": f"data:application/pdf;base64,{data}"}}) < 5_000
+    assert most({"type": "file", "file": {"file_id": "file-1"}}) == TARGET.max_context_tokens
+
+
 async def covered(purse: Purse, asked: Call) -> int:
     """As the engine does it."""
     amount = purse.cover_at_once(asked, TARGET)
@@ -70,11 +85,30 @@ def test_a_hedge_that_begins_while_the_first_one_waits_for_money_is_paid_once(*,
         second = asyncio.ensure_future(covered(purse, one))
         await asyncio.sleep(0)
         may_go_on.set()
-        most = upper_bound_nano(prices(1000, 1000), most_input(one.envelope, TARGET), 100)
-        assert tuple(await asyncio.gather(first, second)) == (most, most)
-        assert [held.amount for held in purse._held] == [2 * most, 2 * most]
-        charges = purse.settle(most)
-        assert [charge.nano for charge in charges] == [most, most]
+        bound = upper_bound_nano(prices(1000, 1000), most_input(one.envelope, TARGET), 100)
+        assert tuple(await asyncio.gather(first, second)) == (bound, bound)
+        assert [held.amount for held in purse._held] == [2 * bound, 2 * bound]
+        charges = purse.settle(bound)
+        assert [charge.nano for charge in charges] == [bound, bound]
         assert len({charge.period for charge in charges}) == 2
 
     asyncio.run(hedge())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_budget_that_is_deleted_between_two_attempts_is_charged_no_more_and_the_others_are() -> None:
+    gone, kept = budget("gone"), budget("kept")
+
+    async def ask() -> list[int]:
+        ledger, one = Ledger(DatabaseBank(holder="a", host="h")), call()
+        purse = Purse(ledger, [gone, kept])
+        bound = await covered(purse, one)
+        purse.uncover(bound)
+        await asyncio.to_thread(Budget.objects.filter(pk=gone.id).delete)
+        purse.spent = CAP // 2
+        assert await covered(purse, one) == bound
+        charges = purse.settle(CAP // 2 + 1)
+        assert ledger.reserve_at_once(gone, 1) is None
+        return [charge.nano for charge in charges]
+
+    assert asyncio.run(ask()) == [CAP // 2 + 1]
