@@ -56,7 +56,7 @@ def test_a_named_model_is_asked_first_unless_it_rests_beside_others() -> None:
 def test_when_all_are_down_the_last_resort_is_told() -> None:
     health = Health()
     for _ in range(DOWN_AFTER):
-        health.failed("p1", "small", ErrorClass.TRANSIENT, now=NOW, status=500)
+        health.failed("p1", "small", ErrorClass.TRANSIENT, now=NOW, retry_after=None, status=500)
     assert ask(health=health, max_latency_ms=1e9)["decision"]["model_id"] == "large"
     decision = ask(health=health, at=snapshot(SMALL))["decision"]
     assert (decision["model_id"], decision["reason"]) == ("small", "last-resort")
