@@ -57,7 +57,7 @@ def test_when_all_are_down_the_last_resort_is_told() -> None:
     health = Health()
     for _ in range(DOWN_AFTER):
         health.failed("p1", "small", ErrorClass.TRANSIENT, now=NOW, retry_after=None, status=500)
-    assert ask(health=health, max_latency_ms=1e9)["decision"]["model_id"] == "large"
+    assert ask(health=health)["decision"]["model_id"] == "large"
     decision = ask(health=health, at=snapshot(SMALL))["decision"]
     assert (decision["model_id"], decision["reason"]) == ("small", "last-resort")
     assert ask(health=health, at=snapshot(SMALL), abilities=["vision"])["decision"] is None
