@@ -12,7 +12,7 @@ from typing import Any
 
 from providers.client import Exchange, FailureKind, Headers, Transport, UpstreamFailure
 from providers.formats.base import Dialect
-from providers.formats.dialect import Answer, Relay, WireError
+from providers.formats.dialect import Answer, Relay, Usage, WireError
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.registry import relay, translate_answer
 from providers.outcomes import ErrorClass, classify_failure, classify_status, retry_after_seconds
@@ -30,7 +30,8 @@ _JSON = (b"content-type", b"application/json")
 
 
 class AttemptFailed(Exception):
-    """`status` is 0 when there was no answer; `retry_after` in seconds. `message` holds no credential."""
+    """`status` is 0 when there was no answer; `retry_after` in seconds. `message` holds no credential. `usage`: of an
+    answer that was made and is of no use."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class AttemptFailed(Exception):
         status: int = 0,
         wire: WireError | None = None,
         retry_after: float | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.error = error
@@ -49,6 +51,7 @@ class AttemptFailed(Exception):
         self.status = status
         self.wire = wire
         self.retry_after = retry_after
+        self.usage = usage
 
 
 @dataclass(slots=True, eq=False)
@@ -128,6 +131,7 @@ async def _attempt(
         limit = min(limit, call.policy.deadline_ms / 1000 - (started_at - call.started_at))
     exchange: Exchange | None = None
     delivery = Delivery(target, {}, rendered.dropped, started_at, lowered_to=call.lowered_to)
+    body = b""
     try:
         with call.patience.within(limit):
             exchange = await door.send(b"POST", url, headers, rendered.body)
@@ -163,8 +167,8 @@ async def _attempt(
     except UpstreamFailure as failure:
         raise AttemptFailed(classify_failure(failure.kind), failure.message, kind=failure.kind) from None
     except UnreadableAnswer as problem:
-        message = f"The provider's answer cannot be read: {problem}"
-        raise AttemptFailed(ErrorClass.TRANSIENT, message, kind=FailureKind.PROTOCOL) from None
+        message, usage = f"The provider's answer cannot be read: {problem}", _usage_in(dialect, body)
+        raise AttemptFailed(ErrorClass.TRANSIENT, message, kind=FailureKind.PROTOCOL, usage=usage) from None
     except TimeoutError:
         message = f"The provider did not answer within {limit:.3g} seconds."
         raise AttemptFailed(ErrorClass.TIMEOUT, message, kind=FailureKind.TIMEOUT) from None
@@ -201,6 +205,14 @@ async def _traced(
     delivery.leg = leg
     answered(leg, delivery.answer.body if delivery.answer is not None else None, delivery.first)
     return delivery
+
+
+def _usage_in(dialect: Dialect, body: bytes) -> Usage | None:
+    """Of an answer that cannot be given to the client."""
+    try:
+        return dialect.inspect_response(body).usage
+    except UnreadableAnswer:
+        return None
 
 
 def _shows_usage(call: Call) -> bool:

@@ -12,7 +12,7 @@ from keys.ledger import BudgetExceeded
 from providers.client import Headers
 from providers.formats.base import Dialect
 from providers.formats.canonical import ChatRequest
-from providers.formats.dialect import Rendered, UpstreamModel
+from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
 from providers.formats.registry import render_request
@@ -96,6 +96,8 @@ class Call:
     """The form that the answer must have."""
     purse: Purse | None = None
     """Where budgets pay for it."""
+    wasted: Callable[[Target, Usage], object] | None = None
+    """Hears of answers that were made, and will be billed, and that the client cannot be given."""
     lowered_to: int | None = None
     """The limit of the answer, in tokens, where it is not the client's own."""
     unaffordable: BudgetExceeded | None = None

@@ -446,6 +446,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         lesson=lesson,
         plain=plain,
         purse=visit.purse,
+        wasted=visit.add_leg,
         shape=visit.shape,
         trace=visit.trace,
         attempts=visit.attempts,

@@ -346,6 +346,8 @@ class Engine:
         now, provider = monotonic(), target.provider.id
         failures.append((target, failure))
         call.attempts.append(attempt_record(target, failure, (now - started) * 1000))
+        if failure.usage is not None and call.wasted is not None:
+            call.wasted(target, failure.usage)
         if failure.error is ErrorClass.TIMEOUT and call.deadline_passed:
             return  # it was the client who did not wait longer
         is_own_fault = failure.error not in {ErrorClass.INVALID_REQUEST, ErrorClass.CONTEXT_OVERFLOW}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LEAST_OUTPUT_TOKENS: Final = 16
 UNLIMITED_OUTPUT_TOKENS: Final = 32_768  # what a model may answer of which no limit is known
 MOST_TOKENS_PER_IMAGE: Final = 5_000
-BYTES_PER_DOCUMENT_TOKEN: Final = 20  # of the base64 of a PDF or a recording
+BYTES_PER_RECORDED_TOKEN: Final = 20  # of base64; of the tightest codec it is a hundred
 HELD_SECONDS: Final = 2.0  # after so long, what requests under way do not need may be back
 HIDDEN_TOKENS: Final = 700  # that providers add for tools and roles
 _ELSEWHERE: Final = frozenset({"previous_response_id", "conversation", "prompt"})  # name texts that stand there
@@ -157,7 +157,8 @@ def most_input(envelope: Envelope, target: Target) -> int:
     is_elsewhere = envelope.has_any(_ELSEWHERE)
     if envelope.has_media:
         media = envelope.media
-        size += MOST_TOKENS_PER_IMAGE * media.images + media.binary // BYTES_PER_DOCUMENT_TOKEN - media.data
+        size += MOST_TOKENS_PER_IMAGE * media.images + media.recordings // BYTES_PER_RECORDED_TOKEN - media.data
+        size += min(media.pages, target.max_context_tokens)  # a compressed page of 4 kB has some 4,500 tokens
         is_elsewhere = is_elsewhere or media.has_more_elsewhere
     return max(size, target.max_context_tokens) if is_elsewhere else size
 

@@ -387,7 +387,7 @@ class Visit:
             more = {"routing_reason": self.reason, "attempts": len(self.attempts)}
             events.of_request("stream_started", {**told, **more, "time_to_first_chunk_ms": first_chunk_ms})
 
-    def add_leg(self, target: Target, usage: Usage, *, estimated: bool) -> None:
+    def add_leg(self, target: Target, usage: Usage, *, estimated: bool = False) -> None:
         """An answer that is paid for, and is not the one that the client gets."""
         self._earlier = [*(self._earlier or []), usage]
         self._has_estimates = self._has_estimates or estimated

@@ -16,12 +16,13 @@ _MARKUP: Final = "image/svg+xml"  # which is text
 
 
 class Media(NamedTuple):
-    """`data`: bytes that are no text; of these `binary` are of documents and recordings. `has_more_elsewhere`: what
-    counts as input does not stand in the body, or nobody can tell."""
+    """`data`: bytes that are no text, in base64; of these `pages` are of PDFs, `recordings` of audio.
+    `has_more_elsewhere`: what counts as input does not stand in the body, or nobody can tell."""
 
     images: int = 0
     data: int = 0
-    binary: int = 0
+    pages: int = 0
+    recordings: int = 0
     has_more_elsewhere: bool = False
 
 
@@ -47,14 +48,14 @@ def media_of(turns: bytes | memoryview) -> Media:
             tally.todo += part
         elif isinstance(part, dict):
             tally.add_part(part)
-    return Media(tally.images, tally.data, tally.binary, tally.has_more_elsewhere)
+    return Media(tally.images, tally.data, tally.pages, tally.recordings, tally.has_more_elsewhere)
 
 
 class _Tally:
     """`todo`: contents that may hold parts."""
 
     def __init__(self) -> None:
-        self.images = self.data = self.binary = 0
+        self.images = self.data = self.pages = self.recordings = 0
         self.has_more_elsewhere = False
         self.todo: list[Any] = []
 
@@ -81,7 +82,9 @@ class _Tally:
             case "input_file":
                 self._add_file(part)
             case "input_audio":
-                self._add_binary(_text(part.get("input_audio"), "data"))
+                recording = len(_text(part.get("input_audio"), "data"))
+                self.data += recording
+                self.recordings += recording
             case "video_url" | "audio_url" as name:
                 if not _text(part.get(name), "url").lower().startswith("data:"):
                     self.has_more_elsewhere = True
@@ -125,11 +128,8 @@ class _Tally:
     def _add_document(self, kind: str, data: str) -> None:
         """Any other than a PDF may be text, and is no shorter than its tokens."""
         if kind == _PDF and data.startswith(_PDF_BEGINS):
-            self._add_binary(data)
-
-    def _add_binary(self, data: str) -> None:
-        self.data += len(data)
-        self.binary += len(data)
+            self.data += len(data)
+            self.pages += len(data)
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from routing.engine import MAX_RETRIES
 from tests.support.gateway import KEY, Gateway
 from tests.support.upstream import Fault, Reply, Upstream
 
@@ -154,6 +155,23 @@ def test_failures_cost_nothing_and_give_all_back(upstream: Upstream, tmp_path: P
         upstream.next(*[Reply(status=500, body=json.dumps({"usage": USAGE}).encode())] * 3)
         assert ask(gateway).headers["x-tokenhub-model"] == "open"
         settled(gateway, COST)
+
+
+def test_an_answer_that_was_made_and_is_of_no_use_is_paid_for(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="2") as gateway:
+        empty = Reply(body=json.dumps({"object": "chat.completion", "choices": [], "usage": USAGE}).encode())
+        upstream.next(empty)
+        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 40}
+        answer = gateway.post("/v1/messages", body)
+        assert (answer.status_code, answer.headers["x-tokenhub-reason"]) == (200, "retried-transient")
+        assert answer.headers["x-tokenhub-cost-usd"] == "0.1"
+        settled(gateway, 2 * COST)
+        upstream.next(*[empty] * (1 + MAX_RETRIES))
+        alone = gateway.headers() | {"X-TokenHub-Fallback": "none"}
+        assert gateway.post("/v1/messages", body, headers=alone).status_code == 502
+        settled(gateway, 5 * COST)
+        log = gateway.rows(at_least=2)[-1]
+        assert (log["output_tokens"], round(float(log["cost_usd"]) * NANO)) == (3 * 40, 3 * COST)
 
 
 def test_a_stream_that_breaks_off_is_paid_for_as_far_as_it_came(upstream: Upstream, tmp_path: Path) -> None:

@@ -53,7 +53,10 @@ def test_the_bound_counts_text_by_its_bytes_and_media_by_what_they_are() -> None
     assert 80_000 < most({"type": "text", "text": f"data:application/pdf;base64,{data}"}) < 81_000
     assert 5_700 < most({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}) < 6_000
     assert 5_700 < most({"type": "image_url", "image_url": {"url": link}}) < 6_000
-    assert 4_700 < most({"type": "file", "file": {"file_data": f"data:application/pdf;base64,{data}"}}) < 5_000
+    assert 4_700 < most({"type": "input_audio", "input_audio": {"data": data, "format": "mp3"}}) < 5_000
+    assert 80_700 < most({"type": "file", "file": {"file_data": f"data:application/pdf;base64,{data}"}}) < 81_000
+    pdf = {"file_data": f"data:application/pdf;base64,{data * 10}"}
+    assert 700 < most({"type": "file", "file": pdf}) - TARGET.max_context_tokens < 1_000
     assert most({"type": "file", "file": {"file_id": "file-1"}}) == TARGET.max_context_tokens
 
 

@@ -44,8 +44,12 @@ def of_image(data: str, count: int = 1) -> Media:
     return Media(images=count, data=len(data) * count)
 
 
-def of_binary(data: str) -> Media:
-    return Media(data=len(data), binary=len(data))
+def of_pdf(data: str) -> Media:
+    return Media(data=len(data), pages=len(data))
+
+
+def of_recording(data: str) -> Media:
+    return Media(data=len(data), recordings=len(data))
 
 
 ELSEWHERE = Media(has_more_elsewhere=True)
@@ -68,15 +72,15 @@ ELSEWHERE = Media(has_more_elsewhere=True)
         ({"type": "image_url", "image_url": {"url": LETTERS}}, Media(images=1)),
         ({"type": "image_url", "image_url": {"url": 7}}, Media(images=1)),
         ({"type": "image_url", "image_url": None}, Media(images=1)),
-        ({"type": "file", "file": {"file_data": f"data:application/pdf;base64,{PDF}"}}, of_binary(PDF)),
-        ({"type": "file", "file": {"file_data": PDF, "filename": "One.PDF"}}, of_binary(PDF)),
+        ({"type": "file", "file": {"file_data": f"data:application/pdf;base64,{PDF}"}}, of_pdf(PDF)),
+        ({"type": "file", "file": {"file_data": PDF, "filename": "One.PDF"}}, of_pdf(PDF)),
         ({"type": "file", "file": {"file_data": PDF, "filename": "one.txt"}}, Media()),
         ({"type": "file", "file": {"file_data": f"data:text/plain;base64,{PDF}"}}, Media()),
         ({"type": "file", "file": {"file_data": f"data:application/pdf;base64,{TEXT}"}}, Media()),
         ({"type": "file", "file": {"file_data": TEXT, "filename": "one.pdf"}}, Media()),
         ({"type": "file", "file": {"file_id": "file-1"}}, ELSEWHERE),
         ({"type": "file", "file": LETTERS}, ELSEWHERE),
-        ({"type": "input_audio", "input_audio": {"data": LETTERS, "format": "mp3"}}, of_binary(LETTERS)),
+        ({"type": "input_audio", "input_audio": {"data": LETTERS, "format": "mp3"}}, of_recording(LETTERS)),
         ({"type": "input_audio", "input_audio": LETTERS}, Media()),
         ({"type": "video_url", "video_url": {"url": LINK}}, ELSEWHERE),
         ({"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{LETTERS}"}}, Media()),
@@ -95,11 +99,11 @@ def test_parts_of_chat(part: dict[str, Any], expected: Media) -> None:
         ({"type": "input_image", "file_id": "file-1"}, Media(images=1)),
         ({"type": "input_image", "image_url": f"data:image/jpeg;base64,{PNG}"}, of_image(PNG)),
         ({"type": "input_image", "image_url": f"data:application/pdf;base64,{PDF}"}, Media(1, len(PDF), len(PDF))),
-        ({"type": "input_file", "file_data": PDF}, of_binary(PDF)),
+        ({"type": "input_file", "file_data": PDF}, of_pdf(PDF)),
         ({"type": "input_file", "file_data": TEXT, "filename": "words.txt"}, Media()),
         ({"type": "input_file", "file_url": LINK}, ELSEWHERE),
         ({"type": "input_file", "file_id": "file-1"}, ELSEWHERE),
-        ({"type": "input_audio", "input_audio": {"data": LETTERS, "format": "wav"}}, of_binary(LETTERS)),
+        ({"type": "input_audio", "input_audio": {"data": LETTERS, "format": "wav"}}, of_recording(LETTERS)),
     ],
 )
 def test_parts_of_responses(part: dict[str, Any], expected: Media) -> None:
@@ -141,7 +145,7 @@ IMAGE = {"type": "image", "source": source("image/png", PNG)}
         ({"type": "image", "source": {"type": "file", "file_id": "f"}}, Media(images=1)),
         ({"type": "image", "source": source("text/plain", LETTERS)}, Media(images=1)),
         ({"type": "image", "source": {"type": "text", "media_type": "image/png", "data": LETTERS}}, Media(images=1)),
-        ({"type": "document", "source": source("application/pdf", PDF)}, of_binary(PDF)),
+        ({"type": "document", "source": source("application/pdf", PDF)}, of_pdf(PDF)),
         ({"type": "document", "source": source("text/plain", PDF)}, Media()),
         ({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": LETTERS}}, Media()),
         ({"type": "document", "source": {"type": "text", "media_type": "application/pdf", "data": PDF}}, Media()),
@@ -159,7 +163,7 @@ IMAGE = {"type": "image", "source": source("image/png", PNG)}
             {"type": "web_fetch_tool_result", "tool_use_id": "t", "content": {
                 "type": "web_fetch_result", "url": LINK,
                 "content": {"type": "document", "source": source("application/pdf", PDF)}}},
-            of_binary(PDF),
+            of_pdf(PDF),
         ),
     ],
 )  # fmt: skip
