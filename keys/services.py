@@ -19,6 +19,7 @@ from keys.auth import digest_of
 from keys.calendar import span_of
 from keys.models import Budget, BudgetPeriod, ClientKey, Every, Project, Subject
 from telemetry import audit, webhooks
+from tokenhub import turn
 
 DUE_SECONDS: Final = 300.0
 SHOWN_PREFIX_LENGTH = 17  # `tokenhub_` and eight digits: enough to tell keys apart, useless to a thief
@@ -97,6 +98,7 @@ def tell_due(now: datetime) -> int:
     for key in ClientKey.objects.due(now):
         due_at = key.rotation_due_at
         with transaction.atomic():
+            turn.take()
             untold = ClientKey.objects.filter(Q(rotation_told_for=None) | ~Q(rotation_told_for=due_at), pk=key.pk)
             if not untold.update(rotation_told_for=due_at):
                 continue
@@ -122,6 +124,7 @@ def revoke(*, key: ClientKey) -> None:
 
 @transaction.atomic
 def delete(*, key: ClientKey) -> None:
+    turn.take()
     for budget in Budget.objects.filter(subject=Subject.KEY, subject_id=str(key.pk)):
         budget.delete()
     key.delete()
@@ -139,6 +142,7 @@ def save_budget(*, budget: Budget) -> None:
 def set_budget(*, subject: str, subject_id: str = "", amount_usd: Decimal | None, every: str = Every.MONTH) -> None:
     """The only one of that subject; None: there is none. A changed period begins a count of its own. Raises
     ValidationError."""
+    turn.take()
     found = Budget.objects.select_for_update().filter(subject=subject, subject_id=subject_id).first()
     if amount_usd is None:
         if found is not None:
@@ -149,7 +153,9 @@ def set_budget(*, subject: str, subject_id: str = "", amount_usd: Decimal | None
     save_budget(budget=budget)
 
 
+@transaction.atomic
 def delete_budget(*, budget: Budget) -> None:
+    turn.take()
     budget.delete()
 
 
@@ -164,6 +170,7 @@ def save_project(*, project: Project) -> None:
 @transaction.atomic
 def delete_project(*, project: Project) -> None:
     """Its keys stay, without it."""
+    turn.take()
     for key in ClientKey.objects.select_for_update().filter(project=project.name):
         key.project = ""
         key.save()

@@ -32,6 +32,7 @@ from django.utils import timezone
 from telemetry import events
 from telemetry.logs import EventLogger
 from telemetry.models import DeliveryState, Webhook, WebhookDelivery
+from tokenhub import turn
 
 log = EventLogger(__name__)
 TEST: Final = "test"
@@ -61,7 +62,9 @@ def save(*, webhook: Webhook) -> None:
     webhook.save()
 
 
+@transaction.atomic
 def delete(*, webhook: Webhook) -> None:
+    turn.take()
     webhook.delete()
 
 
