@@ -71,9 +71,19 @@ def issue(
     return reissue(key=record)
 
 
+class SecretChanged(Exception):
+    """The key has another secret than the one that it had when it was read, or was deleted."""
+
+
+@transaction.atomic
 def reissue(*, key: ClientKey, grace: timedelta | None = None) -> IssuedKey:
     """A fresh secret for a key, saved or not; the old one is refused from now on, or after the grace. One that was in
-    its grace already is refused at once. Raises ValidationError."""
+    its grace already is refused at once. Of a key that was read before, only the secret is taken as it was read. Raises
+    ValidationError, SecretChanged."""
+    if not key._state.adding:  # noqa: SLF001  Django's interface
+        read = key.digest
+        if not _read_again(key) or key.digest != read:
+            raise SecretChanged
     now = timezone.now()
     key.old_digest, key.old_digest_until = (key.digest, now + grace) if grace and key.digest else ("", None)
     key.rotated_at = now
@@ -115,11 +125,24 @@ def tell_due(now: datetime) -> int:
     return told
 
 
+@transaction.atomic
 def revoke(*, key: ClientKey) -> None:
-    """The key stays in the list, and is refused."""
+    """The key stays in the list, and is refused. One that was deleted meanwhile stays so."""
+    if not _read_again(key):
+        return
     key.enabled = False
     with audit.doing("apikey.revoke"):
         save(key=key)
+
+
+def _read_again(key: ClientKey) -> bool:
+    """In its turn: whoever read it before may have seen what is no longer so. Whether it is there."""
+    turn.take()
+    try:
+        key.refresh_from_db(from_queryset=ClientKey.objects.select_for_update(no_key=True))
+    except ClientKey.DoesNotExist:
+        return False
+    return True
 
 
 @transaction.atomic

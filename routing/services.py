@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
@@ -26,6 +26,17 @@ def save(*, model: Model, price_source: str | None = None) -> None:
         model.price_source = PriceSource.OPERATOR
     model.price_source = price_source or model.price_source
     model.save()
+
+
+@transaction.atomic
+def switch(*, models: Collection[str], enabled: bool) -> int:
+    """How many of these were not so before. Raises ValidationError."""
+    turn.take()
+    others = list(Model.objects.select_for_update(no_key=True).filter(pk__in=models).exclude(enabled=enabled))
+    for model in others:
+        model.enabled = enabled
+        save(model=model)
+    return len(others)
 
 
 @transaction.atomic

@@ -68,8 +68,11 @@ def delete(*, webhook: Webhook) -> None:
     webhook.delete()
 
 
+@transaction.atomic
 def rotate(*, webhook: Webhook) -> str:
-    """A new secret; the old one signs nothing any more."""
+    """A new secret; the old one signs nothing any more. Raises Webhook.DoesNotExist."""
+    turn.take()
+    webhook.refresh_from_db(from_queryset=Webhook.objects.select_for_update(no_key=True))
     webhook.generation += 1
     save(webhook=webhook)
     return secret_of(webhook)

@@ -16,6 +16,7 @@ from django.contrib import admin
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import Group, User
 from django.db import connections, transaction
+from django.db.models import Model as Row
 from django.test import Client, RequestFactory
 from django.urls import reverse
 from psycopg.pq import TransactionStatus
@@ -61,7 +62,8 @@ def database(cluster: postgres.Postgres, django_db_blocker: Any) -> Iterator[pos
         try:
             yield cluster
         finally:
-            for kind in (*SAMPLES, Secret, RoutingDefaults):
+            kinds: tuple[type[Row], ...] = (*SAMPLES, Secret, RoutingDefaults)
+            for kind in kinds:
                 if kind not in {Group, AuditEntry}:
                     kind._default_manager.all().delete()
 
@@ -257,12 +259,54 @@ def test_a_prompt_and_another_version_of_it(database: postgres.Postgres, rows: S
     assert made.is_active
 
 
+# -- what was read before the turn was taken is read again -------------------------------------------------------------
+def action(client: Client, name: str, row: Row) -> Do:
+    """Of a list, for one row, with yes to its question."""
+    url = reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_changelist")
+    posted = {"action": name, "_selected_action": [str(row.pk)], "sure": "yes"}
+    return lambda: client.post(url, posted)
+
+
+def test_a_rotation_does_not_undo_a_revocation(
+    database: postgres.Postgres, client: Client, rows: SimpleNamespace
+) -> None:
+    url = reverse("admin:keys_clientkey_rotate", args=[rows.key.pk])
+    posted = values(client.get(url), holding="hours")
+    answer = beside(database, lambda: keys.revoke(key=rows.key), lambda: client.post(url, posted), nothing)
+    assert "tokenhub_" in answer.content.decode()
+    assert not ClientKey.objects.get().enabled
+
+
+def test_a_revocation_does_not_bring_back_a_deleted_key(
+    database: postgres.Postgres, client: Client, rows: SimpleNamespace
+) -> None:
+    revoke = action(client, "revoke", rows.key)
+    assert beside(database, lambda: keys.delete(key=rows.key), revoke, nothing).status_code == 302
+    assert not ClientKey.objects.exists()
+
+
+def test_switching_models_off_takes_back_no_price(
+    database: postgres.Postgres, client: Client, rows: SimpleNamespace
+) -> None:
+    rows.one.input_per_1k, rows.one.output_per_1k = Decimal(1), Decimal(2)
+    beside(database, lambda: routing.save(model=rows.one), action(client, "disable", rows.one), nothing)
+    stored = Model.objects.get(pk="one")
+    assert (stored.enabled, stored.input_per_1k) == (False, 1)
+
+
+def test_each_new_signing_secret_of_a_webhook_is_another_one(
+    database: postgres.Postgres, client: Client, rows: SimpleNamespace
+) -> None:
+    rotate = action(client, "rotate_secret", rows.webhook)
+    beside(database, lambda: webhooks.rotate(webhook=rows.webhook), rotate, nothing)
+    assert Webhook.objects.get().generation == 3
+
+
 # -- by enumeration ----------------------------------------------------------------------------------------------------
 LOCKS = re.compile(r'^(?:INSERT INTO|UPDATE|DELETE FROM) "(\w+)"|FROM "(\w+)".* FOR (?:NO KEY )?UPDATE')
 VERSION, HEAD = "routing_configversion", "telemetry_audithead"
-CONFIGURATION = {
-    kind._meta.db_table for kind in (*audit._watched, VaultState, User.groups.through, User.user_permissions.through)
-}
+KINDS: tuple[type[Row], ...] = (*audit._watched, VaultState, User.groups.through, User.user_permissions.through)
+CONFIGURATION = {kind._meta.db_table for kind in KINDS}
 
 
 class Watch:

@@ -55,8 +55,16 @@ class Command(BaseCommand):
     def _rotate(self, options: dict[str, Any]) -> None:
         grace = _duration("--grace", options["grace"]) if options["grace"] is not None else None
         due = ClientKey.objects.all().due(timezone.now()) if options["due"] else [find_key(options["key"])]
+        left = []
         for key in due:
-            self._show(services.reissue(key=key, grace=grace))
+            try:
+                self._show(services.reissue(key=key, grace=grace))
+            except services.SecretChanged:
+                left.append(key.name)
+        if left:
+            raise CommandError(
+                f"Somebody rotated or deleted at the same moment, and not rotated here: {', '.join(left)}."
+            )
         if not due:
             self.stdout.write("No rotation is due.")
 
