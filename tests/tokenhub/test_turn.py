@@ -267,14 +267,29 @@ def action(client: Client, name: str, row: Row) -> Do:
     return lambda: client.post(url, posted)
 
 
+def rotation(client: Client, key: ClientKey) -> Do:
+    """With a grace, by its page, which was opened."""
+    url = reverse("admin:keys_clientkey_rotate", args=[key.pk])
+    posted = {**values(client.get(url), holding="hours"), "hours": "24"}
+    return lambda: client.post(url, posted)
+
+
 def test_a_rotation_does_not_undo_a_revocation(
     database: postgres.Postgres, client: Client, rows: SimpleNamespace
 ) -> None:
-    url = reverse("admin:keys_clientkey_rotate", args=[rows.key.pk])
-    posted = values(client.get(url), holding="hours")
-    answer = beside(database, lambda: keys.revoke(key=rows.key), lambda: client.post(url, posted), nothing)
+    rotate = rotation(client, rows.key)
+    answer = beside(database, lambda: keys.revoke(key=rows.key), rotate, nothing)
     assert "tokenhub_" in answer.content.decode()
     assert not ClientKey.objects.get().enabled
+
+
+def test_of_two_rotations_at_once_one_is_refused(
+    database: postgres.Postgres, client: Client, rows: SimpleNamespace
+) -> None:
+    rotate, digest = rotation(client, rows.key), rows.key.digest
+    answer = beside(database, rotate, rotate, nothing)
+    assert "Not rotated" in answer.content.decode()
+    assert ClientKey.objects.get().old_digest == digest
 
 
 def test_a_revocation_does_not_bring_back_a_deleted_key(

@@ -62,9 +62,8 @@ class Command(BaseCommand):
             except services.SecretChanged:
                 left.append(key.name)
         if left:
-            raise CommandError(
-                f"Somebody rotated or deleted at the same moment, and not rotated here: {', '.join(left)}."
-            )
+            names = ", ".join(left)
+            raise CommandError(f"Left alone, as somebody rotated or deleted them at the same moment: {names}.")
         if not due:
             self.stdout.write("No rotation is due.")
 
