@@ -149,7 +149,7 @@ def _read_again(key: ClientKey) -> bool:
 def delete(*, key: ClientKey) -> None:
     turn.take()
     for budget in Budget.objects.filter(subject=Subject.KEY, subject_id=str(key.pk)):
-        budget.delete()
+        delete_budget(budget=budget)
     key.delete()
 
 
@@ -169,7 +169,7 @@ def set_budget(*, subject: str, subject_id: str = "", amount_usd: Decimal | None
     found = Budget.objects.select_for_update().filter(subject=subject, subject_id=subject_id).first()
     if amount_usd is None:
         if found is not None:
-            found.delete()
+            delete_budget(budget=found)
         return
     budget = found or Budget(subject=subject, subject_id=subject_id)
     budget.amount_usd, budget.every = amount_usd, every
@@ -178,7 +178,11 @@ def set_budget(*, subject: str, subject_id: str = "", amount_usd: Decimal | None
 
 @transaction.atomic
 def delete_budget(*, budget: Budget) -> None:
+    """Its periods are locked before their leases, as by whoever spends of it. A period that is made meanwhile refers to
+    the locked budget, and cannot be committed before this is."""
     turn.take()
+    Budget.objects.select_for_update().filter(pk=budget.pk).first()
+    list(BudgetPeriod.objects.select_for_update().filter(budget=budget).order_by("pk").values_list("pk"))
     budget.delete()
 
 
@@ -198,7 +202,7 @@ def delete_project(*, project: Project) -> None:
         key.project = ""
         key.save()
     for budget in Budget.objects.filter(subject=Subject.PROJECT, subject_id=project.name):
-        budget.delete()
+        delete_budget(budget=budget)
     project.delete()
 
 

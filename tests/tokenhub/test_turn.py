@@ -19,11 +19,14 @@ from django.db import connections, transaction
 from django.db.models import Model as Row
 from django.test import Client, RequestFactory
 from django.urls import reverse
+from django.utils import timezone
 from psycopg.pq import TransactionStatus
 
 import tokenhub.urls  # noqa: F401  registers the pages
 from keys import services as keys
-from keys.models import Budget, ClientKey, Project, Subject
+from keys.bank import DatabaseBank, current_period
+from keys.ledger import Return
+from keys.models import Budget, ClientKey, Lease, Project, Subject
 from orchestration import services as prompts
 from orchestration.models import PromptTemplate
 from orchestration.prompts import BUILT_IN
@@ -257,6 +260,55 @@ def test_a_prompt_and_another_version_of_it(database: postgres.Postgres, rows: S
     )
     made.refresh_from_db()
     assert made.is_active
+
+
+# -- a budget that is deleted while it is spent ------------------------------------------------------------------------
+def by_itself(rows: SimpleNamespace) -> Do:
+    return lambda: keys.delete_budget(budget=Budget.objects.get())
+
+
+def with_its_key(rows: SimpleNamespace) -> Do:
+    return lambda: keys.delete(key=rows.key)
+
+
+def with_its_project(rows: SimpleNamespace) -> Do:
+    return lambda: keys.delete_project(project=rows.project)
+
+
+def by_the_api(rows: SimpleNamespace) -> Do:
+    return lambda: keys.set_budget(subject=Subject.INSTALLATION, amount_usd=None)
+
+
+def budget(rows: SimpleNamespace, way: Callable[[SimpleNamespace], Do]) -> Budget:
+    """That goes this way."""
+    subjects = {with_its_key: (Subject.KEY, str(rows.key.pk)), with_its_project: (Subject.PROJECT, "shop")}
+    subject, whose = subjects.get(way, (Subject.INSTALLATION, ""))
+    return Budget.objects.create(subject=subject, subject_id=whose, amount_usd=Decimal(5), every="total")
+
+
+@pytest.mark.parametrize("way", [by_itself, with_its_key, with_its_project, by_the_api])
+def test_a_request_gets_its_money_while_the_budget_is_deleted(
+    way: Callable[[SimpleNamespace], Do], database: postgres.Postgres, rows: SimpleNamespace
+) -> None:
+    """As a request does: the period first, then the lease."""
+    made, bank = budget(rows, way), DatabaseBank(holder="a", host="h")
+    lease = bank.grant(made.pk, "", most=10, least=10).lease
+    grants = []
+    beside(
+        database,
+        lambda: current_period(made, timezone.now()),
+        way(rows),
+        lambda: grants.append(bank.grant(made.pk, lease, most=1000, least=1000)),
+    )
+    assert grants[0].lease == lease
+    assert not Budget.objects.exists() and not Lease.objects.exists()
+
+
+def test_nothing_is_given_back_to_a_budget_that_is_gone(database: postgres.Postgres, rows: SimpleNamespace) -> None:
+    made, bank = budget(rows, by_itself), DatabaseBank(holder="a", host="h")
+    lease = bank.grant(made.pk, "", most=10, least=10).lease
+    beside(database, by_itself(rows), lambda: bank.give_back(Return(lease, 10, True)), nothing)
+    assert not Lease.objects.exists()
 
 
 # -- what was read before the turn was taken is read again -------------------------------------------------------------
