@@ -14,6 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.safestring import SafeString
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
@@ -236,20 +237,26 @@ class ClientKeyAdmin(LimitedForms, Admin):
         return [path("<path:object_id>/rotate/", view, name="keys_clientkey_rotate"), *super().get_urls()]
 
     def rotate_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Of the secret that the page was made for: a second click, or a second person, ends no other one."""
         key = self.get_object(request, object_id)
         if key is None or not self.has_change_permission(request, key):
             raise PermissionDenied
-        if request.method == "POST":
-            form = GraceForm(request.POST)
-            if form.is_valid():
+        form = GraceForm(request.POST if request.method == "POST" else None)
+        stale = form.is_bound and not constant_time_compare(request.POST.get("secret", ""), _mark(key))
+        if not stale and form.is_valid():
+            try:
                 return self._issued(request, services.reissue(key=key, grace=form.grace))
-        else:
-            form = GraceForm()
+            except services.SecretChanged:
+                stale, key = True, self.get_object(request, object_id)
+        if key is None:  # it was deleted at the same moment
+            raise PermissionDenied
         context = {
             **self.admin_site.each_context(request),
             "title": f"Rotate {key.name}",
             "form": form,
             "key": key,
+            "secret": _mark(key),
+            "stale": stale,
             "opts": self.opts,
             "action_url": reverse("admin:keys_clientkey_rotate", args=[key.pk]),
         }
@@ -271,6 +278,11 @@ class ClientKeyAdmin(LimitedForms, Admin):
         response = TemplateResponse(request, "keys/issued.html", context)
         response["Cache-Control"] = "no-store"
         return response
+
+
+def _mark(key: ClientKey) -> str:
+    """Tells its secrets apart, and nothing else about them."""
+    return salted_hmac("keys.rotate", key.digest, algorithm="sha256").hexdigest()
 
 
 # -- projects and budgets --------------------------------------------------------------------------------------------

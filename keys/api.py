@@ -18,6 +18,7 @@ from keys.serializers import (
     ProjectSerializer,
     RotateKeySerializer,
 )
+from tokenhub import turn
 from tokenhub.apikit import Done, Records, View, body_of, done, expect, rights, tag_of, tagged
 
 WARNING = "Keep this key now: it is stored as a digest only, and cannot be shown again."
@@ -122,6 +123,7 @@ class InstallationBudget(View):
 
 def _budget(*, lock: bool = False) -> dict[str, Any] | None:
     if lock:
+        turn.take()
         Budget.objects.select_for_update().filter(subject=Subject.INSTALLATION).first()
     known = services.standings_of(Subject.INSTALLATION, [""]).get("")
     return None if known is None else dict(BudgetSerializer(known).data)

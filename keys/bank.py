@@ -88,9 +88,9 @@ class DatabaseBank:
             lease = Lease.objects.filter(pk=one.lease).first()
             if lease is None:
                 return
-            period = BudgetPeriod.objects.select_for_update().get(pk=lease.period_id)
+            period = BudgetPeriod.objects.select_for_update().filter(pk=lease.period_id).first()
             lease = Lease.objects.filter(pk=one.lease).first()
-            if lease is None:
+            if period is None or lease is None:
                 return
             lease.remaining_nano -= one.amount
             lease.is_closed = lease.is_closed or one.is_last

@@ -19,6 +19,7 @@ from keys.auth import digest_of
 from keys.calendar import span_of
 from keys.models import Budget, BudgetPeriod, ClientKey, Every, Project, Subject
 from telemetry import audit, webhooks
+from tokenhub import turn
 
 DUE_SECONDS: Final = 300.0
 SHOWN_PREFIX_LENGTH = 17  # `tokenhub_` and eight digits: enough to tell keys apart, useless to a thief
@@ -70,9 +71,19 @@ def issue(
     return reissue(key=record)
 
 
+class SecretChanged(Exception):
+    """The key has another secret than the one that it had when it was read, or was deleted."""
+
+
+@transaction.atomic
 def reissue(*, key: ClientKey, grace: timedelta | None = None) -> IssuedKey:
     """A fresh secret for a key, saved or not; the old one is refused from now on, or after the grace. One that was in
-    its grace already is refused at once. Raises ValidationError."""
+    its grace already is refused at once. Of a key that was read before, only the secret is taken as it was read. Raises
+    ValidationError, SecretChanged."""
+    if not key._state.adding:  # noqa: SLF001  Django's interface
+        read = key.digest
+        if not _read_again(key) or key.digest != read:
+            raise SecretChanged
     now = timezone.now()
     key.old_digest, key.old_digest_until = (key.digest, now + grace) if grace and key.digest else ("", None)
     key.rotated_at = now
@@ -97,6 +108,7 @@ def tell_due(now: datetime) -> int:
     for key in ClientKey.objects.due(now):
         due_at = key.rotation_due_at
         with transaction.atomic():
+            turn.take()
             untold = ClientKey.objects.filter(Q(rotation_told_for=None) | ~Q(rotation_told_for=due_at), pk=key.pk)
             if not untold.update(rotation_told_for=due_at):
                 continue
@@ -113,17 +125,31 @@ def tell_due(now: datetime) -> int:
     return told
 
 
+@transaction.atomic
 def revoke(*, key: ClientKey) -> None:
-    """The key stays in the list, and is refused."""
+    """The key stays in the list, and is refused. One that was deleted meanwhile stays so."""
+    if not _read_again(key):
+        return
     key.enabled = False
     with audit.doing("apikey.revoke"):
         save(key=key)
 
 
+def _read_again(key: ClientKey) -> bool:
+    """In its turn: whoever read it before may have seen what is no longer so. Whether it is there."""
+    turn.take()
+    try:
+        key.refresh_from_db(from_queryset=ClientKey.objects.select_for_update(no_key=True))
+    except ClientKey.DoesNotExist:
+        return False
+    return True
+
+
 @transaction.atomic
 def delete(*, key: ClientKey) -> None:
+    turn.take()
     for budget in Budget.objects.filter(subject=Subject.KEY, subject_id=str(key.pk)):
-        budget.delete()
+        delete_budget(budget=budget)
     key.delete()
 
 
@@ -139,17 +165,24 @@ def save_budget(*, budget: Budget) -> None:
 def set_budget(*, subject: str, subject_id: str = "", amount_usd: Decimal | None, every: str = Every.MONTH) -> None:
     """The only one of that subject; None: there is none. A changed period begins a count of its own. Raises
     ValidationError."""
+    turn.take()
     found = Budget.objects.select_for_update().filter(subject=subject, subject_id=subject_id).first()
     if amount_usd is None:
         if found is not None:
-            found.delete()
+            delete_budget(budget=found)
         return
     budget = found or Budget(subject=subject, subject_id=subject_id)
     budget.amount_usd, budget.every = amount_usd, every
     save_budget(budget=budget)
 
 
+@transaction.atomic
 def delete_budget(*, budget: Budget) -> None:
+    """Its periods are locked before their leases, as by whoever spends of it. A period that is made meanwhile refers to
+    the locked budget, and cannot be committed before this is."""
+    turn.take()
+    Budget.objects.select_for_update().filter(pk=budget.pk).first()
+    list(BudgetPeriod.objects.select_for_update().filter(budget=budget).order_by("pk").values_list("pk"))
     budget.delete()
 
 
@@ -164,11 +197,12 @@ def save_project(*, project: Project) -> None:
 @transaction.atomic
 def delete_project(*, project: Project) -> None:
     """Its keys stay, without it."""
+    turn.take()
     for key in ClientKey.objects.select_for_update().filter(project=project.name):
         key.project = ""
         key.save()
     for budget in Budget.objects.filter(subject=Subject.PROJECT, subject_id=project.name):
-        budget.delete()
+        delete_budget(budget=budget)
     project.delete()
 
 

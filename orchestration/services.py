@@ -13,6 +13,7 @@ from orchestration.models import OPEN_STATES, PlanRun, PromptTemplate
 from orchestration.prompts import BUILT_IN
 from orchestration.steps import placeholders
 from telemetry import audit
+from tokenhub import turn
 
 OPTIONAL: Final = frozenset({"labels", "done"})
 """Places that a prompt may do without."""
@@ -56,6 +57,7 @@ def check_prompt(name: str, text: str) -> None:
 def add_prompt(*, name: str, text: str, note: str = "") -> PromptTemplate:
     """A new version, in force from now on. Raises ValidationError."""
     check_prompt(name, text)
+    turn.take()  # before the newest is looked up: each number is given once
     newest = PromptTemplate.objects.filter(name=name).aggregate(newest=Max("version"))["newest"] or 0
     prompt = PromptTemplate(
         name=name, version=newest + 1, text=text.strip(), note=note, created_by=audit.origin().who()[:200]
@@ -83,6 +85,7 @@ def revert(*, name: str) -> None:
 
 
 def _retire(name: str) -> None:
+    turn.take()
     for prompt in PromptTemplate.objects.select_for_update().filter(name=name, is_active=True):
         prompt.is_active = False
         prompt.save(update_fields=["is_active"])

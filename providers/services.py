@@ -7,6 +7,7 @@ from django.db import transaction
 
 from providers.models import CredentialStore, Provider
 from providers.types import origin
+from tokenhub import turn
 from vault import services as vault
 from vault.errors import VaultLocked
 from vault.models import Secret
@@ -37,7 +38,8 @@ def check(*, provider: Provider, credential: str = "") -> None:
 @transaction.atomic
 def save(*, provider: Provider, credential: str = "") -> None:
     """Creates or changes a provider; a credential goes to the vault. Raises ValidationError."""
-    Provider.objects.select_for_update().filter(pk=provider.pk).first()
+    turn.take()
+    Provider.objects.select_for_update(no_key=True).filter(pk=provider.pk).first()
     provider.full_clean()
     check(provider=provider, credential=credential)
     provider.save()
@@ -50,6 +52,7 @@ def save(*, provider: Provider, credential: str = "") -> None:
 @transaction.atomic
 def delete(*, provider: Provider) -> None:
     """With its models and its credential."""
+    turn.take()
     vault.delete_secret(name=provider.secret_name)
     provider.delete()
 

@@ -136,7 +136,8 @@ class ModelAdmin(PricedForms, Admin):
 
     @admin.action(description="Enable", permissions=["change"])
     def enable(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
-        messages.success(request, f"{_switch(queryset, enabled=True)} models are enabled.")
+        count = services.switch(models=[model.pk for model in queryset], enabled=True)
+        messages.success(request, f"{count} models are enabled.")
 
     @admin.action(description="Disable", permissions=["change"])
     def disable(self, request: HttpRequest, queryset: QuerySet[Model]) -> HttpResponse | None:
@@ -145,7 +146,8 @@ class ModelAdmin(PricedForms, Admin):
         told = self.impact(rows)
         if page := self.ask_before(request, rows, title="Disable these models?", impact=told, button="Disable them"):
             return page
-        messages.success(request, f"{_switch(queryset, enabled=False)} models are disabled.")
+        count = services.switch(models=[model.pk for model in rows], enabled=False)
+        messages.success(request, f"{count} models are disabled.")
         return None
 
     def get_changelist_instance(self, request: Any) -> Any:
@@ -192,15 +194,6 @@ class ModelAdmin(PricedForms, Admin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
         for model in queryset:
             services.delete(model=model)
-
-
-def _switch(models: QuerySet[Model], *, enabled: bool) -> int:
-    """How many were not so before."""
-    others = list(models.exclude(enabled=enabled))
-    for model in others:
-        model.enabled = enabled
-        services.save(model=model)
-    return len(others)
 
 
 class VariantFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]  # generic for the type checker only

@@ -13,6 +13,7 @@ from unfold.widgets import UnfoldBooleanSwitchWidget
 from routing import impact
 from routing.models import Model
 from routing.policy import MAX_WEIGHT
+from tokenhub import turn
 from tokenhub.adminkit import SliderWidget
 
 ROW_FIELDS: Final = ("enabled", "weight")
@@ -68,7 +69,8 @@ class ModelRows(_Rows):
 def lock_rows(request: HttpRequest) -> None:
     """Those of the list that was posted, until they are saved."""
     names = [value for name, value in request.POST.items() if name.startswith("form-") and name.endswith("-id")]
-    list(Model.objects.select_for_update().filter(pk__in=names).order_by("pk").values_list("pk"))
+    turn.take()
+    list(Model.objects.select_for_update(no_key=True).filter(pk__in=names).order_by("pk").values_list("pk"))
 
 
 def tell_of(request: HttpRequest, rows: ModelRows) -> None:

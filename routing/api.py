@@ -50,6 +50,7 @@ from routing.serializers import (
 from routing.snapshot import Snapshot, Target
 from routing.snapshot_build import build_snapshot, config_version
 from tokenhub import apikit as kit
+from tokenhub import turn
 from tokenhub.apikit import Paging, Records, View, body_of, expect, invalid, page_of, paged, rights, tagged
 from vault.keyring import KEYRING
 
@@ -187,8 +188,9 @@ class RoutingConfig(View):
     @transaction.atomic
     def put(self, request: Request) -> Response:
         """Sets the fields that are given; null goes back to the environment's."""
+        turn.take()
         RoutingDefaults.objects.get_or_create(pk=1)
-        found = RoutingDefaults.objects.select_for_update().get(pk=1)
+        found = RoutingDefaults.objects.select_for_update(no_key=True).get(pk=1)
         expect(request, DefaultsSerializer(found).data)
         serializer = DefaultsSerializer(found, data=body_of(request))
         serializer.is_valid(raise_exception=True)

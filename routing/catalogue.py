@@ -19,6 +19,7 @@ from providers.types import TYPES
 from routing.models import PRICE_FIELDS, Model, Price, PriceSource
 from telemetry import audit
 from telemetry.money import price_shown
+from tokenhub import turn
 
 SECONDS: Final = 30
 Tiers = dict[int, dict[str, Decimal]]
@@ -125,7 +126,8 @@ def apply(*, only: Collection[str] | None = None) -> list[Offer]:
 
 @transaction.atomic
 def _take(offer: Offer) -> None:
-    model = Model.objects.select_for_update().get(pk=offer.model.pk)
+    turn.take()
+    model = Model.objects.select_for_update(no_key=True).get(pk=offer.model.pk)
     with audit.doing("price.catalogue"):
         for name in PRICE_FIELDS:
             setattr(model, name, offer.prices.get(name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
@@ -11,6 +11,7 @@ from providers.models import CredentialStore, Provider, ProviderType
 from providers.sandbox import SANDBOX_MODELS
 from routing.models import PRICE_FIELDS, Alias, Model, Price, PriceSource, RoutingDefaults, RoutingProfile
 from routing.scoring import PROFILES
+from tokenhub import turn
 
 SANDBOX_PROVIDER_ID = "sandbox"
 
@@ -27,7 +28,20 @@ def save(*, model: Model, price_source: str | None = None) -> None:
     model.save()
 
 
+@transaction.atomic
+def switch(*, models: Collection[str], enabled: bool) -> int:
+    """How many of these were not so before. Raises ValidationError."""
+    turn.take()
+    others = list(Model.objects.select_for_update(no_key=True).filter(pk__in=models).exclude(enabled=enabled))
+    for model in others:
+        model.enabled = enabled
+        save(model=model)
+    return len(others)
+
+
+@transaction.atomic
 def delete(*, model: Model) -> None:
+    turn.take()
     model.delete()
 
 
@@ -39,7 +53,9 @@ def save_price(*, price: Price, source: str = PriceSource.OPERATOR) -> None:
     price.save()
 
 
+@transaction.atomic
 def delete_price(*, price: Price) -> None:
+    turn.take()
     price.delete()
 
 
@@ -58,7 +74,9 @@ def check_variants(variants: Sequence[tuple[str, int, bool]]) -> None:
         raise ValidationError("A shadow's weight is the percentage of requests that it gets: at most 100.")
 
 
+@transaction.atomic
 def delete_alias(*, alias: Alias) -> None:
+    turn.take()
     alias.delete()
 
 
@@ -72,6 +90,7 @@ def save_profile(*, profile: RoutingProfile) -> None:
 @transaction.atomic
 def delete_profile(*, profile: RoutingProfile) -> None:
     """Not that of the default mode, unless a built-in one takes its place. Raises ValidationError."""
+    turn.take()
     if profile.name not in PROFILES and RoutingDefaults.objects.filter(default_mode=profile.name).exists():
         raise ValidationError(f"{profile.name!r} is the default mode. Set another one first: PUT /routing-config.")
     profile.delete()
@@ -80,6 +99,7 @@ def delete_profile(*, profile: RoutingProfile) -> None:
 @transaction.atomic
 def save_defaults(*, defaults: RoutingDefaults) -> None:
     """Raises ValidationError."""
+    turn.take()
     defaults.full_clean()
     modes = [*PROFILES, *RoutingProfile.objects.values_list("name", flat=True)]
     if defaults.default_mode and defaults.default_mode not in modes:
@@ -91,6 +111,7 @@ def save_defaults(*, defaults: RoutingDefaults) -> None:
 @transaction.atomic
 def install_sandbox() -> int:
     """The built-in provider and its models, unless the provider is there already. The number of models made."""
+    turn.take()
     provider, is_new = Provider.objects.get_or_create(
         id=SANDBOX_PROVIDER_ID, defaults={"type": ProviderType.SANDBOX, "cred_store": CredentialStore.NONE}
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from django import forms
@@ -338,7 +339,8 @@ class WebhookAdmin(Admin):
     @admin.action(description="Make a new signing secret", permissions=["change"])
     def rotate_secret(self, request: HttpRequest, queryset: QuerySet[Webhook]) -> None:
         for webhook in queryset:
-            webhooks.rotate(webhook=webhook)
+            with suppress(Webhook.DoesNotExist):  # it was deleted meanwhile
+                webhooks.rotate(webhook=webhook)
         messages.success(request, "New secrets are on the webhooks' pages. The old ones sign nothing any more.")
 
 

@@ -32,6 +32,7 @@ from django.utils import timezone
 from telemetry import events
 from telemetry.logs import EventLogger
 from telemetry.models import DeliveryState, Webhook, WebhookDelivery
+from tokenhub import turn
 
 log = EventLogger(__name__)
 TEST: Final = "test"
@@ -61,12 +62,17 @@ def save(*, webhook: Webhook) -> None:
     webhook.save()
 
 
+@transaction.atomic
 def delete(*, webhook: Webhook) -> None:
+    turn.take()
     webhook.delete()
 
 
+@transaction.atomic
 def rotate(*, webhook: Webhook) -> str:
-    """A new secret; the old one signs nothing any more."""
+    """A new secret; the old one signs nothing any more. Raises Webhook.DoesNotExist."""
+    turn.take()
+    webhook.refresh_from_db(from_queryset=Webhook.objects.select_for_update(no_key=True))
     webhook.generation += 1
     save(webhook=webhook)
     return secret_of(webhook)

@@ -21,7 +21,7 @@ from unfold.admin import ModelAdmin
 from unfold.admin import TabularInline as UnfoldTabularInline
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from tokenhub import adminversion
+from tokenhub import adminversion, turn
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,7 +62,7 @@ class Admin(ModelAdmin):  # type: ignore[misc]  # unfold has no type information
     def changeform_view(
         self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
-        """A save is compared with the row in its own transaction, once the row is locked."""
+        """A save is compared with the row in its own transaction, in its turn, once the row is locked."""
         if request.method != "POST" or object_id is None:
             return super().changeform_view(request, object_id, form_url, extra_context)  # type: ignore[no-any-return]
         with transaction.atomic():
@@ -71,8 +71,10 @@ class Admin(ModelAdmin):  # type: ignore[misc]  # unfold has no type information
 
     def _stale(self, request: HttpRequest, object_id: str) -> adminversion.Stale | None:
         key = unquote(object_id)
+        turn.take()
+        rows = self.model._default_manager  # noqa: SLF001  Django's interface
         try:
-            self.model._default_manager.select_for_update().filter(pk=key).first()  # noqa: SLF001  Django's interface
+            rows.select_for_update(no_key=True).filter(pk=key).first()
         except (ValueError, ValidationError):  # no key of such a row
             return None
         obj = self.get_object(request, key)

@@ -10,6 +10,7 @@ from django.contrib.auth.signals import user_logged_in, user_logged_out, user_lo
 from keys.models import Budget, ClientKey, Project
 from orchestration.models import PromptTemplate
 from providers.models import Provider
+from routing import changes
 from routing.models import Alias, AliasVariant, Model, Price, RoutingDefaults, RoutingProfile
 from telemetry import audit
 from telemetry.models import Webhook
@@ -17,7 +18,7 @@ from vault.models import Secret
 
 
 def connect() -> None:
-    """After routing.changes: locks are taken in one order everywhere."""
+    """What is told of is changed in turn: each entry locks the head of the chain, whatever is locked after it."""
     audit.watch(Provider, "provider")
     audit.watch(Model, "model")
     audit.watch(Price, "price")
@@ -33,6 +34,8 @@ def connect() -> None:
     audit.watch(PromptTemplate, "prompt")
     audit.watch(User, "user", masked=("password",))
     audit.watch(Group, "group")
+    for unseen in (Webhook, User, Group):  # the others are in the snapshot
+        changes.in_turn(unseen)
     user_logged_in.connect(_opened, dispatch_uid="audit-session-open")
     user_logged_out.connect(_closed, dispatch_uid="audit-session-close")
     user_login_failed.connect(_refused, dispatch_uid="audit-session-refused")

@@ -35,6 +35,7 @@ from routing.serializers import (
 )
 from telemetry.models import Webhook
 from telemetry.serializers import WebhookSettingsSerializer
+from tokenhub import turn
 from tokenhub.apierrors import leaves
 from vault.errors import VaultError
 
@@ -65,8 +66,8 @@ class Section:
                 serializer.fields.pop(name)
         return dict(serializer.data)
 
-    def find(self, item: Mapping[str, Any]) -> Row | None:
-        """The row that an item means, locked. Raises ValidationError when the item does not say."""
+    def find(self, item: Mapping[str, Any], *, lock: bool = False) -> Row | None:
+        """The row that an item means. Raises ValidationError when the item does not say."""
         wanted = {}
         for name in self.key:
             value = item.get(name)
@@ -75,7 +76,8 @@ class Section:
             wanted[name] = _KEYS.get(name, str)(value)
         if None in wanted.values():
             return None
-        return self.model._default_manager.select_for_update().filter(**wanted).first()  # noqa: SLF001
+        rows = self.model._default_manager.filter(**wanted)  # noqa: SLF001
+        return rows.select_for_update(no_key=True).first() if lock else rows.first()
 
 
 def _uuid(value: Any) -> UUID | None:
@@ -106,10 +108,10 @@ _ALIAS: Final = {"enabled": True, "sticky_by": "request"}
 
 
 class _ByUUID(Section):
-    def find(self, item: Mapping[str, Any]) -> Row | None:
+    def find(self, item: Mapping[str, Any], *, lock: bool = False) -> Row | None:
         if "id" in item:
             _uuid(item["id"])
-        return super().find(item)
+        return super().find(item, lock=lock)
 
 
 SECTIONS: Final = (
@@ -245,14 +247,23 @@ def _guarded(path: str, item: Any, save: Callable[[], tuple[str, str]]) -> Item:
 def _take(section: Section, item: Any, only_new: bool) -> tuple[str, str]:
     if not isinstance(item, dict):
         raise exceptions.ValidationError("A JSON object is needed.")
+    data = item if section.defaults is None else {**section.defaults, **item}
+
+    def is_there(row: Row | None) -> bool:
+        before = section.shown(row) if row is not None else {}
+        return all(one in before and before[one] == value for one, value in data.items())
+
     found = section.find(item)
     name = " ".join(str(item[one]) for one in section.key)
     if found is not None and only_new:
         return name, "kept"
-    before = section.shown(found) if found is not None else None
-    data = item if section.defaults is None else {**section.defaults, **item}
-    if before is not None and all(one in before and before[one] == value for one, value in data.items()):
+    if is_there(found):  # holds nobody up
         return name, "unchanged"
+    turn.take()
+    found = section.find(item, lock=True)
+    if is_there(found):
+        return name, "unchanged"
+    before = section.shown(found) if found is not None else None
     serializer = section.serializer(found, data=data, partial=found is not None and section.defaults is None)
     serializer.is_valid(raise_exception=True)
     after = section.shown(serializer.save())
@@ -264,11 +275,12 @@ def _take(section: Section, item: Any, only_new: bool) -> tuple[str, str]:
 
 def _take_routing_config(item: Any) -> tuple[str, str]:
     before = _routing_config()
-    RoutingDefaults.objects.get_or_create(pk=1)
-    serializer = DefaultsSerializer(RoutingDefaults.objects.select_for_update().get(pk=1), data=item)
-    serializer.is_valid(raise_exception=True)
-    if isinstance(item, dict) and all(before.get(name) == value for name, value in item.items()):
+    if isinstance(item, dict) and all(name in before and before[name] == value for name, value in item.items()):
         return "", "unchanged"
+    turn.take()
+    RoutingDefaults.objects.get_or_create(pk=1)
+    serializer = DefaultsSerializer(RoutingDefaults.objects.select_for_update(no_key=True).get(pk=1), data=item)
+    serializer.is_valid(raise_exception=True)
     serializer.save()
     return "", "unchanged" if _routing_config() == before else "changed"
 

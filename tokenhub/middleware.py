@@ -7,8 +7,11 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
+from django.contrib import admin
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError
 from django.http import HttpRequest
 from django.http.response import HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import render
 from django.urls import reverse
 from django.utils.deprecation import MiddlewareMixin
 
@@ -46,6 +49,28 @@ class LoginAsPage(MiddlewareMixin):
         )
         whole.cookies = response.cookies
         return whole
+
+
+class DatabaseAway(MiddlewareMixin):
+    """A page that met a deadlock, a timeout, or no database says so in words, and what to do. Its transactions are
+    undone by then. The admin API answers by itself, and a defect of ours stays a 500."""
+
+    def process_exception(self, request: HttpRequest, problem: Exception) -> HttpResponse | None:
+        if request.path.startswith(API) or not isinstance(problem, OperationalError | InterfaceError | IntegrityError):
+            return None
+        is_busy, posted = not isinstance(problem, IntegrityError), request.method not in _READING
+        log.error("admin_database", error=type(problem).__name__, reason=str(problem)[:200])
+        title = "Not saved" if posted else "Not at the moment"
+        told = {"title": title, "is_busy": is_busy, "posted": posted, "back": request.get_full_path()}
+        status = HTTPStatus.SERVICE_UNAVAILABLE if is_busy else HTTPStatus.CONFLICT
+        try:
+            context = {**admin.site.each_context(request), **told}
+            answer = render(request, "tokenhub/database.html", context, status=status)
+        except DatabaseError:  # the page's menu needs it, too
+            text = f"{title}: the database cannot be reached. Try again in a moment."
+            answer = HttpResponse(text, content_type="text/plain; charset=utf-8", status=status)
+        answer["Cache-Control"], answer["Retry-After"] = "no-store", "1"
+        return answer
 
 
 class RequestIds(MiddlewareMixin):

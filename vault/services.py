@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from telemetry import audit, webhooks
 from telemetry.logs import EventLogger
+from tokenhub import turn
 from vault.crypto import (
     Parameters,
     derive_key,
@@ -84,6 +85,7 @@ def initialize(*, password: str, parameters: Parameters | None = None) -> None:
     data_key = new_data_key()
     state = _wrapped(data_key, password, parameters or Parameters(), uuid4())
     with transaction.atomic():
+        turn.take()
         if VaultState.objects.select_for_update().exists():
             raise AlreadyInitialized
         state.save(force_insert=True)
@@ -100,6 +102,7 @@ def unlock(*, password: str) -> None:
         raise NotInitialized
     data_key = _unwrapped(state, password)
     with transaction.atomic():
+        turn.take()  # whoever tells webhooks refers to their rows, after the entry
         audit.record("vault.unlock", resource="vault")
         _tell("unlock")
     KEYRING.load(data_key, state.vault_id)
@@ -126,8 +129,10 @@ def lock() -> None:
 
 def _record_lock(action: str) -> None:
     try:
-        audit.record(action, resource="vault")
-        _tell(action.removeprefix("vault."))
+        with transaction.atomic():
+            turn.take()
+            audit.record(action, resource="vault")
+            _tell(action.removeprefix("vault."))
     except DatabaseError as problem:
         log.warning("audit_failed", action=action, error=type(problem).__name__)
 
@@ -167,6 +172,7 @@ def open_from_environment() -> Status:
 def put_secret(*, name: str, value: str) -> Secret:
     """Seals and stores. Raises VaultLocked."""
     with transaction.atomic():
+        turn.take()
         secret = Secret.objects.select_for_update().filter(name=name).first() or Secret(id=uuid4(), name=name)
         secret.sealed = KEYRING.seal(name=name, secret_id=secret.id, plaintext=value.encode("utf-8"))
         secret.fingerprint = fingerprint(KEYRING.data_key(), value)
@@ -178,6 +184,7 @@ def put_secret(*, name: str, value: str) -> Secret:
 def delete_secret(*, name: str) -> bool:
     """Whether there was one."""
     with transaction.atomic():
+        turn.take()
         secret = Secret.objects.filter(name=name).first()
         if secret is None:
             return False
@@ -207,6 +214,7 @@ def rotate(*, old_password: str, new_password: str) -> int:
     fresh = _wrapped(new_key, new_password, _parameters(old), old.vault_id)
     before, after = AESGCM(old_key), AESGCM(new_key)
     with transaction.atomic(), audit.unrecorded():
+        turn.take()
         current = VaultState.objects.select_for_update().get()
         if bytes(current.wrapped_data_key) != bytes(old.wrapped_data_key):
             raise WrongPassword("The password was changed by somebody else meanwhile. Nothing was changed.")

@@ -147,9 +147,9 @@ def test_a_new_key_leads_to_a_budget_and_a_rotated_one_with_a_budget_does_not(ad
     key = services.issue(name="shop").record
     url = reverse("admin:keys_clientkey_rotate", args=[key.pk])
     add = f"{reverse(ADD)}?whose=key:{key.pk}"
-    assert add in text(admin_client.post(url, {"hours": "0"}))
+    assert add in text(submit(admin_client, url, holding="hours"))
     services.set_budget(subject=Subject.KEY, subject_id=str(key.pk), amount_usd=Decimal(9))
-    assert add not in text(admin_client.post(url, {"hours": "0"}))
+    assert add not in text(submit(admin_client, url, holding="hours"))
 
 
 # -- a rest that pays for nothing ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from django.utils import timezone
 from keys import services
 from keys.auth import digest_of
 from keys.models import ClientKey
-from tests.admin.forms import errors, submit, text
+from tests.admin.forms import errors, submit, text, values
 
 pytestmark = pytest.mark.django_db
 
@@ -159,11 +159,26 @@ def test_rotating_asks_before_it_changes_anything(way: str, issued: services.Iss
 def test_after_rotating_the_old_key_is_refused_and_the_new_one_is_not(
     issued: services.IssuedKey, admin_client: Client
 ) -> None:
-    answer = admin_client.post(page("rotate", issued.record))
+    answer = submit(admin_client, page("rotate", issued.record), holding="hours")
     key = shown_key(answer)
     assert "no-store" in answer["Cache-Control"]
     assert (known(issued.plaintext), known(key)) == (None, issued.record)
     assert ClientKey.objects.get().key_prefix == key[:17]
+
+
+def test_a_page_rotates_only_the_secret_that_it_was_made_for(issued: services.IssuedKey, admin_client: Client) -> None:
+    """By a double click, or by two people: the secret that is in use keeps its grace."""
+    url = page("rotate", issued.record)
+    posted = {**values(admin_client.get(url), holding="hours"), "hours": "24"}
+    fresh = shown_key(admin_client.post(url, posted))
+    for sent in (posted, {"hours": "24"}):
+        again = admin_client.post(url, sent)
+        assert "Not rotated" in text(again)
+        assert WHOLE_KEY.search(text(again)) is None
+    stored = ClientKey.objects.get()
+    assert (stored.digest, stored.old_digest) == (digest_of(fresh.encode()), digest_of(issued.plaintext.encode()))
+    last = shown_key(admin_client.post(url, values(again, holding="hours")))  # who was told may go on
+    assert known(last) == issued.record
 
 
 def test_rotating_without_the_csrf_token_is_refused(issued: services.IssuedKey, admin_user: User) -> None:

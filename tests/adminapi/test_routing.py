@@ -52,7 +52,7 @@ def test_a_simulation_decides_and_gives_its_reasons(api: Api, pair: None) -> Non
 def test_a_simulation_knows_what_other_workers_saw(api: Api, model: Model) -> None:
     another_worker(ErrorClass.TRANSIENT, 5)
     result = ok(api.post("routing/simulate"))
-    assert result["decision"] is None
+    assert result["decision"]["reason"] == "last-resort"
     assert "down" in result["excluded"][0]["excluded_reason"]
 
 

@@ -54,6 +54,26 @@ def test_a_revoked_key_is_refused_with_both_secrets_and_an_expired_one_too() -> 
     assert not works(second.plaintext)
 
 
+def test_a_secret_is_renewed_only_by_who_knows_which_one() -> None:
+    """Or the second of two would end the secret that is in use, in spite of its grace."""
+    first = services.issue(name="app")
+    stale = ClientKey.objects.get()
+    second = services.reissue(key=first.record, grace=timedelta(hours=1))
+    with pytest.raises(services.SecretChanged):
+        services.reissue(key=stale, grace=timedelta(hours=1))
+    assert (works(first.plaintext), works(second.plaintext)) == (True, True)
+
+
+def test_what_else_was_changed_meanwhile_stays() -> None:
+    key = services.issue(name="app").record
+    stale = ClientKey.objects.get()
+    key.owner = "another team"
+    services.save(key=key)
+    services.revoke(key=stale)
+    stored = ClientKey.objects.get()
+    assert (stored.owner, stored.enabled) == ("another team", False)
+
+
 def rotate(*arguments: str) -> str:
     out = StringIO()
     call_command("keys", "rotate", *arguments, stdout=out)

@@ -10,13 +10,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 import pytest
+from django.db import connections
 
 from tests.support.gateway import Gateway, free_port, run_manage
 from tests.support.once import once
@@ -148,3 +150,26 @@ class Postgres:
         self.stop()
         if not self._stays:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def in_django(url: str, blocker: Any) -> Iterator[None]:
+    """Django in this process works on it meanwhile, each thread by its own connection. `blocker`: pytest-django's."""
+    from tokenhub.settings import _database
+
+    before = connections["default"]
+    connections.settings["default"] = connections.configure_settings({"default": _database(url)})["default"]
+    with blocker.unblock():
+        connections["default"] = connections.create_connection("default")
+        try:
+            yield
+        finally:
+            connections["default"].close()
+            connections.settings["default"], connections["default"] = before.settings_dict, before
+
+
+def wait_for_waiting(url: str, count: int = 1) -> None:
+    """Until so many connections wait for a lock."""
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(url, autocommit=True) as connection:
+        Gateway.wait_until(lambda: connection.execute(asked).fetchone() == (count,), seconds=30)

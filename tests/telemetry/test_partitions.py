@@ -14,7 +14,6 @@ from uuid import UUID
 import psycopg
 import pytest
 from django.core.management import call_command
-from django.db import connections
 
 from telemetry import partitions, retention, search
 from telemetry.ingest import ingest_all
@@ -25,7 +24,6 @@ from telemetry.search import equal, tagged
 from tests.support import postgres
 from tests.telemetry.test_ingest import abandoned, entry, names, start
 from tests.telemetry.test_search import SERVED, plan_of
-from tokenhub.settings import _database
 
 pytestmark = pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
 
@@ -43,15 +41,8 @@ class Database:
     @contextmanager
     def is_ours(self, blocker: Any) -> Iterator[Self]:
         """Django in this process works on it meanwhile."""
-        before = connections["default"]
-        connections.settings["default"] = connections.configure_settings({"default": _database(self.url)})["default"]
-        with blocker.unblock():
-            connections["default"] = connections.create_connection("default")
-            try:
-                yield self
-            finally:
-                connections["default"].close()
-                connections.settings["default"], connections["default"] = before.settings_dict, before
+        with postgres.in_django(self.url, blocker):
+            yield self
 
     def query(self, sql: str, *arguments: Any) -> list[Any]:
         with psycopg.connect(self.url, autocommit=True) as connection:

@@ -55,8 +55,15 @@ class Command(BaseCommand):
     def _rotate(self, options: dict[str, Any]) -> None:
         grace = _duration("--grace", options["grace"]) if options["grace"] is not None else None
         due = ClientKey.objects.all().due(timezone.now()) if options["due"] else [find_key(options["key"])]
+        left = []
         for key in due:
-            self._show(services.reissue(key=key, grace=grace))
+            try:
+                self._show(services.reissue(key=key, grace=grace))
+            except services.SecretChanged:
+                left.append(key.name)
+        if left:
+            names = ", ".join(left)
+            raise CommandError(f"Left alone, as somebody rotated or deleted them at the same moment: {names}.")
         if not due:
             self.stdout.write("No rotation is due.")
 
