@@ -1,0 +1,154 @@
+"""Lines that a database cannot take as they are: on SQLite and on PostgreSQL, they hold up nobody else's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keys import bank
+from keys.models import Budget, BudgetPeriod, Every, Subject
+from telemetry import ingest, spending
+from telemetry.ingest import Ingester, ingest_all
+from telemetry.journal import Charge, Entry
+from telemetry.models import JournalSegment, KeySpending, RequestLog, Sample
+from tests.support import postgres
+from tests.telemetry.test_ingest import AT, abandoned, entry, logged, names
+from tests.telemetry.test_partitions import Database
+
+TABLES = "telemetry_requestlog, telemetry_sample, telemetry_series, telemetry_keyspending, telemetry_journalsegment"
+LARGEST = 2**63 - 1
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[postgres.Postgres]:
+    with postgres.Postgres(migrated=True) as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, django_db_blocker: Any) -> Iterator[str]:
+    """Django works on it meanwhile."""
+    if request.param == "sqlite":
+        request.getfixturevalue("transactional_db")
+        yield "sqlite"
+        return
+    if reason := postgres.why_not():
+        pytest.skip(reason)
+    with Database(request.getfixturevalue("cluster").url).is_ours(django_db_blocker) as ours:
+        ours.query(f"TRUNCATE {TABLES}, keys_budget CASCADE")
+        yield "postgres"
+
+
+def spent(key: str) -> int | None:
+    return KeySpending.objects.filter(key_id=key).values_list("cost_nano", flat=True).first()
+
+
+@pytest.mark.usefixtures("database")
+def test_a_cost_beyond_all_sums_is_logged_and_holds_up_nobody(tmp_path: Path) -> None:
+    absurd = 27 * 10**18  # fits the column of the log
+    abandoned(tmp_path, entry(1, key_id="k"), entry(2, key_id="k", cost_nano=absurd), entry(3, key_id="other"))
+    assert ingest_all(tmp_path) == 3
+    assert logged() == [1, 2, 3]
+    assert (names(tmp_path), JournalSegment.objects.count()) == (set(), 0)
+    assert spent("other") == 3
+    assert sum(Sample.objects.values_list("requests", flat=True)) == 3
+
+
+@pytest.mark.usefixtures("database")
+def test_sums_that_are_full_stay_full(tmp_path: Path) -> None:
+    abandoned(tmp_path, entry(1, key_id="k", cost_nano=5))
+    ingest_all(tmp_path)
+    KeySpending.objects.update(cost_nano=LARGEST - 3)
+    Sample.objects.update(cost_nano_sum=LARGEST - 3)
+    abandoned(tmp_path, entry(2, key_id="k", cost_nano=5))
+    abandoned(tmp_path, entry(3, key_id="k", cost_nano=5), number=2)
+    assert ingest_all(tmp_path) == 2
+    assert logged() == [1, 2, 3]
+    assert spent("k") == LARGEST
+    assert max(Sample.objects.values_list("cost_nano_sum", flat=True)) == LARGEST
+
+
+@pytest.mark.usefixtures("database")
+def test_a_charge_that_cannot_be_booked_costs_neither_its_row_nor_other_charges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ingest, "SINKS", [bank.book])
+    budget = Budget.objects.create(subject=Subject.INSTALLATION, amount_usd=Decimal(1), every=Every.TOTAL)
+    grant = bank.DatabaseBank(holder="h", host="h").grant(budget.pk, "", most=100, least=1)
+
+    def charged(number: int, nano: int) -> Entry:
+        return entry(number, charges=[Charge(grant.lease, grant.period, nano)])
+
+    abandoned(tmp_path, charged(1, 5), charged(2, LARGEST), charged(3, 7))
+    assert ingest_all(tmp_path) == 3
+    assert logged() == [1, 2, 3]
+    assert BudgetPeriod.objects.get().settled_nano == 12
+    assert [record.getMessage() for record in caplog.records].count("journal_charges_refused") == 1
+    assert names(tmp_path) == {"host-1-1-aa.unreadable"}
+
+
+@pytest.mark.usefixtures("database")
+def test_a_defect_that_one_line_meets_sets_aside_that_line_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = spending.count
+
+    def defect(entries: Sequence[Entry]) -> None:
+        if any(one.at == AT + 5 for one in entries):
+            raise KeyError("a defect")
+        counted(entries)
+
+    monkeypatch.setattr(spending, "count", defect)
+    abandoned(tmp_path, *(entry(number, key_id="k") for number in range(9)))
+    assert ingest_all(tmp_path) == 8
+    assert logged() == [0, 1, 2, 3, 4, 6, 7, 8]
+    assert spent("k") == sum(range(9)) - 5
+    assert sum(Sample.objects.values_list("requests", flat=True)) == 8
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_thread_outlives_a_defect_and_rests_after_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    passes, permits, stopped = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
+    rests: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        rests.append(seconds)
+        passes.release()
+        permits.acquire()
+        return stopped.is_set()
+
+    def turn() -> None:
+        permits.release()
+        assert passes.acquire(timeout=30)
+
+    is_broken = True
+
+    def sweep(_folder: Path) -> None:
+        if is_broken:
+            raise OverflowError("Python int too large to convert to SQLite INTEGER")
+
+    monkeypatch.setattr(ingest, "SWEEPS", [sweep])
+    thread = Ingester(tmp_path, wait=wait)
+    thread.start()
+    assert passes.acquire(timeout=30)
+    for _ in range(3):
+        turn()
+    is_broken = False
+    abandoned(tmp_path, entry(1))
+    turn()
+    assert logged() == [1]
+    assert rests[0] < rests[1] < rests[2] < rests[3]
+    assert rests[4] == rests[0] > 0
+    failures = [record for record in caplog.records if record.getMessage() == "ingest_failed"]
+    assert [(one.levelname, bool(one.exc_info)) for one in failures] == [("ERROR", True)] * 3
+    stopped.set()
+    permits.release()
+    thread.stop()
+    assert RequestLog.objects.count() == 1
