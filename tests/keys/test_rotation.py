@@ -7,6 +7,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError
 from django.utils import timezone
@@ -75,6 +76,14 @@ def test_the_keys_whose_rotation_is_due_are_rotated() -> None:
         rotate("young", "--grace", "soon")
     with pytest.raises(CommandError):
         rotate()
+
+
+@pytest.mark.parametrize("field", ["tags", "allowed_models"])
+@pytest.mark.parametrize("word", ["a\0b", "\udcff", "\ud800"])
+def test_a_word_that_no_database_can_hold_is_refused(field: Any, word: str) -> None:
+    with pytest.raises(ValidationError, match="no text can hold"):
+        services.issue(name="app", **{field: ["fine", word]})
+    assert services.issue(name="app", **{field: ["fine", "ä😀"]}).record.pk
 
 
 # -- who is told ---------------------------------------------------------------------------------------------------

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from keys import bank
 from keys.models import Budget, BudgetPeriod, Every, Subject
+from routing import feedback
+from routing.models import Feedback
 from telemetry import ingest, spending
 from telemetry.ingest import Ingester, ingest_all
-from telemetry.journal import Charge, Entry
+from telemetry.journal import Attempt, Candidate, Charge, Entry
 from telemetry.models import JournalSegment, KeySpending, RequestLog, Sample
 from tests.support import postgres
 from tests.telemetry.test_ingest import AT, abandoned, entry, logged, names
 from tests.telemetry.test_partitions import Database
 
-TABLES = "telemetry_requestlog, telemetry_sample, telemetry_series, telemetry_keyspending, telemetry_journalsegment"
+TABLES = (
+    "telemetry_requestlog, telemetry_sample, telemetry_series, telemetry_keyspending, telemetry_journalsegment,"
+    " routing_feedback"
+)
 LARGEST = 2**63 - 1
 
 
@@ -31,10 +41,9 @@ def cluster() -> Iterator[postgres.Postgres]:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, django_db_blocker: Any) -> Iterator[str]:
+def database(request: pytest.FixtureRequest, transactional_db: None, django_db_blocker: Any) -> Iterator[str]:
     """Django works on it meanwhile."""
     if request.param == "sqlite":
-        request.getfixturevalue("transactional_db")
         yield "sqlite"
         return
     if reason := postgres.why_not():
@@ -111,6 +120,66 @@ def test_a_defect_that_one_line_meets_sets_aside_that_line_alone(
     assert sum(Sample.objects.values_list("requests", flat=True)) == 8
 
 
+# -- texts -------------------------------------------------------------------------------------------------------------
+texts = st.text(st.characters(exclude_categories=()), max_size=20) | st.sampled_from(
+    ["a\0b", "\0", "\\u0000", "\\\0", "\\\\u0000\0\\", "\ud800", "\udc00\ud800", "\\ud800", '"\0"', "\ufffe", "\u2028"]
+)
+NAMED = (
+    "client_id", "key_id", "key_name", "project", "dialect", "requested_model", "alias", "mode", "model", "provider",
+    "reason", "error_class", "error_code", "context", "plan", "leg", "shadow_of", "warning",
+)  # fmt: skip
+COLUMN_OF = {
+    "client_id": "client_request_id", "key_id": "api_key_id", "key_name": "api_key_name", "model": "model_id",
+    "provider": "provider_id", "reason": "routing_reason",
+}  # fmt: skip
+entries = st.builds(
+    partial(Entry, id=str(UUID(int=1)), at=AT, endpoint="chat", status=500, cost_nano=1),
+    **{name: texts for name in NAMED},
+    tags=st.lists(texts, max_size=3),
+    attempt_list=st.lists(st.builds(Attempt, texts, texts, texts, message=texts), max_size=2),
+    candidates=st.lists(st.builds(Candidate, texts, texts, excluded=texts), max_size=2),
+    refusal=st.none() | st.dictionaries(texts, texts | st.lists(texts, max_size=2), max_size=2),
+    reward_parts=st.dictionaries(texts, st.just({"value": 1.0}), max_size=2),
+)
+
+
+def kept(text: str) -> str:
+    return re.sub("[\0\ud800-\udfff]", "\ufffd", text)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(written=entries)
+@pytest.mark.usefixtures("database")
+def test_whatever_its_texts_hold_a_request_is_logged_and_what_cannot_be_kept_is_marked(
+    tmp_path: Path, written: Entry
+) -> None:
+    RequestLog.objects.all().delete()
+    abandoned(tmp_path, written, entry(2))
+    assert ingest_all(tmp_path) == 2
+    assert (logged(), names(tmp_path)) == ([1, 2], set())
+    row = RequestLog.objects.order_by("id")[0]
+    told = {name: getattr(row, COLUMN_OF.get(name, name)) for name in NAMED if hasattr(row, COLUMN_OF.get(name, name))}
+    assert told == {name: kept(getattr(written, name)) for name in told}
+    assert row.tags == [kept(one) for one in written.tags]
+    assert [one.get("message", "") for one in row.detail.get("attempts", ())] == [
+        kept(one.message) for one in written.attempt_list
+    ]
+    if written.refusal:
+        assert set(row.detail["refusal"]) == set(map(kept, written.refusal))
+    assert row.detail.get("warning", "") == kept(written.warning)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_judgement_with_a_nul_character_is_kept_and_names_no_request(tmp_path: Path) -> None:
+    abandoned(tmp_path, entry(1, key_id="k"))
+    ingest_all(tmp_path)
+    say = partial(feedback.note, key_id="k", part=feedback.CLIENTS, value=1.0, reward_of=lambda _: None)
+    assert say(request_id=f"{UUID(int=1)}\0", patience_seconds=0.0) is None
+    assert say(request_id=str(UUID(int=1)), comment="a\0b", patience_seconds=0.0) is not None
+    assert Feedback.objects.get().comment == "a\ufffdb"
+
+
+# -- the thread --------------------------------------------------------------------------------------------------------
 @pytest.mark.django_db(transaction=True)
 def test_the_thread_outlives_a_defect_and_rests_after_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
