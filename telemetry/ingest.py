@@ -190,9 +190,18 @@ def _unseen(entries: Sequence[Entry]) -> list[Entry]:
 SINKS: list[Callable[[Sequence[Entry]], None]] = []
 """Who else wants requests with charges, each once, in the transaction that takes them out of the journal."""
 WATCHERS: list[Callable[[Sequence[Entry]], None]] = []
-"""Who wants to see all requests, some perhaps twice."""
+"""Who wants to see all requests, after they are committed: whoever waits for a row here holds none of ours. Some are
+perhaps shown twice; those of the last batch never, if the process is killed in between, or its connection breaks."""
 SWEEPS: list[Callable[[Path], object]] = []
 """What is to be done after each pass over a folder, a little at a time."""
+
+
+def _show(entries: Sequence[Entry]) -> None:
+    for watch in WATCHERS:
+        try:
+            watch(entries)
+        except Exception:  # what it wanted to note is lost, and nothing else
+            log.exception("ingest_watcher_failed")
 
 
 def ingest_segment(segment: Segment) -> int:
@@ -207,14 +216,13 @@ def ingest_segment(segment: Segment) -> int:
                 break
             fresh, refused = take(entries)
             unbooked = _hand_on([entry for entry in (*fresh, *refused) if entry.charges])
-            for watch in WATCHERS:
-                watch(entries)
             if unreadable:
                 log.error("journal_lines_unreadable", segment=segment.name, lines=unreadable)
             state.offset = offset
             state.unreadable += unreadable + len(refused) + unbooked
             state.save()
             total += len(entries) - len(refused)
+        _show(entries)
     if abandoned:
         if state.unreadable:  # kept for a person to look at, out of the ingester's way
             segment.path.rename(segment.path.with_suffix(".unreadable"))

@@ -5,25 +5,30 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
+from django.db import DatabaseError, connection, connections
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keys import bank
-from keys.models import Budget, BudgetPeriod, Every, Subject
+from keys import bank, services
+from keys.models import Budget, BudgetPeriod, ClientKey, Every, Subject
 from routing import feedback
 from routing.models import Feedback
 from telemetry import ingest, spending
 from telemetry.ingest import Ingester, ingest_all
 from telemetry.journal import Attempt, Candidate, Charge, Entry
+from telemetry.last_use import LastUse
 from telemetry.models import JournalSegment, KeySpending, RequestLog, Sample
 from tests.support import postgres
+from tests.support.gateway import Gateway
 from tests.telemetry.test_ingest import AT, abandoned, entry, logged, names
 from tests.telemetry.test_partitions import Database
 
@@ -120,6 +125,67 @@ def test_a_defect_that_one_line_meets_sets_aside_that_line_alone(
     assert sum(Sample.objects.values_list("requests", flat=True)) == 8
 
 
+# -- who watches -------------------------------------------------------------------------------------------------------
+@pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not())
+def test_whoever_waits_for_a_key_waits_for_no_lock_of_the_ingester(
+    cluster: postgres.Postgres, tmp_path: Path, django_db_blocker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the deletion of a key does: its row first, then the periods of its budget."""
+    monkeypatch.setattr(ingest, "SINKS", [bank.book])
+    with Database(cluster.url).is_ours(django_db_blocker) as ours:
+        ours.query(f"TRUNCATE {TABLES}, keys_budget, keys_clientkey CASCADE")
+        key = services.issue(name="app").record
+        budget = Budget.objects.create(subject=Subject.INSTALLATION, amount_usd=Decimal(1), every=Every.TOTAL)
+        grant = bank.DatabaseBank(holder="h", host="h").grant(budget.pk, "", most=100, least=1)
+        abandoned(tmp_path, entry(1, key_id=str(key.pk), charges=[Charge(grant.lease, grant.period, 5)]))
+        found: list[int] = []
+
+        def run() -> None:
+            found.append(ingest_all(tmp_path))
+            connections.close_all()
+
+        thread = threading.Thread(target=run)
+        with psycopg.connect(cluster.url) as deleting:
+            deleting.execute("SELECT 1 FROM keys_clientkey FOR UPDATE")
+            thread.start()
+            Gateway.wait_until(lambda: logged() == [1])
+            settled = deleting.execute("SELECT settled_nano FROM keys_budgetperiod FOR UPDATE NOWAIT").fetchall()
+        thread.join(60)
+        key.refresh_from_db()
+    assert (settled, found) == ([(5,)], [1])
+    assert key.last_used_at == datetime.fromtimestamp((AT + 1) / 1e6, UTC)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_watcher_that_fails_costs_neither_rows_nor_other_watchers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_entries: Sequence[Entry]) -> None:
+        raise DatabaseError("away")
+
+    seen: list[str] = []
+    monkeypatch.setattr(ingest, "WATCHERS", [fail, lambda entries: seen.extend(one.id for one in entries)])
+    abandoned(tmp_path, entry(1))
+    assert ingest_all(tmp_path) == 1
+    assert (logged(), seen, names(tmp_path)) == ([1], [str(UUID(int=1))], set())
+    assert "ingest_watcher_failed" in [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_stamp_that_could_not_be_written_is_written_the_next_time() -> None:
+    key = services.issue(name="app").record
+    use = LastUse(lambda one: one.key_id, lambda name: ClientKey.objects.filter(pk=name))
+
+    def fail(*_: object) -> None:
+        raise DatabaseError("away")
+
+    with connection.execute_wrapper(fail), pytest.raises(DatabaseError):
+        use.note([entry(1, key_id=str(key.pk))])
+    use.note([entry(2, key_id=str(key.pk))])
+    key.refresh_from_db()
+    assert key.last_used_at == datetime.fromtimestamp((AT + 2) / 1e6, UTC)
+
+
 # -- texts -------------------------------------------------------------------------------------------------------------
 texts = st.text(st.characters(exclude_categories=()), max_size=20) | st.sampled_from(
     ["a\0b", "\0", "\\u0000", "\\\0", "\\\\u0000\0\\", "\ud800", "\udc00\ud800", "\\ud800", '"\0"', "\ufffe", "\u2028"]
@@ -134,7 +200,7 @@ COLUMN_OF = {
 }  # fmt: skip
 entries = st.builds(
     partial(Entry, id=str(UUID(int=1)), at=AT, endpoint="chat", status=500, cost_nano=1),
-    **{name: texts for name in NAMED},
+    **dict.fromkeys(NAMED, texts),
     tags=st.lists(texts, max_size=3),
     attempt_list=st.lists(st.builds(Attempt, texts, texts, texts, message=texts), max_size=2),
     candidates=st.lists(st.builds(Candidate, texts, texts, excluded=texts), max_size=2),
