@@ -1,8 +1,9 @@
 """The shared limits' scripts for Redis, and the commands that call them. The arithmetic is that of `keys.limits`, on
 Redis' own clock. Knows no connection.
 
-Of an owner Redis keeps two keys: `…:b`, when it was written and what each bucket lacks then, in seconds until it is
-full; and `…:c`, a sorted set of its requests under way, by the end of their leases."""
+Of an owner Redis keeps two keys: `…:b`, when it was written, what each bucket lacks then, in seconds until it is full,
+and when somebody last found the tokens' full; and `…:c`, a sorted set of its requests under way, by the end of their
+leases."""
 
 from __future__ import annotations
 
@@ -20,20 +21,23 @@ _SPEC: Final = Struct("<ddddddI")
 DEBTS: Final = Struct("<ddd")
 REFUSAL: Final = Struct("<BBd")
 """The first byte: whose limit it is, from 1; 0 where all let it in. Then which limit, and how long to wait. An answer
-of either kind ends with each owner's `DEBTS`."""
+of either kind goes on with each owner's `DEBTS`, and ends with its moment."""
+UNDO: Final = b""
+"""In place of the moment at which a request was let in: it was none."""
 REDIS_CLOCK: Final = "local time = redis.call('TIME')\nlocal now = time[1] + time[2] / 1e6"
 
 _STATE: Final = """
 local function state(key)
   local held = redis.call('GET', key)
-  if not held then return {0, 0, 0} end
+  if not held then return {0, 0, 0, 0} end
   local at, second, minute, tokens = struct.unpack('<dddd', held)
+  local full = #held > 32 and struct.unpack('<d', held, 33) or 0  -- 32: by a version before
   local passed = math.max(now - at, 0)
-  return {math.max(second - passed, 0), math.max(minute - passed, 0), math.max(tokens - passed, 0)}
+  return {math.max(second - passed, 0), math.max(minute - passed, 0), math.max(tokens - passed, 0), full}
 end
 local function keep(key, debts)
   local longest = math.max(debts[1], debts[2], debts[3])
-  local packed = struct.pack('<dddd', now, debts[1], debts[2], debts[3])
+  local packed = struct.pack('<ddddd', now, debts[1], debts[2], debts[3], debts[4])
   redis.call('SET', key, packed, 'PX', string.format('%.0f', math.ceil(longest * 1000) + 1000))
 end
 """
@@ -44,7 +48,8 @@ local owners, longest, whose, which = #ARGV - 3, 0, 0, 0
 local before, after, most = {}, {}, {}
 for i = 1, owners do
   local spec = {struct.unpack('<ddddddI4', ARGV[3 + i])}
-  local debts, taken = state(KEYS[2 * i - 1]), {0, 0, 0}
+  local debts = state(KEYS[2 * i - 1])
+  local taken = {0, 0, 0, debts[3] > 0 and debts[4] or now}
   most[i] = spec[7]
   if most[i] > 0 then
     redis.call('ZREMRANGEBYSCORE', KEYS[2 * i], '-inf', now)
@@ -73,16 +78,21 @@ for i = 1, owners do
     end
   end
 end
-return answer
+return answer .. struct.pack('<d', now)
 """
+# what was not used comes back unless the bucket was full in the meantime: then it is there already
 _LEAVE: Final = """
-local id, more, undo = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
+local id, more, undo = ARGV[1], tonumber(ARGV[2]), ARGV[3] == ''
+local since = undo and now or struct.unpack('<d', ARGV[3])
 for i = 1, #ARGV - 3 do
   local spec = {struct.unpack('<ddddddI4', ARGV[3 + i])}
   if spec[7] > 0 then redis.call('ZREM', KEYS[2 * i], id) end
   if undo or (spec[5] > 0 and more ~= 0) then
     local debts = state(KEYS[2 * i - 1])
-    if spec[5] > 0 then debts[3] = math.max(debts[3] + more / spec[5], 0) end
+    if more > 0 and debts[3] <= 0 then debts[4] = now end
+    if spec[5] > 0 and (more > 0 or undo or debts[4] <= since) then
+      debts[3] = math.max(debts[3] + more / spec[5], 0)
+    end
     if undo and spec[1] > 0 then debts[1] = math.max(debts[1] - 1 / spec[1], 0) end
     if undo and spec[3] > 0 then debts[2] = math.max(debts[2] - 1 / spec[3], 0) end
     keep(KEYS[2 * i - 1], debts)
@@ -142,8 +152,9 @@ def _number(value: int) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(digits), digits)
 
 
-_YES: Final = bulks(b"1")
-_NO: Final = bulks(b"0")
+def moment_of(answer: bytes) -> bytes:
+    """Redis' own, of an answer to `enter`: for `leave`."""
+    return answer[-8:]
 
 
 def command(*parts: bytes) -> bytes:
@@ -167,10 +178,10 @@ class Scripts:
         keys, specs = b"".join([one.keys for one in owners]), b"".join([one.spec for one in owners])
         return b"".join((self._enter.heads[len(owners)], keys, name, self._lease_bulk, _number(tokens), specs))
 
-    def leave(self, owners: Sequence[Owner], name: bytes, more_tokens: int, *, undo: bool = False) -> bytes:
+    def leave(self, owners: Sequence[Owner], name: bytes, more_tokens: int, since: bytes) -> bytes:
+        """`since`: the moment of its entry, or UNDO."""
         keys, specs = b"".join([one.keys for one in owners]), b"".join([one.spec for one in owners])
-        last = _YES if undo else _NO
-        return b"".join((self._leave.heads[len(owners)], keys, name, _number(more_tokens), last, specs))
+        return b"".join((self._leave.heads[len(owners)], keys, name, _number(more_tokens), bulks(since), specs))
 
     def holds(self, owner: bytes, ids: Sequence[bytes]) -> Iterable[bytes]:
         key = PREFIX + owner.hex().encode() + b":c"

@@ -3,6 +3,7 @@ and what is spent and leased of them."""
 
 from __future__ import annotations
 
+import re
 import uuid
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -154,10 +155,17 @@ class ClientKey(Limited):
             value = getattr(self, field)
             if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
                 errors[field] = "A list of words."
+            elif not all(map(_is_text, value)):
+                errors[field] = "A word has a character that no text can hold."
         if "scopes" not in errors and (unknown := set(self.scopes) - set(Scope.values)):
             errors["scopes"] = f"There is no scope {min(unknown)!r}. Scopes: {', '.join(Scope.values)}."
         if errors:
             raise ValidationError(errors)
+
+
+def _is_text(word: str) -> bool:
+    """Neither a NUL character, which PostgreSQL refuses, nor half of a surrogate pair, which nobody can send."""
+    return re.search("[\0\ud800-\udfff]", word) is None
 
 
 class Project(Limited):

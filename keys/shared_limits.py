@@ -14,7 +14,7 @@ from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from keys.limit_scripts import DEBTS, LEASE_SECONDS, REFUSAL, Owner, Scripts, bulks
+from keys.limit_scripts import DEBTS, LEASE_SECONDS, REFUSAL, UNDO, Owner, Scripts, bulks, moment_of
 from keys.limit_table import TABLE, Addresses, LimitTable, owner_of
 from keys.limits import LimitExceeded, Limits, Standings
 from keys.redis_pipe import Pipe, Server
@@ -34,7 +34,7 @@ class Ticket:
 
     __slots__ = (
         "_address", "_is_asked", "_is_closed", "_is_shared", "_owners", "_problem", "_shared", "_since", "_standings",
-        "_tabled", "_tokens", "_waiter", "id", "name",
+        "_tabled", "_tokens", "_waiter", "id", "moment", "name",
     )  # fmt: skip
 
     def __init__(self, shared: SharedLimits, owners: list[Owner], address: str, tokens: int) -> None:
@@ -48,7 +48,10 @@ class Ticket:
         self._standings = Standings()
         self._problem: LimitExceeded | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._tabled: list[Limits] = []
+        self.moment = UNDO
+        """When Redis let it in, by its clock."""
+        self._tabled: list[tuple[Limits, float]] = []
+        """What this host's table knows of it, and what a token is worth there."""
         self._is_shared = self._is_closed = False
         self._is_asked = True
 
@@ -70,10 +73,10 @@ class Ticket:
         more = used_tokens - self._tokens
         if self._tabled:
             now = monotonic()
-            for limits in self._tabled:
-                self._shared.table.leave(limits, more, now, since=self._since)
+            for limits, worth in self._tabled:
+                self._shared.table.leave(limits, more * worth, now, since=self._since)
         if self._problem is None:
-            self._shared.left(self, self._owners, more if self._is_shared else 0)
+            self._shared.left(self, self._owners, more if self._is_shared else 0, self.moment)
 
     # -- answers -------------------------------------------------------------------------------------------------------
     def answered(self, reply: bytes | None) -> None:
@@ -81,7 +84,7 @@ class Ticket:
         self._is_asked = False
         if self._is_closed:
             if reply is not None and not reply[0]:
-                self._shared.left(self, self._owners, -self._tokens, undo=True)
+                self._shared.left(self, self._owners, -self._tokens, UNDO)
             return
         if reply is None:
             self.ask_table()
@@ -93,7 +96,7 @@ class Ticket:
             self._waiter.set_result(None)
 
     def _admitted(self, reply: bytes) -> None:
-        self._is_shared = True
+        self._is_shared, self.moment = True, moment_of(reply)
         shared, now, at, standings = self._shared, monotonic(), 1, self._standings
         for one in self._owners:
             limits, debts = one.limits, DEBTS.unpack_from(reply, at)
@@ -128,9 +131,9 @@ class Ticket:
                 if one.limits.whose:
                     limits = shared.own_share(one.limits, now)
                     standings = standings.tightest(shared.table.enter(limits, self._tokens, now).standings(now))
-                    self._tabled.append(limits)
+                    self._tabled.append((limits, 1.0))
         except LimitExceeded as problem:
-            for limits in self._tabled:
+            for limits, _ in self._tabled:
                 shared.table.leave(limits, -self._tokens, now, undo=True)
             self._tabled, self._problem = [], problem
             return
@@ -138,14 +141,17 @@ class Ticket:
         shared.hold(self, self._owners)
 
     def adopt(self, now: float) -> None:
-        """The host's own table learns of a request that Redis has let in."""
+        """The host's own table learns of a request that Redis has let in. Its tokens were taken from the whole, so they
+        are a part of one in the share, which is as long in coming back."""
         if self._tabled:
             return
         for one in self._owners:
             if one.limits.concurrent:
                 limits = self._shared.own_share(one.limits, now)
                 self._shared.table.adopt(limits, NOBODY, 1, now)
-                self._tabled.append(limits)
+                whole, share = one.limits.tokens, limits.tokens
+                worth = share.rate / whole.rate if whole is not None and share is not None else 1.0
+                self._tabled.append((limits, worth))
 
     def concurrent_owners(self) -> Iterable[bytes]:
         return (one.limits.owner for one in self._owners if one.limits.concurrent)
@@ -215,14 +221,15 @@ class SharedLimits:
         owner = self._owner_of_address(address)
         self._pipe.send(self._scripts.enter([owner], bulks(b"-"), 0), answered)
 
-    def left(self, ticket: Ticket, owners: list[Owner], more_tokens: int, *, undo: bool = False) -> None:
+    def left(self, ticket: Ticket, owners: list[Owner], more_tokens: int, since: bytes) -> None:
+        """`since`: as `Scripts.leave` takes it."""
         self._held.pop(ticket.id, None)
         if not self._pipe.is_up:
             return
-        if not undo:
+        if since != UNDO:
             owners = [one for one in owners if one.settles and (more_tokens or one.limits.concurrent)]
         if owners:
-            self._pipe.send(self._scripts.leave(owners, ticket.name, more_tokens, undo=undo), _nobody)
+            self._pipe.send(self._scripts.leave(owners, ticket.name, more_tokens, since), _nobody)
 
     # -- what tickets tell ---------------------------------------------------------------------------------------------
     def fresh_id(self) -> bytes:

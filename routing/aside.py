@@ -82,7 +82,7 @@ class Asides:
                 None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
             )
             entry.status = 200
-            entry.usage_estimated = answer.usage is None
+            entry.usage_estimated = answer.usage is None or usage.is_unlikely
             entry.input_tokens, entry.output_tokens = usage.input_tokens, usage.output_tokens
             entry.cached_input_tokens, entry.cache_write_tokens = usage.cached_input_tokens, usage.cache_write_tokens
             entry.reasoning_tokens = usage.reasoning_tokens

@@ -51,7 +51,11 @@ def note(
     patience_seconds: float = INGESTED_WITHIN_SECONDS,
 ) -> Noted | None:
     """`part` of the reward, from 0 to 1; the last value of each holds. `reward_of`: all known parts. None when the key
-    has no such request, also not within the patience: an answer may be judged before its row is written."""
+    has no such request, also not within the patience: an answer may be judged before its row is written. PostgreSQL
+    takes no NUL character: no request has one, and in a comment it becomes U+FFFD."""
+    if "\0" in request_id:
+        return None
+    comment = comment.replace("\0", "\ufffd")
     until = monotonic() + patience_seconds
     while (row := _find(key_id, request_id)) is None:
         if monotonic() >= until:

@@ -12,6 +12,8 @@ from decimal import Decimal
 from providers.formats.dialect import Usage
 
 NANO = 1_000_000_000
+MOST_NANO = 1 << 48
+"""Of one call: 281,475 dollars, which only a wrong figure or price exceeds. Many of them still add up to a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class Prices:
 
 
 def cost_nano(prices: Prices, usage: Usage) -> int:
-    """Rounded up to a whole nano-dollar. Counts that contradict each other are never charged below zero."""
+    """Rounded up to a whole nano-dollar, at most MOST_NANO. Counts that contradict each other are never charged below
+    zero."""
     if prices.tiers:
         prices = prices.of(usage.input_tokens)
     cached = min(usage.cached_input_tokens, usage.input_tokens)
@@ -82,7 +85,7 @@ def cost_nano(prices: Prices, usage: Usage) -> int:
         + (usage.output_tokens - reasoning) * prices.output
         + reasoning * prices.reasoning
     )
-    return -(-thousandfold // 1000)
+    return min(-(-thousandfold // 1000), MOST_NANO)
 
 
 def plain_cost_nano(prices: Prices, input_tokens: int, output_tokens: int) -> int:

@@ -24,6 +24,7 @@ from routing.snapshot import Target
 from routing.traced import ended, usage_told
 from telemetry.events import escalation_of
 from telemetry.journal import Attempt, Candidate, Entry
+from telemetry.logs import EventLogger
 
 if TYPE_CHECKING:
     from keys.limit_lease import Lease
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from telemetry.events import Bus
     from telemetry.tracing import Trace
 
+log = EventLogger(__name__)
 WATCH_AFTER_SECONDS = 0.03
 BYTES_PER_TOKEN = 4
 _JSON = (b"content-type", b"application/json")
@@ -440,6 +442,9 @@ class Visit:
             model, provider = target.model_id, target.provider.id
         elif self.attempts:
             model, provider = self.attempts[-1].model, self.attempts[-1].provider
+        if usage.is_unlikely:
+            estimated = True
+            log.warning("usage_unlikely", request=self.request_id, model=model, provider=provider)
         journal = runtime.journal.append
         if answer_follows and self.scope.get("extensions") is OUTBOX_EXTENSION:
             journal = runtime.journal.hold

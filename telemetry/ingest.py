@@ -27,6 +27,7 @@ from telemetry.tsdb.store import fold
 log = EventLogger(__name__)
 BATCH_BYTES = 524_288
 POLL_SECONDS = 0.5
+MOST_PAUSE_SECONDS = 30.0
 NANO = 1_000_000_000
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -120,26 +121,59 @@ class Taken(NamedTuple):
 
 
 def take(entries: Sequence[Entry]) -> Taken:
-    """Inserts them, each once: what the disk cut short was written again, with what came before the cut. What the
-    database cannot hold (a number out of range, say) is left out and does not hold up the rest. Raises DatabaseError
-    when the trouble is the database's."""
+    """Inserts them, each once, and counts them: what the disk cut short was written again, with what came before the
+    cut. What the database cannot hold (a number out of range, say) is left out and does not hold up the rest. Raises
+    DatabaseError when the trouble is the database's."""
     if not entries:
         return Taken([], [])
     try:
         with transaction.atomic():
             if insert(entries) != len(entries):
                 raise _SeenBefore
+            fold(entries)
+            captures.store(entries)
+            spending.count(entries)
     except _SeenBefore:
         return take(_unseen(entries))
-    except (DataError, IntegrityError, ValueError, OverflowError) as problem:
+    except Exception as problem:
+        if _is_not_theirs(problem):
+            raise
         if len(entries) > 1:
-            each = [take([entry]) for entry in _unseen(entries)]
-            return Taken(
-                [one for taken in each for one in taken.fresh], [one for taken in each for one in taken.refused]
-            )
+            first, second = map(take, _halves(entries))
+            return Taken(first.fresh + second.fresh, first.refused + second.refused)
         log.error("journal_entry_refused", request=entries[0].id, reason=str(problem)[:200])
         return Taken([], list(entries))
     return Taken(list(entries), [])
+
+
+def _hand_on(charged: Sequence[Entry]) -> int:
+    """Their charges, to whom it concerns. How many could not be booked, which hold up no others. Raises DatabaseError
+    when the trouble is the database's."""
+    if not charged:
+        return 0
+    try:
+        with transaction.atomic():
+            for sink in SINKS:
+                sink(charged)
+    except Exception as problem:
+        if _is_not_theirs(problem):
+            raise
+        if len(charged) > 1:
+            return sum(map(_hand_on, _halves(charged)))
+        log.error("journal_charges_refused", request=charged[0].id, reason=str(problem)[:200])
+        return 1
+    return 0
+
+
+def _halves(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
+    middle = len(entries) // 2
+    return entries[:middle], entries[middle:]
+
+
+def _is_not_theirs(problem: Exception) -> bool:
+    """Whether the next pass may fare better with the same entries. Anything else, a defect of ours included, sets aside
+    the entry that it comes with."""
+    return isinstance(problem, (Error, OSError, MemoryError)) and not isinstance(problem, (DataError, IntegrityError))
 
 
 def _unseen(entries: Sequence[Entry]) -> list[Entry]:
@@ -156,9 +190,18 @@ def _unseen(entries: Sequence[Entry]) -> list[Entry]:
 SINKS: list[Callable[[Sequence[Entry]], None]] = []
 """Who else wants requests with charges, each once, in the transaction that takes them out of the journal."""
 WATCHERS: list[Callable[[Sequence[Entry]], None]] = []
-"""Who wants to see all requests, some perhaps twice."""
+"""Who wants to see all requests, after they are committed: whoever waits for a row here holds none of ours. Some are
+perhaps shown twice; those of the last batch never, if the process is killed in between, or its connection breaks."""
 SWEEPS: list[Callable[[Path], object]] = []
 """What is to be done after each pass over a folder, a little at a time."""
+
+
+def _show(entries: Sequence[Entry]) -> None:
+    for watch in WATCHERS:
+        try:
+            watch(entries)
+        except Exception:  # what it wanted to note is lost, and nothing else
+            log.exception("ingest_watcher_failed")
 
 
 def ingest_segment(segment: Segment) -> int:
@@ -172,21 +215,14 @@ def ingest_segment(segment: Segment) -> int:
             if offset == state.offset:
                 break
             fresh, refused = take(entries)
-            if charged := [entry for entry in (*fresh, *refused) if entry.charges]:
-                for sink in SINKS:
-                    sink(charged)
-            if fresh:
-                fold(fresh)
-                captures.store(fresh)
-                spending.count(fresh)
-            for watch in WATCHERS:
-                watch(entries)
+            unbooked = _hand_on([entry for entry in (*fresh, *refused) if entry.charges])
             if unreadable:
                 log.error("journal_lines_unreadable", segment=segment.name, lines=unreadable)
             state.offset = offset
-            state.unreadable += unreadable + len(refused)
+            state.unreadable += unreadable + len(refused) + unbooked
             state.save()
             total += len(entries) - len(refused)
+        _show(entries)
     if abandoned:
         if state.unreadable:  # kept for a person to look at, out of the ingester's way
             segment.path.rename(segment.path.with_suffix(".unreadable"))
@@ -242,16 +278,24 @@ class Ingester:
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        lease = Lease(self._folder)
-        while not self._wait(POLL_SECONDS):
-            if not lease.take():
-                continue
+        lease, pause = Lease(self._folder), POLL_SECONDS
+        while not self._wait(pause):
             try:
-                ingest_all(self._folder)
-                for sweep in SWEEPS:
-                    sweep(self._folder)
+                if lease.take():
+                    self._pass()
+                pause = POLL_SECONDS
             except (Error, OSError) as problem:
                 log.warning("ingest_failed", error=type(problem).__name__, reason=str(problem)[:200])
-            finally:
-                close_old_connections()
+                pause = POLL_SECONDS
+            except Exception:  # the thread must outlive a defect, which will not be gone in a moment
+                log.exception("ingest_failed")
+                pause = min(2 * pause, MOST_PAUSE_SECONDS)
         lease.release()
+
+    def _pass(self) -> None:
+        try:
+            ingest_all(self._folder)
+            for sweep in SWEEPS:
+                sweep(self._folder)
+        finally:
+            close_old_connections()

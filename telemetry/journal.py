@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import socket
 import threading
@@ -129,19 +130,42 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Entry).decode
 
 
+_NUL: Final = rb"\u0000"  # as JSON has it, unless the backslash is itself one of a pair
+_NULS: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+_HALVES: Final = re.compile("[\ud800-\udfff]")
+
+
 def encode_line(entry: Entry) -> bytes:
-    payload = _encode(entry)
+    """Half of a surrogate pair, which no encoding has, becomes U+FFFD."""
+    try:
+        payload = _encode(entry)
+    except UnicodeEncodeError:
+        payload = _encode(_whole(msgspec.to_builtins(entry)))
     return b"%08x %b\n" % (crc32(payload), payload)
 
 
 def decode_line(line: bytes) -> Entry | None:
-    """The entry of one line without its line feed; None if the line is torn or was changed."""
+    """The entry of one line without its line feed; None if the line is torn or was changed. A NUL character, which no
+    text in PostgreSQL may hold, becomes U+FFFD wherever it stands."""
     try:
         if line[8:9] != b" " or int(line[:8], 16) != crc32(payload := line[9:]):
             return None
+        if _NUL in payload:
+            payload = _NULS.sub(rb"\1\\ufffd", payload)
         return _decode(payload)
-    except (ValueError, msgspec.MsgspecError):
+    except (ValueError, RecursionError, msgspec.MsgspecError):
         return None
+
+
+def _whole(value: Any) -> Any:
+    match value:
+        case str():
+            return _HALVES.sub("\ufffd", value)
+        case dict():
+            return {_whole(key): _whole(one) for key, one in value.items()}
+        case list():
+            return [_whole(one) for one in value]
+    return value
 
 
 class Journal:

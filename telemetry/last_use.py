@@ -1,4 +1,5 @@
-"""When rows were used last, from the journal; written at most once a minute for each."""
+"""When rows were used last, from the journal; written at most once a minute for each, after the requests themselves and
+in no transaction with them. A kill in between loses the stamp, until the row is used again."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ class LastUse:
                 continue
             if len(self._written) >= MAX_REMEMBERED:
                 self._written.clear()
-            self._written[key] = at
             moment = datetime.fromtimestamp(at, UTC)
             older = Q(last_used_at__isnull=True) | Q(last_used_at__lt=moment)
             self._rows(key).filter(older).update(last_used_at=moment)  # no news for the data plane
+            self._written[key] = at

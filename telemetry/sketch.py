@@ -14,6 +14,9 @@ _GROWTH: Final = log((1 + 0.0098) / (1 - 0.0098))  # of a bucket's upper end; th
 _MIDDLE: Final = 2 / (1 + exp(_GROWTH))
 _WIDTHS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
+_BEGIN: Final = (1 + exp(-_GROWTH)) / 2  # of a bucket, and its end, beside its middle
+_END: Final = (1 + exp(_GROWTH)) / 2
+
 Sketch = dict[int, int]
 """Bucket to count. Bucket 0 is the number zero; bucket n > 0 ends at exp((n - 1) * growth)."""
 
@@ -82,3 +85,13 @@ def percentile(sketch: Mapping[int, int], percent: int) -> float:
         if seen >= rank:
             return middle_of(bucket)
     raise ValueError("a percentile of nothing")
+
+
+def told(number: float) -> float:
+    """A percentile as it is shown: in as few digits as leave it within 1 % of each whole number that it may stand for.
+    A whole number, short of a few between 59 and 1,183; the very number below 50."""
+    least, most = int(number * _BEGIN) + 1, int(number * _END)
+    for shown in (round(number), round(number, 1), round(number, 2)):
+        if shown - least <= RELATIVE_ERROR * least and most - shown <= RELATIVE_ERROR * most:
+            return shown
+    return number

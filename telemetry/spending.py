@@ -14,12 +14,17 @@ from django.utils import timezone
 
 from telemetry.journal import Entry
 from telemetry.models import KeySpending
+from telemetry.tsdb.totals import FULL, LARGEST
 
 QUARTER: Final = 900_000_000  # of an hour, in microseconds: months begin with one, in every time zone
 _ADD: Final = (
     "INSERT INTO {table} (key_id, month, cost_nano) VALUES (%s, %s, %s) ON CONFLICT (key_id, month)"
-    " DO UPDATE SET cost_nano = {table}.cost_nano + excluded.cost_nano"
+    " DO UPDATE SET cost_nano = {sum}"
 )
+_SUMS: Final = {  # what is full stays full: an overflow would take the request's row with it
+    "sqlite": f"MIN({{table}}.cost_nano + excluded.cost_nano, {FULL})",  # beyond whole numbers, it counts in floats
+    "postgresql": f"LEAST({{table}}.cost_nano::numeric + excluded.cost_nano, {FULL})",
+}
 
 
 def month_of(moment: datetime) -> date:
@@ -32,15 +37,16 @@ def count(entries: Sequence[Entry]) -> None:
     by_quarter: defaultdict[tuple[str, int], int] = defaultdict(int)
     for entry in entries:
         if entry.cost_nano and entry.key_id and not (entry.shadow_of or entry.judge_of):
-            by_quarter[entry.key_id, entry.at // QUARTER] += entry.cost_nano
+            by_quarter[entry.key_id, entry.at // QUARTER] += min(entry.cost_nano, LARGEST)
     if not by_quarter:
         return
     found: defaultdict[tuple[str, date], int] = defaultdict(int)
     for (key, quarter), cost in by_quarter.items():
         found[key, month_of(datetime.fromtimestamp(quarter * QUARTER / 1e6, UTC))] += cost
     rows = [(key, month, cost) for (key, month), cost in sorted(found.items())]  # sorted: locks in one order
+    table = KeySpending._meta.db_table  # noqa: SLF001  Django's documented interface
     with connection.cursor() as cursor:
-        cursor.executemany(_ADD.format(table=KeySpending._meta.db_table), rows)  # noqa: SLF001  Django's interface
+        cursor.executemany(_ADD.format(table=table, sum=_SUMS[connection.vendor].format(table=table)), rows)
 
 
 def spent(keys: Collection[str], month: date) -> dict[str, Decimal]:

@@ -146,7 +146,7 @@ def _worse_if_more(now: float | None, before: float | None) -> tuple[float | Non
     return change(now, before), now < before
 
 
-def _milliseconds(value: int | None, slowest: int | None) -> tuple[str, str]:
+def _milliseconds(value: float | None, slowest: float | None) -> tuple[str, str]:
     more = "" if slowest is None else f"p95 {slowest:,} ms"
     return ("-", more) if value is None else (f"{value:,} ms", more)
 

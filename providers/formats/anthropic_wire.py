@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from providers.formats.dialect import Answer, ClientError, Usage, WireError
+from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted
 from providers.formats.errors import UnreadableAnswer
 from providers.formats.openai_chat_wire import UNREADABLE, read_error
 from providers.formats.sse import Frame, Framer
@@ -29,14 +29,14 @@ TYPES: Final = {
 
 
 class _OutputDetails(msgspec.Struct):
-    thinking_tokens: int | None = None
+    thinking_tokens: Told = None
 
 
 class WireUsage(msgspec.Struct):
-    input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Told = None
+    cache_read_input_tokens: Told = None
+    cache_creation_input_tokens: Told = None
+    output_tokens: Told = None
     output_tokens_details: _OutputDetails | None = None
     service_tier: str | None = None
 
@@ -44,22 +44,17 @@ class WireUsage(msgspec.Struct):
         """Together with what an earlier event said: a later one repeats counts or leaves them out."""
         seen = earlier or Usage()
         before = seen.input_tokens - seen.cached_input_tokens - seen.cache_write_tokens
-        fresh = before if self.input_tokens is None else max(self.input_tokens, 0)
-        cached = (
-            seen.cached_input_tokens if self.cache_read_input_tokens is None else max(self.cache_read_input_tokens, 0)
-        )
-        written = (
-            seen.cache_write_tokens
-            if self.cache_creation_input_tokens is None
-            else max(self.cache_creation_input_tokens, 0)
-        )
+        read, made = self.cache_read_input_tokens, self.cache_creation_input_tokens
+        fresh = before if self.input_tokens is None else counted(self.input_tokens)
+        cached = seen.cached_input_tokens if read is None else counted(read)
+        written = seen.cache_write_tokens if made is None else counted(made)
         details = self.output_tokens_details
         return Usage(
             input_tokens=fresh + cached + written,
             cached_input_tokens=cached,
             cache_write_tokens=written,
-            output_tokens=seen.output_tokens if self.output_tokens is None else max(self.output_tokens, 0),
-            reasoning_tokens=max((details.thinking_tokens if details else None) or seen.reasoning_tokens, 0),
+            output_tokens=seen.output_tokens if self.output_tokens is None else counted(self.output_tokens),
+            reasoning_tokens=(counted(details.thinking_tokens) if details else 0) or seen.reasoning_tokens,
         )
 
 

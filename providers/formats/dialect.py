@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 if TYPE_CHECKING:
     from providers.formats.canonical import StreamEvent
+
+
+MOST_TOKENS: Final = 1_000_000_000
+"""Of one kind, in one call: a hundred times the largest context. A provider that tells more is wrong."""
+Told = Any
+"""A count as a provider tells it: a whole number, nothing, or whatever else JSON has. To be read by `counted`."""
+
+
+def counted(told: Told) -> int:
+    """Never below zero, as nobody is paid for answering, nor above MOST_TOKENS: one wrong figure must not overflow what
+    adds them up. Of a fraction the whole; what is no number is 0."""
+    if type(told) is int:
+        return told if 0 <= told <= MOST_TOKENS else 0 if told < 0 else MOST_TOKENS
+    return int(min(told, MOST_TOKENS)) if type(told) is float and told > 0 else 0
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -23,6 +37,11 @@ class Usage(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
+
+    @property
+    def is_unlikely(self) -> bool:
+        """Its provider told more than can be true, and this is not what it told."""
+        return self.input_tokens >= MOST_TOKENS or self.output_tokens >= MOST_TOKENS
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from providers.formats.dialect import Answer, ClientError, Usage, WireError
+from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted
 from providers.formats.errors import UnreadableAnswer
 from providers.formats.sse import Frame, Framer
 
@@ -20,33 +20,32 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    audio_tokens: int | None = None
+    cached_tokens: Told = None
+    cache_write_tokens: Told = None
+    audio_tokens: Told = None
 
 
 class _CompletionDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-    audio_tokens: int | None = None
+    reasoning_tokens: Told = None
+    audio_tokens: Told = None
 
 
 class WireUsage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Told = None
+    completion_tokens: Told = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
     def read(self) -> Usage:
-        """Negative counts are read as zero: nobody is paid for answering."""
         prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
         return Usage(
-            input_tokens=max(self.prompt_tokens or 0, 0),
-            cached_input_tokens=max((prompt.cached_tokens if prompt else 0) or 0, 0),
-            cache_write_tokens=max((prompt.cache_write_tokens if prompt else 0) or 0, 0),
-            output_tokens=max(self.completion_tokens or 0, 0),
-            reasoning_tokens=max((completion.reasoning_tokens if completion else 0) or 0, 0),
-            input_audio_tokens=max((prompt.audio_tokens if prompt else 0) or 0, 0),
-            output_audio_tokens=max((completion.audio_tokens if completion else 0) or 0, 0),
+            input_tokens=counted(self.prompt_tokens),
+            cached_input_tokens=counted(prompt.cached_tokens) if prompt else 0,
+            cache_write_tokens=counted(prompt.cache_write_tokens) if prompt else 0,
+            output_tokens=counted(self.completion_tokens),
+            reasoning_tokens=counted(completion.reasoning_tokens) if completion else 0,
+            input_audio_tokens=counted(prompt.audio_tokens) if prompt else 0,
+            output_audio_tokens=counted(completion.audio_tokens) if completion else 0,
         )
 
 

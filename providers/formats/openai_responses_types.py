@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from providers.formats.dialect import Told
+
 
 class Part(msgspec.Struct):
     """Of a message, of a tool's output or of reasoning."""
@@ -115,12 +117,12 @@ class ToolsOnly(msgspec.Struct):
 
 # -- answers -----------------------------------------------------------------------------------------------------
 class InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
+    cached_tokens: Told = None
+    cache_write_tokens: Told = None
 
 
 class OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: Told = None
 
 
 class IncompleteDetails(msgspec.Struct):

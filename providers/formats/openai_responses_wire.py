@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from providers.formats import openai_responses_types as wire
-from providers.formats.dialect import Answer, ClientError, Usage, WireError
+from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted
 from providers.formats.errors import UnreadableAnswer
 from providers.formats.openai_chat_wire import DONE, UNREADABLE
 from providers.formats.sse import Frame, Framer
@@ -19,20 +19,19 @@ TERMINAL: Final = frozenset({"response.completed", "response.incomplete"})
 
 
 class WireUsage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Told = None
+    output_tokens: Told = None
     input_tokens_details: wire.InputDetails | None = None
     output_tokens_details: wire.OutputDetails | None = None
 
     def read(self) -> Usage:
-        """Negative counts are read as zero."""
         given, produced = self.input_tokens_details, self.output_tokens_details
         return Usage(
-            input_tokens=max(self.input_tokens or 0, 0),
-            cached_input_tokens=max((given.cached_tokens if given else 0) or 0, 0),
-            cache_write_tokens=max((given.cache_write_tokens if given else 0) or 0, 0),
-            output_tokens=max(self.output_tokens or 0, 0),
-            reasoning_tokens=max((produced.reasoning_tokens if produced else 0) or 0, 0),
+            input_tokens=counted(self.input_tokens),
+            cached_input_tokens=counted(given.cached_tokens) if given else 0,
+            cache_write_tokens=counted(given.cache_write_tokens) if given else 0,
+            output_tokens=counted(self.output_tokens),
+            reasoning_tokens=counted(produced.reasoning_tokens) if produced else 0,
         )
 
 

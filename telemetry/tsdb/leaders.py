@@ -64,15 +64,15 @@ class Leader:
         return self.sums[7]
 
     @property
-    def p50(self) -> int | None:
+    def p50(self) -> float | None:
         return self.latency.percentile(50)
 
     @property
-    def p95(self) -> int | None:
+    def p95(self) -> float | None:
         return self.latency.percentile(95)
 
     @property
-    def first_p50(self) -> int | None:
+    def first_p50(self) -> float | None:
         return self.first_chunk.percentile(50)
 
 

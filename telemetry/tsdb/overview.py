@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.db import connection
 
-from telemetry.sketch import Sketch, add_to, merged, percentile
+from telemetry.sketch import Sketch, add_to, merged, percentile, told
 from telemetry.tsdb.metrics import NANO
 from telemetry.tsdb.models import SIX_HOURS, Sample, Series, SeriesUnrolled, Span
 from telemetry.tsdb.query import Piece, pieces
@@ -65,9 +65,9 @@ class Spread:
         for one in others:
             add_to(self._sketch, one.sketch())
 
-    def percentile(self, percent: int) -> int | None:
+    def percentile(self, percent: int) -> float | None:
         found = self.sketch()
-        return round(percentile(found, percent)) if found else None
+        return told(percentile(found, percent)) if found else None
 
 
 @dataclass(slots=True)
@@ -100,10 +100,10 @@ class Figures:
     def error_rate(self) -> float | None:
         return self.errors / self.requests if self.requests else None
 
-    def latency_ms(self, percent: int) -> int | None:
+    def latency_ms(self, percent: int) -> float | None:
         return self.latency.percentile(percent)
 
-    def first_chunk_ms(self, percent: int) -> int | None:
+    def first_chunk_ms(self, percent: int) -> float | None:
         return self.first_chunk.percentile(percent)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from django.db import connection
 
-from telemetry.sketch import merged, percentile
+from telemetry.sketch import merged, percentile, told
 from telemetry.tsdb.metrics import EMPTY_IS_ZERO, PERCENTILES, Metric
 from telemetry.tsdb.models import PARTS, Sample, Series, SeriesUnrolled, Span
 from telemetry.tsdb.store import FINER, levels, table_of
@@ -19,7 +19,6 @@ MAX_STEPS: Final = 11_000
 MAX_POINTS: Final = 100_000
 """Of all series of an answer."""
 _HOW: Final = ("SUM", "SUM", "MIN", "MAX")
-_SMALL: Final = 50  # a number below, within 1 %, is known when it is whole
 _STEPS: Final = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400)
 _DEFAULT_STEPS: Final = 300
 
@@ -165,7 +164,7 @@ class _Sum:
             case "max":
                 return _scaled(self.largest, scale)
         found = min(max(percentile(merged(self.sketches), PERCENTILES[aggregate]), self.least), self.largest)
-        return _scaled(round(found) if found < _SMALL else found, scale)
+        return _scaled(told(found), scale)
 
 
 def _scaled(number: float, scale: int) -> float | int:

@@ -11,6 +11,8 @@ from telemetry.sketch import Sketch, add_encoded, add_to, bucket_of, encode
 
 LARGEST: Final = 1 << 48
 """Of one number: 281 trillion tokens, or nano-dollars. A provider that tells more must not make a sum overflow."""
+FULL: Final = (1 << 63) - 1
+"""A sum that has come so far stays there: the databases have no larger number."""
 CLIENT_LEFT: Final = 499
 _LIMITS: Final = frozenset({"rate_limit_exceeded", "upstream_rate_limited"})
 _OF_ONE: Final = frozenset({"invalid_request", "context_overflow"})
@@ -67,7 +69,7 @@ class Measure:
             self.merge(len(numbers), sum(numbers), min(numbers), max(numbers), b"")
             add_to(self.sketch, counts)
             self.waiting = []
-        return self.count, self.total, self.least, self.largest, encode(self.sketch)
+        return self.count, min(self.total, FULL), self.least, self.largest, encode(self.sketch)
 
 
 class Totals:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from providers.formats.dialect import MOST_TOKENS
 from routing.errors import CODES
 from tests.support.gateway import KEY, Gateway
 from tests.support.upstream import Fault, Reply, Upstream
@@ -34,7 +35,7 @@ def upstream() -> Iterator[Upstream]:
 @pytest.fixture(scope="module")
 def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Model `a0` to `a79` and their like at providers of their own, so that no test's failures rest another's."""
-    count = 90
+    count = 120
     providers = [
         {"id": f"{kind}{number}", "type": kind, "base_url": upstream.url, "credential": CREDENTIAL}
         for kind in PATHS
@@ -68,7 +69,7 @@ def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield running
 
 
-_numbers = iter(range(90))
+_numbers = iter(range(120))
 
 
 @pytest.fixture
@@ -120,6 +121,26 @@ def test_an_upstreams_refusal_is_told_in_the_clients_dialect(
             if code == "upstream_rejected":
                 assert "told to answer" in error["message"]
             upstream.forget()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("client", list(PATHS))
+@pytest.mark.parametrize("told", [9 * 10**15, 10**30, -5, 1.5, "many"])
+def test_usage_that_cannot_be_true_costs_no_answer_and_stops_no_log(
+    gateway: Gateway, upstream: Upstream, number: int, client: str, stream: bool, told: Any
+) -> None:
+    usage = dict.fromkeys(("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"), told)
+    upstream.next(Reply(usage=usage))
+    answers = [ask(gateway, client, f"{client}-{number}", stream=stream) for _ in range(2)]
+    assert [one.status_code for one in answers] == [200, 200]
+    ids = [one.headers["x-tokenhub-request-id"].replace("-", "") for one in answers]
+    sql = f"SELECT * FROM telemetry_requestlog WHERE request_id IN ('{ids[0]}', '{ids[1]}') ORDER BY id"  # noqa: S608
+    gateway.wait_until(lambda: len(gateway.query(sql)) == 2)
+    row, after = gateway.query(sql)
+    is_much = isinstance(told, int) and told > 0
+    assert row["input_tokens"] == (MOST_TOKENS if is_much else int(told == 1.5))
+    assert bool(row["usage_estimated"]) == is_much
+    assert 0 < after["input_tokens"] < 1000
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])

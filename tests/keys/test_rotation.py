@@ -7,6 +7,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError
 from django.utils import timezone
@@ -95,6 +96,16 @@ def test_the_keys_whose_rotation_is_due_are_rotated() -> None:
         rotate("young", "--grace", "soon")
     with pytest.raises(CommandError):
         rotate()
+
+
+@pytest.mark.parametrize("field", ["tags", "allowed_models"])
+@pytest.mark.parametrize("word", ["a\0b", "\udcff"])
+def test_a_word_that_no_database_can_hold_is_refused(field: str, word: str) -> None:
+    bad: dict[str, Any] = {field: ["fine", word]}
+    good: dict[str, Any] = {field: ["fine", "ä😀"]}
+    with pytest.raises(ValidationError, match="no text can hold"):
+        services.issue(name="app", **bad)
+    assert services.issue(name="app", **good).record.pk
 
 
 # -- who is told ---------------------------------------------------------------------------------------------------

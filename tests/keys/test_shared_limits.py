@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keys.limit_scripts import DEBTS, REFUSAL, Owner, Scripts, bulks
+from keys.limit_scripts import DEBTS, REFUSAL, UNDO, Owner, Scripts, bulks, moment_of
 from keys.limit_table import Addresses, LimitTable, owner_of
 from keys.limits import Bucket, LimitExceeded, Limits, Standings
 from tests.support.gateway import free_port
@@ -105,8 +105,8 @@ class Scripted:
         answer: bytes = self._sent(command, now)
         return answer
 
-    def leave(self, now: float, more: int, *whose: Limits, name: bytes = b"r", undo: bool = False) -> None:
-        self._sent(self.scripts.leave([Owner.of(one) for one in whose], bulks(name), more, undo=undo), now)
+    def leave(self, now: float, more: int, *whose: Limits, since: bytes, name: bytes = b"r") -> None:
+        self._sent(self.scripts.leave([Owner.of(one) for one in whose], bulks(name), more, since), now)
 
 
 RATES = st.sampled_from([0.5, 1.0, 3.0, 7.3, 60.0, 1000.0])
@@ -115,7 +115,7 @@ STEPS = st.lists(
     st.tuples(
         st.sampled_from([0.0, 2**-10, 0.125, 0.375, 1.0, 7.0]),
         st.integers(0, 80),
-        st.sampled_from(["stay", "settle", "undo"]),
+        st.sampled_from(["stay", "settle", "undo", "settle_an_earlier_one"]),
         st.integers(-40, 40),
     ),
     max_size=16,
@@ -141,6 +141,7 @@ def test_the_script_decides_as_the_table_does(
 ) -> None:
     both = limits(second=second, minute=minute, tokens=tokens, concurrent=concurrent)
     script, table, now = Scripted(redis.client()), LimitTable(sets=1), 1_800_000_000.0
+    under_way: list[tuple[bytes, int, bytes, float]] = []
     for number, (pause, amount, then, more) in enumerate(steps):
         now += pause
         name = b"%d" % number
@@ -157,10 +158,36 @@ def test_the_script_decides_as_the_table_does(
             if one is not None and other is not None:
                 assert one.limit == other.limit
                 assert one.reset_seconds == pytest.approx(other.reset_seconds, abs=1e-5)
+        since, began = moment_of(reply), now - 1_800_000_000.0
+        if then == "undo":
+            script.leave(now, -amount, both, since=UNDO, name=name)
+            table.leave(both, -amount, began, undo=True)
+            continue
+        under_way.append((name, amount, since, began))
         if then != "stay":
-            more = -amount if then == "undo" else max(more, -amount)
-            script.leave(now, more, both, name=name, undo=then == "undo")
-            table.leave(both, more, now - 1_800_000_000.0, undo=then == "undo")
+            name, amount, since, began = under_way.pop(0 if then == "settle_an_earlier_one" else -1)
+            script.leave(now, max(more, -amount), both, since=since, name=name)
+            table.leave(both, max(more, -amount), now - 1_800_000_000.0, since=began)
+
+
+def test_tokens_do_not_come_back_to_a_bucket_that_was_full_in_the_meantime(redis: Redis) -> None:
+    one, script = limits(tokens=Bucket(1.0, 60.0)), Scripted(redis.client())
+    first = script.enter(1e9, 60, one, name=b"1")
+    second = script.enter(1e9 + 60.0, 60, one, name=b"2")
+    assert (first[0], second[0]) == (0, 0)
+    script.leave(1e9 + 60.125, -60, one, since=moment_of(first), name=b"1")
+    assert script.enter(1e9 + 60.125, 59, one)[0] == 1
+    script.leave(1e9 + 60.25, -60, one, since=moment_of(second), name=b"2")
+    assert script.enter(1e9 + 60.25, 60, one)[0] == 0
+
+
+def test_state_of_a_version_before_is_understood(redis: Redis) -> None:
+    one, script = limits(tokens=Bucket(1.0, 60.0)), Scripted(redis.client())
+    taken = script.enter(1e9, 60, one)
+    key = b"tokenhub:limits:" + one.owner.hex().encode() + b":b"
+    redis.client().set(key, redis.client().get(key)[:32])
+    script.leave(1e9 + 1.0, -60, one, since=moment_of(taken))
+    assert script.enter(1e9 + 1.0, 60, one)[0] == 0
 
 
 def test_the_longest_wait_of_all_owners_is_told_and_a_refusal_takes_nothing(redis: Redis) -> None:
@@ -338,6 +365,31 @@ def test_without_redis_tokens_that_were_not_used_come_back() -> None:
             assert standings.tokens.remaining == 60_000 - 300
 
     asyncio.run(body())
+
+
+def test_without_redis_tokens_come_back_to_a_share_for_what_they_were_worth() -> None:
+    async def body(redis: Redis) -> None:
+        one = limits(tokens=Bucket(1e-6, 100.0), concurrent=6)
+        async with host(redis.patient_url) as a, host(redis.patient_url) as b:
+            await until(lambda: b._hosts == 2)
+            a._hosts = 2  # what its next beat tells
+            ticket, more = await asked(a, one, tokens=40), await asked(a, one, tokens=40)
+            redis.stop()
+            await until(lambda: not a.is_up)
+
+            async def remaining() -> int:
+                standings = (await asked(a, one))._standings
+                assert standings.tokens is not None
+                return standings.tokens.remaining
+
+            assert await remaining() == 10  # of its 50, half of what was taken of all 100
+            ticket.close(10)
+            assert await remaining() == 25
+            more.close(50)
+            assert await remaining() == 20
+
+    with Redis() as redis:
+        asyncio.run(body(redis))
 
 
 def test_a_silent_redis_costs_nobody_more_than_its_timeout(redis: Redis) -> None:

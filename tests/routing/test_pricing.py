@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.formats.dialect import Usage
-from routing.pricing import Prices, cost_nano, dollars
+from providers.formats.dialect import MOST_TOKENS, Usage
+from routing.pricing import MOST_NANO, Prices, cost_nano, dollars
 
 counts = st.integers(0, 10**9)
 
@@ -51,3 +51,9 @@ def test_contradicting_counts_never_cost_less_than_nothing(a: int, b: int, c: in
 @pytest.mark.parametrize(("nano", "text"), [(0, "0"), (1_500, "0.0000015"), (2_000_000_000, "2"), (1, "0.000000001")])
 def test_dollars_are_shown_without_an_exponent(nano: int, text: str) -> None:
     assert dollars(nano) == text
+
+
+def test_no_call_costs_more_than_what_sums_can_bear() -> None:
+    dear = prices(input_per_1k=Decimal("99999.999999999"))
+    assert cost_nano(dear, Usage(input_tokens=MOST_TOKENS)) == MOST_NANO
+    assert cost_nano(dear, Usage(input_tokens=1)) == 100 * 10**9

@@ -19,7 +19,7 @@ from telemetry import journal as journal_module
 from telemetry.journal import MAX_UNWRITTEN, Attempt, Entry, Journal, Segment, decode_line, encode_line, segments
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 COUNT = st.integers(0, 2**63 - 1)
 ATTEMPTS = st.builds(Attempt, model=TEXT, provider=TEXT, error_class=TEXT, status=COUNT, latency_ms=COUNT, message=TEXT)
 ENTRIES = st.builds(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.journal import Entry
-from telemetry.sketch import RELATIVE_ERROR, Sketch, add_encoded, add_to, bucket_of, encode, merged, percentile
+from telemetry.sketch import RELATIVE_ERROR, Sketch, add_encoded, add_to, bucket_of, encode, merged, percentile, told
 from telemetry.tsdb.models import MEASURES, PARTS
 from telemetry.tsdb.totals import LARGEST, Totals, labels_of
 
@@ -24,6 +24,14 @@ def sketch_of(values: list[int]) -> Sketch:
 
 def exact(values: list[int], percent: int) -> int:
     return sorted(values)[ceil(percent * len(values) / 100) - 1]
+
+
+def test_what_is_told_is_short_and_within_one_percent() -> None:
+    for number in (*range(5000), *range(5000, 2_000_000, 997), 10**12 + 7):
+        shown = told(percentile(sketch_of([number]), 50))
+        assert abs(shown - number) <= RELATIVE_ERROR * number
+        assert shown == number or number >= 50
+        assert isinstance(shown, int) or len(f"{shown:g}".partition(".")[2]) == 1 or number in {69, 70, 89, 90}
 
 
 @given(st.lists(st.lists(numbers, max_size=40), min_size=1, max_size=12).filter(any))

@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from telemetry import log_sample
 from telemetry.journal import Entry
 from telemetry.models import RequestLog, Sample, SeriesLevel
+from telemetry.tsdb.leaders import leaders
 from telemetry.tsdb.models import SIX_HOURS, Span
 from telemetry.tsdb.overview import WINDOWS, Overview, cover, failing, overview
 from telemetry.tsdb.store import fold, levels
@@ -155,6 +156,15 @@ def test_percentiles_are_within_one_percent() -> None:
     assert now.latency_ms(95) == pytest.approx(950, rel=0.01)
     assert now.first_chunk_ms(95) == pytest.approx(9500, rel=0.01)
     assert look("1h").before.latency_ms(95) is None
+
+
+@pytest.mark.parametrize("number", [1, 8, 49, 50, 59, 65, 69, 89, 137, 1183, 1184, 30_001])
+def test_one_request_is_within_one_percent_of_itself(number: int) -> None:
+    note(entry(NOW - 5, latency_ms=number, first_chunk_ms=number))
+    now = look("1h").now
+    (leader,) = leaders(until=NOW, seconds=3600)
+    for told in (now.latency_ms(50), now.first_chunk_ms(95), leader.p50, leader.p95, leader.first_p50):
+        assert told == pytest.approx(number, rel=0.01)
 
 
 def test_the_busiest_comes_first() -> None:

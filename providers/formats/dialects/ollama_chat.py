@@ -32,7 +32,7 @@ from providers.formats.canonical import (
     ToolStarted,
     UsageSeen,
 )
-from providers.formats.dialect import Rendered, StreamParser, UpstreamModel, Usage, WireError
+from providers.formats.dialect import Rendered, StreamParser, Told, UpstreamModel, Usage, WireError, counted
 from providers.formats.errors import InvalidRequest
 from providers.formats.reading import is_json_object, read_answer
 from providers.formats.repair import repaired
@@ -66,8 +66,8 @@ class _Line(msgspec.Struct):
     message: _Said | None = None
     done: bool = False
     done_reason: str = ""
-    prompt_eval_count: int = 0
-    eval_count: int = 0
+    prompt_eval_count: Told = None
+    eval_count: Told = None
     error: str = ""
 
     def call_id(self, number: int) -> str:
@@ -75,7 +75,7 @@ class _Line(msgspec.Struct):
         return f"call_{''.join(filter(str.isalnum, self.created_at))}_{number}"
 
     def usage(self) -> Usage:
-        return Usage(input_tokens=max(self.prompt_eval_count, 0), output_tokens=max(self.eval_count, 0))
+        return Usage(input_tokens=counted(self.prompt_eval_count), output_tokens=counted(self.eval_count))
 
     def reason(self, *, has_calls: bool) -> StopReason:
         if has_calls:

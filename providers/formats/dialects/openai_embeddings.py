@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from providers.formats.base import Dialect
-from providers.formats.dialect import Answer, Usage
+from providers.formats.dialect import Answer, Told, Usage, counted
 from providers.formats.envelope import Envelope
 from providers.formats.reading import read_answer
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: Told = None
+    total_tokens: Told = None
 
 
 class _Embedded(msgspec.Struct):
@@ -35,7 +35,7 @@ class OpenAIEmbeddings(Dialect):
         read = read_answer(_embedded, body, "it is no list of embeddings")
         if read.usage is None or (read.usage.prompt_tokens or read.usage.total_tokens) is None:
             return Answer(body, None, 0)
-        return Answer(body, Usage(max(read.usage.prompt_tokens or read.usage.total_tokens or 0, 0)), 0)
+        return Answer(body, Usage(counted(read.usage.prompt_tokens or read.usage.total_tokens)), 0)
 
 
 DIALECT = OpenAIEmbeddings()

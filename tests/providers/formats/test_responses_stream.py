@@ -196,10 +196,11 @@ def test_any_stream_keeps_the_grammar_of_responses(name: str, data: st.DataObjec
 
 
 def has_sound_calls(events: list[StreamEvent]) -> bool:
-    """The reader above wants arguments that are JSON."""
+    """The readers want arguments that are JSON; Anthropic's stumbles over half of a bare `null`, `true` or `false`."""
     for _, _, arguments in said(events).calls:
         try:
-            json.loads(arguments)
+            if json.loads(arguments) in (None, True, False):
+                return False
         except ValueError:
             return False
     return True
