@@ -58,7 +58,7 @@ def leaderboard(request: HttpRequest) -> HttpResponse:
     days = _period(request)
     order = request.GET.get("order", "")
     order = order if order in ORDERS else "requests"
-    found = leaders(until=int(time()), seconds=int(days) * DAY)
+    found = leaders(until=int(time()) + 1, seconds=int(days) * DAY)
     found.sort(key=lambda one: _rank(one, order))
     total = sum(one.requests for one in found) or 1
     return _shown(

@@ -142,7 +142,7 @@ def _why(told: dict[str, Any]) -> str:
 
 def _failures() -> tuple[list[Trouble], list[Trouble]]:
     """Troubles, and notes of what clients did wrong themselves. The tile counts both, and strangers, too."""
-    requests, errors = failing(until=int(time()), minutes=FAILING_MINUTES)
+    requests, errors = failing(until=int(time()) + 1, minutes=FAILING_MINUTES)
     for name in STRANGERS:  # whoever scans the internet shall raise no alarm
         requests -= errors.pop(name, 0)
     theirs = {name: errors.pop(name) for name in CLIENTS & errors.keys()}
