@@ -290,12 +290,19 @@ def _mark(key: ClientKey) -> str:
 class ProjectAdmin(LimitedForms, Admin):
     list_display = ("name", "key_count", "budget", "spent", "created_at")
     search_fields = ("name", "description")
-    fieldsets = ((None, {"fields": ("name", "description", "capture")}), ("How much", {"fields": _LIMITS}))
+    fieldsets = (
+        (None, {"fields": ("name", "description", "capture")}),
+        ("How much", {"fields": _LIMITS}),
+        ("Money", {"fields": ("budgets", "spent_this_month")}),
+    )
     empty_title = "No project yet"
     empty_hint = "A project groups client keys, which name it: a budget on it holds for all of them together."
 
     def get_readonly_fields(self, request: HttpRequest, obj: Project | None = None) -> tuple[str, ...]:
-        return () if obj is None else ("name",)
+        return () if obj is None else ("name", "budgets", "spent_this_month")
+
+    def get_fieldsets(self, request: HttpRequest, obj: Project | None = None) -> Any:
+        return self.fieldsets if obj is not None else self.fieldsets[:2]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         keys = ClientKey.objects.filter(project=OuterRef("name")).order_by().values("project")
@@ -305,9 +312,10 @@ class ProjectAdmin(LimitedForms, Admin):
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         found = super().get_changelist_instance(request)
         standings = services.standings_of(Subject.PROJECT, [row.pk for row in found.result_list])
+        spent = admin_money.spent_by_projects([row.pk for row in found.result_list if row.pk not in standings])
         refuse = refusing(standings.values())
         for row in found.result_list:
-            row.standing = standings.get(row.pk)
+            row.standing, row.spent_usd = standings.get(row.pk), spent.get(row.pk, Decimal(0))
             row.refuses = row.standing is not None and row.standing.budget.pk in refuse
         return found
 
@@ -327,8 +335,18 @@ class ProjectAdmin(LimitedForms, Admin):
         return admin_money.budget_told(getattr(project, "standing", None))
 
     @display(description="Spent")
-    def spent(self, project: Project) -> str | None:
-        return admin_money.spent_told(getattr(project, "standing", None), refuses=getattr(project, "refuses", False))
+    def spent(self, project: Any) -> str | None:
+        """Of its budget; without one, by its keys this month."""
+        told = admin_money.spent_told(project.standing, refuses=project.refuses)
+        return told or f"{dollars(project.spent_usd)} this month"
+
+    @display(description="Budgets")
+    def budgets(self, project: Project) -> SafeString:
+        return admin_money.money_of(project).budgets
+
+    @display(description="Spent this month")
+    def spent_this_month(self, project: Project) -> str:
+        return f"{admin_money.money_of(project).spent}, by the client keys that it has now"
 
     def save_model(self, request: HttpRequest, obj: Project, form: Any, change: bool) -> None:
         services.save_project(project=obj)

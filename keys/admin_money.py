@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
 from urllib.parse import urlencode
@@ -13,7 +15,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from keys import services
-from keys.models import Budget, ClientKey, Subject
+from keys.models import Budget, ClientKey, Project, Subject
 from keys.refusals import refusing
 from telemetry import spending
 from telemetry.money import dollars
@@ -51,21 +53,37 @@ class Money:
     """This month."""
 
 
-def money_of(key: ClientKey) -> Money:
+def money_of(whose: ClientKey | Project) -> Money:
     """Looked up once, for a page asks for each of its fields several times."""
-    known: Money | None = key.__dict__.get("_money")
+    known: Money | None = whose.__dict__.get("_money")
     if known is None:
-        spent = spending.spent([str(key.pk)], spending.month_of(timezone.now()))
-        known = Money(_budgets_of(key), dollars(spent.get(str(key.pk), Decimal(0))))
-        key.__dict__["_money"] = known
+        known = Money(_budgets_of(whose), dollars(_spent_by(whose)))
+        whose.__dict__["_money"] = known
     return known
 
 
-def _budgets_of(key: ClientKey) -> SafeString:
-    """Every one that a request with the key must hold, each with its page; and the way to one of its own."""
-    concerned = Q(subject=Subject.KEY, subject_id=str(key.pk)) | Q(subject=Subject.INSTALLATION)
-    if key.project:
-        concerned |= Q(subject=Subject.PROJECT, subject_id=key.project)
+def spent_by_projects(names: Collection[str]) -> dict[str, Decimal]:
+    """In dollars, this month: by the client keys that each has now."""
+    projects = dict(ClientKey.objects.filter(project__in=names).values_list("pk", "project"))
+    spent = spending.spent([str(pk) for pk in projects], spending.month_of(timezone.now()))
+    found: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for pk, project in projects.items():
+        found[project] += spent.get(str(pk), Decimal(0))
+    return found
+
+
+def _spent_by(whose: ClientKey | Project) -> Decimal:
+    if isinstance(whose, Project):
+        return spent_by_projects([whose.name]).get(whose.name, Decimal(0))
+    return spending.spent([str(whose.pk)], spending.month_of(timezone.now())).get(str(whose.pk), Decimal(0))
+
+
+def _budgets_of(whose: ClientKey | Project) -> SafeString:
+    """Every one that a request of it must hold, each with its page; and the way to one of its own."""
+    own = Subject.PROJECT if isinstance(whose, Project) else Subject.KEY
+    concerned = Q(subject=own, subject_id=str(whose.pk)) | Q(subject=Subject.INSTALLATION)
+    if isinstance(whose, ClientKey) and whose.project:
+        concerned |= Q(subject=Subject.PROJECT, subject_id=whose.project)
     standings = services.standings(Budget.objects.filter(concerned))
     refuse = refusing(standings)
     rows = [
@@ -78,7 +96,7 @@ def _budgets_of(key: ClientKey) -> SafeString:
     ]
     link = '<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>'
     told = format_html_join("", "<p>" + link + ": {}</p>", rows)
-    if any(one.budget.subject == Subject.KEY for one in standings):
+    if any(one.budget.subject == own for one in standings):
         return told
-    add = f"{reverse('admin:keys_budget_add')}?{urlencode({'whose': f'{Subject.KEY}:{key.pk}'})}"
+    add = f"{reverse('admin:keys_budget_add')}?{urlencode({'whose': f'{own}:{whose.pk}'})}"
     return format_html("{}<p>None of its own. " + link + "</p>", told, add, "Give it one")

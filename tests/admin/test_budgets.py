@@ -97,6 +97,32 @@ def test_a_key_without_a_budget_shows_what_it_spent_this_month(admin_client: Cli
     assert "$0.00 this month" not in text(admin_client.get(url))
 
 
+def test_a_project_shows_what_its_keys_spent_this_month(admin_client: Client) -> None:
+    Project.objects.create(name="web")
+    Project.objects.create(name="idle")
+    spent = [(services.issue(name="a", project="web"), 250), (services.issue(name="b", project="web"), 500)]
+    spent.append((services.issue(name="other"), 1_000))
+    at = time_ns() // 1000
+    spending.count(
+        [
+            Entry(
+                id=str(uuid4()), at=at, endpoint="/", status=200, key_id=str(key.record.pk), cost_nano=cost * 1_000_000
+            )
+            for key, cost in spent
+        ]
+    )
+    listed = text(within_budget(admin_client, reverse("admin:keys_project_changelist")))
+    assert "$0.75 this month" in listed
+    assert "$0.00 this month" in listed
+    page = text(within_budget(admin_client, reverse("admin:keys_project_change", args=["web"])))
+    assert "$0.75, by the client keys that it has now" in page
+    assert f"{reverse(ADD)}?whose=project%3Aweb" in page
+    services.set_budget(subject=Subject.PROJECT, subject_id="web", amount_usd=Decimal("2"), every="day")
+    shown = text(admin_client.get(reverse("admin:keys_project_change", args=["web"])))
+    assert "$2.00 per day of" in shown
+    assert "$0.75 this month" not in text(admin_client.get(reverse("admin:keys_project_changelist")))
+
+
 def test_the_log_s_costs_are_counted_with_it(tmp_path: Path) -> None:
     """And once, whatever is read twice."""
     key = str(services.issue(name="shop").record.pk)
