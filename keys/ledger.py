@@ -31,7 +31,7 @@ IDLE_SECONDS: Final = 10.0
 
 @dataclass(slots=True)
 class Holding:
-    """This process's lease of one period of a budget. `ends_at`: Unix time."""
+    """This process's lease of one period of a budget. `ends_at`, `used_at`: Unix time."""
 
     lease: str
     period: int
@@ -157,11 +157,11 @@ class Ledger:
         account = self._accounts.get(budget.id)
         if account is None or account.record is not budget or account.is_short or not account.holdings:
             return None
-        holding = account.holdings[-1]
-        if holding.granted - holding.reserved - holding.spent < amount or self._clock() >= holding.ends_at:
+        holding, now = account.holdings[-1], self._clock()
+        if holding.granted - holding.reserved - holding.spent < amount or now >= holding.ends_at:
             return None
         holding.reserved += amount
-        holding.used_at = monotonic()
+        holding.used_at = now
         return Reservation(account, holding, amount)
 
     async def reserve(self, budget: BudgetRecord, *, most: int, least: int) -> Reservation:
@@ -172,7 +172,7 @@ class Ledger:
             holding = await self._more(account, most, least)
         amount = min(most, holding.free)
         holding.reserved += amount
-        holding.used_at = monotonic()
+        holding.used_at = self._clock()
         return Reservation(account, holding, amount)
 
     async def raise_to(self, one: Reservation, *, most: int, least: int) -> None:
@@ -194,8 +194,8 @@ class Ledger:
             one.holding.reserved -= one.amount - amount
             one.amount = amount
 
-    def settle(self, one: Reservation, cost: int) -> tuple[Charge, int]:
-        """Ends the reservation. The charge, which must go into the journal, and what is beyond the reserved amount."""
+    def settle(self, one: Reservation, cost: int) -> Charge:
+        """Ends the reservation. The charge, of which the journal must hear if it is not empty."""
         holding = one.holding
         charged = min(cost, one.amount)
         holding.reserved -= one.amount
@@ -203,7 +203,7 @@ class Ledger:
         if holding.period == one.account.period:
             one.account.spent += charged
         one.amount = 0
-        return Charge(holding.lease, holding.period, charged), cost - charged
+        return Charge(holding.lease, holding.period, charged, cost - charged)
 
     def pace_of(self, budget: BudgetRecord) -> Pace | None:
         """None where nobody knows yet, and for a budget without periods."""
@@ -218,10 +218,10 @@ class Ledger:
     def surrender(self, *, recalled: Collection[int] = (), everything: bool = False) -> None:
         """Puts into `returns` what this process needs no more: all that is free of leases that nobody used for a while,
         of periods that are over, and of those that are recalled. Until it is handed to the bank it is nobody's."""
-        now, wall = monotonic(), self._clock()
+        now = self._clock()
         for account in self._accounts.values():
             for holding in list(account.holdings):
-                is_over = everything or wall >= holding.ends_at or holding is not account.holdings[-1]
+                is_over = everything or now >= holding.ends_at or holding is not account.holdings[-1]
                 is_over = is_over or now - holding.used_at > IDLE_SECONDS
                 if not is_over and (holding.period not in recalled or account.is_busy):
                     continue  # who waits for more hands in what there is with each question
@@ -334,7 +334,7 @@ class Ledger:
             holding = Holding(grant.lease, grant.period, grant.starts_at, grant.ends_at)
             account.holdings.append(holding)
         holding.granted += grant.amount
-        holding.used_at = monotonic()
+        holding.used_at = self._clock()
         booked = min(max(holding.granted + on_its_way - grant.remaining, 0), holding.spent)
         account.period, account.ends_at = grant.period, grant.ends_at
         account.spent = grant.spent + holding.spent - booked

@@ -144,9 +144,8 @@ class Purse:
         """At the end, whatever it was. The charges must go into the journal before the answer's end goes out."""
         charges = []
         for one in self._held:
-            charge, overrun = self._ledger.settle(one, cost)
-            if charge.nano or overrun:
-                charge.overrun = overrun
+            charge = self._ledger.settle(one, cost)
+            if charge.nano or charge.overrun:
                 charges.append(charge)
         self._held, self._open = [], 0
         return charges

@@ -122,7 +122,8 @@ class Overview:
 
 
 def overview(*, until: int, window: Window, by: str = "") -> Overview:
-    """`until`: the first second that is not shown, since 1970; without `by`, there are no groups. Raises DatabaseError."""
+    """`until`: the first second that is not shown, since 1970. Without `by`, there are no groups. Raises
+    DatabaseError."""
     from telemetry.tsdb.gather import Table
 
     if by and by not in LABELS:
