@@ -34,9 +34,26 @@ ROOT = Path(__file__).resolve().parents[2]
 KEY = "tokenhub_" + "ab" * 32
 VAULT_PASSWORD = "a test's vault password"
 START_SECONDS = 60.0
-HTTP = httpx.Client(  # a fresh one takes 40 ms, to read certificates
-    verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
-)
+
+
+class _PerThread(httpx.BaseTransport):
+    """A pool for each thread, and no certificates, which take 40 ms to read. A pool that threads share may close a
+    connection that it has just given to another one (httpcore issue 1110)."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if not hasattr(self._own, "pool"):
+            self._own.pool = httpx.HTTPTransport(
+                verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False,
+                limits=httpx.Limits(max_keepalive_connections=0),
+            )  # fmt: skip
+        pool: httpx.HTTPTransport = self._own.pool
+        return pool.handle_request(request)
+
+
+HTTP = httpx.Client(transport=_PerThread(), trust_env=False)
 
 
 def free_port() -> int:

@@ -232,9 +232,7 @@ def test_a_request_arrives_as_it_was_written(database: Database, tmp_path: Path)
     assert row.detail["attempts"][0]["model"] == odd
 
 
-@pytest.mark.parametrize(
-    "unfit", [{"model": "a\0b"}, {"tags": ["\0"]}, {"key_name": "x" * 201}, {"latency_ms": 2**31}, {"status": 40_000}]
-)
+@pytest.mark.parametrize("unfit", [{"key_name": "x" * 201}, {"latency_ms": 2**31}, {"status": 40_000}])
 def test_what_postgresql_cannot_hold_holds_up_nothing_else(
     database: Database, tmp_path: Path, unfit: dict[str, Any]
 ) -> None:
