@@ -12,7 +12,7 @@ import pytest
 
 from tests.gateway.test_shaping import said
 from tests.support.gateway import KEY, Gateway
-from tests.support.upstream import Fault, Reply, Upstream
+from tests.support.upstream import Reply, Upstream
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
 CHUNK = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
@@ -175,7 +175,7 @@ def test_a_judge_that_fails_or_says_nothing_changes_nothing(
     upstream: Upstream, judges: Upstream, tmp_path: Path
 ) -> None:
     with started(tmp_path, upstream, judges, TOKENHUB_JUDGE_MODEL="judge", TOKENHUB_JUDGE_SHARE="1") as gateway:
-        judges.next(said("Lovely."), Reply(fault=Fault.CLOSE_BEFORE_HEAD))
+        judges.next(said("Lovely."), Reply(status=503))  # a lost connection could be tried anew
         for text in ("One?", "Two?"):
             ask(gateway, text)
         gateway.wait_until(lambda: len([row for row in gateway.rows() if row["routing_reason"] == "judge"]) == 2)
