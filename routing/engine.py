@@ -384,6 +384,6 @@ class Engine:
             return ApiError.of(call.unsayable)
         self.ranked(call)
         excluded = {one.model: one.excluded for one in call.candidates if one.excluded}
-        rests = [self._health.rest_seconds(one.provider, one.model, monotonic()) for one in call.candidates]
-        limited = [rest for rest, one in zip(rests, call.candidates, strict=True) if one.excluded == RATE_LIMITED]
-        return nobody_eligible(call.snapshot, excluded, retry_after_seconds=min(limited, default=None))
+        now, limited = monotonic(), [one for one in call.candidates if one.excluded == RATE_LIMITED]
+        rests = [self._health.rest_seconds(one.provider, one.model, now) for one in limited]
+        return nobody_eligible(call.snapshot, excluded, retry_after_seconds=min(rests, default=None))

@@ -37,8 +37,8 @@ START_SECONDS = 60.0
 
 
 class _PerThread(httpx.BaseTransport):
-    """A pool for each thread, and no certificates, which take 40 ms to read. A pool that threads share may close a
-    connection that it has just given to another one (httpcore issue 1110)."""
+    """A pool for each thread, and no certificates, which take 40 ms to read. A pool of httpcore
+    1.0.9 that threads share may close a connection that it has just given to another one."""
 
     def __init__(self) -> None:
         self._own = threading.local()
