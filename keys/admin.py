@@ -82,8 +82,26 @@ class LimitedForms:
         return super().formfield_for_dbfield(db_field, request, **options)  # type: ignore[misc]  # of what it is mixed into
 
 
+class ToldMoney:
+    """Columns and a field about the money of a row: of a client key or a project."""
+
+    @display(description="Budget")
+    def budget(self, row: Any) -> str | None:
+        return admin_money.budget_told(row.standing)
+
+    @display(description="Spent")
+    def spent(self, row: Any) -> str | None:
+        """Of its budget; without one, this month."""
+        told = admin_money.spent_told(row.standing, refuses=row.refuses)
+        return told or f"{dollars(row.spent_usd)} this month"
+
+    @display(description="Budgets")
+    def budgets(self, row: ClientKey | Project) -> SafeString:
+        return admin_money.money_of(row).budgets
+
+
 @admin.register(ClientKey)
-class ClientKeyAdmin(LimitedForms, Admin):
+class ClientKeyAdmin(ToldMoney, LimitedForms, Admin):
     form = ClientKeyForm
     list_display = (
         "name",
@@ -170,20 +188,6 @@ class ClientKeyAdmin(LimitedForms, Admin):
             services.revoke(key=key)
         messages.success(request, f"{len(rows)} client keys are revoked.")
         return None
-
-    @display(description="Budget")
-    def budget(self, key: ClientKey) -> str | None:
-        return admin_money.budget_told(getattr(key, "standing", None))
-
-    @display(description="Spent")
-    def spent(self, key: Any) -> str | None:
-        """Of its budget; without one, this month."""
-        told = admin_money.spent_told(key.standing, refuses=key.refuses)
-        return told or f"{dollars(key.spent_usd)} this month"
-
-    @display(description="Budgets")
-    def budgets(self, key: ClientKey) -> SafeString:
-        return admin_money.money_of(key).budgets
 
     @display(description="Spent this month")
     def spent_this_month(self, key: ClientKey) -> str:
@@ -287,7 +291,7 @@ def _mark(key: ClientKey) -> str:
 
 # -- projects and budgets --------------------------------------------------------------------------------------------
 @admin.register(Project)
-class ProjectAdmin(LimitedForms, Admin):
+class ProjectAdmin(ToldMoney, LimitedForms, Admin):
     list_display = ("name", "key_count", "budget", "spent", "created_at")
     search_fields = ("name", "description")
     fieldsets = (
@@ -329,20 +333,6 @@ class ProjectAdmin(LimitedForms, Admin):
     @display(description="Client keys")
     def key_count(self, project: Project) -> int:
         return getattr(project, "keys", None) or 0
-
-    @display(description="Budget")
-    def budget(self, project: Project) -> str | None:
-        return admin_money.budget_told(getattr(project, "standing", None))
-
-    @display(description="Spent")
-    def spent(self, project: Any) -> str | None:
-        """Of its budget; without one, by its keys this month."""
-        told = admin_money.spent_told(project.standing, refuses=project.refuses)
-        return told or f"{dollars(project.spent_usd)} this month"
-
-    @display(description="Budgets")
-    def budgets(self, project: Project) -> SafeString:
-        return admin_money.money_of(project).budgets
 
     @display(description="Spent this month")
     def spent_this_month(self, project: Project) -> str:
