@@ -155,9 +155,12 @@ class Postgres:
 @contextmanager
 def in_django(url: str, blocker: Any) -> Iterator[None]:
     """Django in this process works on it meanwhile, each thread by its own connection. `blocker`: pytest-django's."""
+    from django.contrib.contenttypes.models import ContentType
+
     from tokenhub.settings import _database
 
     before = connections["default"]
+    ContentType.objects.clear_cache()  # each database numbers them by itself
     connections.settings["default"] = connections.configure_settings({"default": _database(url)})["default"]
     with blocker.unblock():
         connections["default"] = connections.create_connection("default")
@@ -166,6 +169,7 @@ def in_django(url: str, blocker: Any) -> Iterator[None]:
         finally:
             connections["default"].close()
             connections.settings["default"], connections["default"] = before.settings_dict, before
+            ContentType.objects.clear_cache()
 
 
 def wait_for_waiting(url: str, count: int = 1) -> None:
