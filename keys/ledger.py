@@ -18,6 +18,7 @@ from math import inf
 from time import monotonic, time
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
 from django.db.utils import DatabaseError
 
 from keys.auth import BudgetRecord
@@ -130,8 +131,7 @@ class _Account:
         return self.asking > 0 or self.lock.locked()
 
 
-@dataclass(slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, eq=False):
     """An amount of one holding."""
 
     account: _Account

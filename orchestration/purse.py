@@ -75,6 +75,8 @@ class Funds:
 class LegPurse(Purse):
     """Of one leg. `max_tokens`: of its answer, where the client set no limit."""
 
+    __slots__ = ("_funds", "_max_tokens")
+
     def __init__(
         self,
         ledger: Ledger,

@@ -205,10 +205,11 @@ def _show(entries: Sequence[Entry]) -> None:
 
 
 def ingest_segment(segment: Segment) -> int:
-    """Everything in it so far; the file too, when nobody writes it any more. The number of rows."""
+    """Everything in it so far; the file too, when nobody writes it any more. The number of rows. What is written
+    meanwhile waits for the next pass: to follow a writer line by line would take a transaction for every few rows."""
     abandoned = segment.is_abandoned()  # asked before the read: what was written before is seen
-    total = 0
-    while True:
+    total, offset, size = 0, 0, segment.path.stat().st_size
+    while abandoned or offset < size:
         with transaction.atomic():
             state, _ = JournalSegment.objects.select_for_update().get_or_create(name=segment.name)
             entries, unreadable, offset = segment.read(state.offset, BATCH_BYTES, to_end=abandoned)

@@ -16,7 +16,8 @@ import pytest
 from tests.support.gateway import KEY, Gateway, run_manage
 from tests.support.upstream import Fault, Reply, Upstream
 
-OTHER_KEY, LIMITED_KEY = KEY[:-2] + "31", KEY[:-2] + "32"
+OTHER_KEY, LIMITED_KEY, COUNTED_KEY = KEY[:-2] + "31", KEY[:-2] + "32", KEY[:-2] + "33"
+COUNTED_USD = 999
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Say it once"}]
 USAGE = {"prompt_tokens": 10, "completion_tokens": 40, "total_tokens": 50}
@@ -48,8 +49,8 @@ def gateway_at(folder: Path, upstream: Upstream, **options: Any) -> Gateway:
             {"id": name, "provider_id": "p", "input_per_1k": "1", "output_per_1k": "1", "max_output_tokens": 100}
             for name in "mnoe"
         ],
-        keys=[{"key": KEY}, {"key": OTHER_KEY}, {"key": LIMITED_KEY, "rate_limit_rpm": 3}],
-        budgets=[{"of_key": KEY, "amount_usd": "1000"}],
+        keys=[{"key": KEY}, {"key": OTHER_KEY}, {"key": LIMITED_KEY, "rate_limit_rpm": 3}, {"key": COUNTED_KEY}],
+        budgets=[{"of_key": KEY, "amount_usd": "1000"}, {"of_key": COUNTED_KEY, "amount_usd": str(COUNTED_USD)}],
         **options,
     )
 
@@ -97,18 +98,19 @@ def test_a_repeat_gets_the_same_answer_from_either_worker_and_asks_nobody(
 
 def test_a_repeat_spends_nothing_and_has_a_row_of_its_own(gateway: Gateway) -> None:
     name = str(uuid4())
-    first = ask(gateway, name)
+    first = ask(gateway, name, key=COUNTED_KEY)
 
     def settled_with(answer: httpx.Response) -> int:
         """Once the answer's row is there."""
         own = answer.headers["x-tokenhub-request-id"].replace("-", "")
         found = "SELECT 1 FROM telemetry_requestlog WHERE request_id = ?"
         gateway.wait_until(lambda: bool(gateway.query(found, own)))
-        return int(gateway.query("SELECT sum(settled_nano) AS n FROM keys_budgetperiod")[0]["n"])
+        periods = "SELECT settled_nano FROM keys_budgetperiod JOIN keys_budget AS b ON b.id = budget_id"
+        return int(gateway.query(f"{periods} WHERE b.amount_usd = ?", COUNTED_USD)[0]["settled_nano"])
 
     before = settled_with(first)
     assert before > 0
-    again = ask(gateway, name)
+    again = ask(gateway, name, key=COUNTED_KEY)
     assert settled_with(again) == before
     own = again.headers["x-tokenhub-request-id"].replace("-", "")
     (row,) = gateway.query("SELECT * FROM telemetry_requestlog WHERE request_id = ?", own)
