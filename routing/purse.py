@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 LEAST_OUTPUT_TOKENS: Final = 16
 UNLIMITED_OUTPUT_TOKENS: Final = 32_768  # what a model may answer of which no limit is known
-MOST_TOKENS_PER_IMAGE: Final = 5_000
+MOST_TOKENS_PER_IMAGE: Final = 16_384  # OpenAI's newer models take up to 14,364 of 12 megapixels, Qwen 16,384
+MOST_BILLED_PER_IMAGE: Final = {"gpt-4o-mini": 48_169}  # 2,833 and eight tiles of 5,667: more than it reads
 BYTES_PER_RECORDED_TOKEN: Final = 20  # of base64; of the tightest codec it is a hundred
 HELD_SECONDS: Final = 2.0  # after so long, what requests under way do not need may be back
 HIDDEN_TOKENS: Final = 700  # that providers add for tools and roles
@@ -158,10 +159,19 @@ def most_input(envelope: Envelope, target: Target) -> int:
     is_elsewhere = envelope.has_any(_ELSEWHERE)
     if envelope.has_media:
         media = envelope.media
-        size += MOST_TOKENS_PER_IMAGE * media.images + media.recordings // BYTES_PER_RECORDED_TOKEN - media.data
+        size += media.recordings // BYTES_PER_RECORDED_TOKEN - media.data
+        if media.images:
+            size += _most_of_images(media.images, target)
         size += min(media.pages, target.max_context_tokens)  # a compressed page of 4 kB has some 4,500 tokens
         is_elsewhere = is_elsewhere or media.has_more_elsewhere
     return max(size, target.max_context_tokens) if is_elsewhere else size
+
+
+def _most_of_images(count: int, target: Target) -> int:
+    for name, each in MOST_BILLED_PER_IMAGE.items():
+        if name in target.upstream_model:
+            return each * count
+    return min(MOST_TOKENS_PER_IMAGE * count, target.max_context_tokens)
 
 
 def most_output(envelope: Envelope, target: Target) -> int:

@@ -20,7 +20,7 @@ from routing.eligibility import needs_of
 from routing.policy import Policy
 from routing.pricing import upper_bound_nano
 from routing.purse import Purse, most_input
-from routing.snapshot import Snapshot
+from routing.snapshot import Snapshot, Target
 from tests.support.targets import key, prices, target
 
 CAP = NANO
@@ -43,21 +43,30 @@ def call() -> Call:
     )  # fmt: skip
 
 
-def most(part: dict[str, Any]) -> int:
-    body = {"model": "m1", "messages": [{"role": "user", "content": [part]}], "max_tokens": 100}
-    return most_input(DIALECTS["openai-chat"].read_envelope(msgspec.json.encode(body)), TARGET)
+def most(*parts: dict[str, Any], of: Target = TARGET) -> int:
+    body = {"model": "m1", "messages": [{"role": "user", "content": parts}], "max_tokens": 100}
+    return most_input(DIALECTS["openai-chat"].read_envelope(msgspec.json.encode(body)), of)
 
 
 def test_the_bound_counts_text_by_its_bytes_and_media_by_what_they_are() -> None:
     data, link = "JVBERi0x" * 10_000, "https://files.example/one"
     assert 80_000 < most({"type": "text", "text": f"data:application/pdf;base64,{data}"}) < 81_000
-    assert 5_700 < most({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}) < 6_000
-    assert 5_700 < most({"type": "image_url", "image_url": {"url": link}}) < 6_000
+    assert 17_084 < most({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}) < 17_384
+    assert 17_084 < most({"type": "image_url", "image_url": {"url": link}}) < 17_384
     assert 4_700 < most({"type": "input_audio", "input_audio": {"data": data, "format": "mp3"}}) < 5_000
     assert 80_700 < most({"type": "file", "file": {"file_data": f"data:application/pdf;base64,{data}"}}) < 81_000
     pdf = {"file_data": f"data:application/pdf;base64,{data * 10}"}
     assert 700 < most({"type": "file", "file": pdf}) - TARGET.max_context_tokens < 1_000
     assert most({"type": "file", "file": {"file_id": "file-1"}}) == TARGET.max_context_tokens
+
+
+def test_images_take_no_more_than_the_context_except_where_more_is_billed_than_read() -> None:
+    """OpenAI bills gpt-4o-mini 33 times the tokens of gpt-4o for the same image."""
+    image = {"type": "image_url", "image_url": {"url": "https://images.example/one.png"}}
+    texts = 900 + 5 * len(msgspec.json.encode(image))
+    small, mini = target(context=20_000), target(upstream_model="gpt-4o-mini-2024-07-18", context=128_000)
+    assert 20_000 < most(*[image] * 5, of=small) < 20_000 + texts
+    assert 5 * 48_169 < most(*[image] * 5, of=mini) < 5 * 48_169 + texts
 
 
 async def covered(purse: Purse, asked: Call) -> int:
