@@ -54,6 +54,11 @@ class Admin(ModelAdmin):  # type: ignore[misc]  # unfold has no type information
     class Media:
         css: ClassVar[dict[str, tuple[str, ...]]] = {"all": ("pages/pages.css",)}
 
+    def response_action(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+        """Of all the rows that were chosen, or of none."""
+        with transaction.atomic():
+            return super().response_action(request, queryset)  # type: ignore[no-any-return]
+
     # -- whether somebody else changed it meanwhile --------------------------------------------------------------------
     def unshown(self, obj: Any) -> Mapping[str, Any]:
         """What a form of it changes and does not show, by what people call it: it belongs to the form's version."""

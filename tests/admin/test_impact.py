@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
@@ -97,6 +98,19 @@ def test_keys_are_revoked_after_a_question_and_stay_in_the_list(admin_client: Cl
     assert ClientKey.objects.get().enabled
     assert selected(admin_client, [key], "revoke", sure=True).status_code == 302
     assert not ClientKey.objects.get().enabled
+
+
+def test_an_action_changes_all_rows_or_none_and_says_so(admin_client: Client) -> None:
+    first, second = client_key(1), client_key(2)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TRIGGER refusing BEFORE UPDATE ON keys_clientkey WHEN (SELECT count(*) FROM keys_clientkey"
+            " WHERE NOT enabled) > 0 BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    refused = selected(admin_client, [first, second], "revoke", sure=True)
+    assert refused.status_code == 409
+    assert "Nothing was changed, not in part either." in text(refused)
+    assert ClientKey.objects.filter(enabled=True).count() == 2
 
 
 def test_the_vault_is_locked_after_a_question(admin_client: Client, open_vault: None) -> None:
