@@ -22,7 +22,11 @@ from tokenhub.management.commands import env_example
 from tokenhub.settings import ENV
 
 DEPLOY = ROOT / "deploy"
-FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix != ".tar")
+FILES = sorted(
+    path
+    for path in DEPLOY.rglob("*")
+    if path.is_file() and path.suffix != ".tar" and path.parent.name != "__pycache__"  # of a run before
+)
 YAML = [path for path in FILES if path.suffix in {".yaml", ".yml"}]
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 _NAME = re.compile(r"\bTOKENHUB_[A-Z][A-Z_]*")
