@@ -220,13 +220,19 @@ class Legs:
         if estimated:
             usage = estimate(seen, input_tokens=call.needs.input_tokens, produced_bytes=stream.produced_bytes)
         if error is not None:
-            note_break(visit, call, delivery, error)
+            if error.error_class != "timeout" or not call.deadline_passed:  # else it was the client who did not wait
+                note_break(visit, call, delivery, error)
             visit.add_leg(delivery.target, usage, estimated=True)
             exchange.close()
             raise error
-        if not ended:
-            await drain(exchange)
-        exchange.close()
+        try:
+            if not ended:
+                await drain(exchange)
+        except asyncio.CancelledError:
+            visit.account(CANCELLED_STATUS, usage=usage, estimated=estimated)
+            raise
+        finally:
+            exchange.close()
         return "".join(texts), usage, estimated
 
     def _failed(self, visit: Visit, leg: Leg, error: ApiError) -> LegResult:

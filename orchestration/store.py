@@ -207,6 +207,14 @@ def tend(runs: Collection[str], *, holder: str) -> set[str]:
     return {str(one) for one in mine.values_list("pk", flat=True)}
 
 
+def cancelled(runs: Collection[str]) -> set[str]:
+    """Those of them that somebody cancelled."""
+    if not runs:
+        return set()
+    found = PlanRun.objects.filter(pk__in=list(runs), state=RunState.CANCELLED)
+    return {str(one) for one in found.values_list("pk", flat=True)}
+
+
 def release(*, holder: str) -> None:
     """Of a process that ends: others may go on at once."""
     PlanRun.objects.filter(holder=holder, state=RunState.RUNNING).update(holder="", lease_until=timezone.now())

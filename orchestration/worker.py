@@ -60,12 +60,14 @@ DURABLY: Final[list[Callable[[Runtime], Durable]]] = []
 
 
 class _Entry:
-    """A run of this process. `is_kept`: the database knows it; `is_over`: no one need cancel it any more."""
+    """A run of this process. `is_kept`: the database knows it; `is_over`: no one need cancel it any more; `has_client`:
+    who waits for it here, so that nobody else can go on with it."""
 
-    __slots__ = ("is_cancelled", "is_kept", "is_over", "task")
+    __slots__ = ("has_client", "is_cancelled", "is_kept", "is_over", "task")
 
-    def __init__(self, task: asyncio.Task[Any], *, is_kept: bool) -> None:
+    def __init__(self, task: asyncio.Task[Any], *, is_kept: bool, has_client: bool) -> None:
         self.task = task
+        self.has_client = has_client
         self.is_kept = is_kept
         self.is_over = self.is_cancelled = False
 
@@ -118,7 +120,7 @@ class Worker:
             return outcome
         follower = Follower(self.behind, watcher, plan.id, self.holder)
         task = asyncio.get_running_loop().create_task(self.runner.run(plan, lambda: key, follower))
-        entry = self._entries[plan.id] = _Entry(task, is_kept=False)
+        entry = self._entries[plan.id] = _Entry(task, is_kept=False, has_client=True)
         inserted = partial(store.begin, plan, key, holder=self.holder, host=self._host, is_background=False)
         self.behind.put(inserted, then=partial(setattr, entry, "is_kept", True))
         try:
@@ -176,15 +178,21 @@ class Worker:
         self.start()
         durable = self.durable
         if durable is not None and self.is_durable:
-            begin = partial(store.begin, plan, key, holder=store.DURABLE, host=store.DURABLE)
-            await in_thread(partial(begin, is_background=True))
+            await self._submitted(plan, key, holder=store.DURABLE, host=store.DURABLE)
             durable.begin(plan)
             return
         has_room = len(self._background) < AT_ONCE
-        holder = self.holder if has_room else ""
-        await in_thread(partial(store.begin, plan, key, holder=holder, host=self._host, is_background=True))
+        await self._submitted(plan, key, holder=self.holder if has_room else "", host=self._host)
         if has_room:
             self._begin(Taken(plan))
+
+    async def _submitted(self, plan: Plan, key: KeyRecord, *, holder: str, host: str) -> None:
+        """Raises DatabaseError. A client that leaves meanwhile knows of no run, and asks for it anew."""
+        try:
+            await in_thread(partial(store.begin, plan, key, holder=holder, host=host, is_background=True))
+        except asyncio.CancelledError:
+            self.behind.put(partial(store.cancel, plan.id))
+            raise
 
     def drop(self, run_id: str) -> None:
         """It was cancelled: if it runs here, at once."""
@@ -196,7 +204,7 @@ class Worker:
 
     def _begin(self, taken: Taken) -> None:
         task = asyncio.get_running_loop().create_task(self._run(taken))
-        self._entries[taken.plan.id] = _Entry(task, is_kept=True)
+        self._entries[taken.plan.id] = _Entry(task, is_kept=True, has_client=False)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -239,19 +247,24 @@ class Worker:
             await asyncio.sleep(TEND_SECONDS)
 
     async def _look(self) -> None:
-        watched = [run_id for run_id, one in self._entries.items() if one.is_kept and not one.is_over]
+        watched = {run_id: one.has_client for run_id, one in self._entries.items() if one.is_kept and not one.is_over}
         room = AT_ONCE - len(self._background)
         mine = list(self._entries)
-        held, taken = await in_thread(partial(self._look_in_database, watched=watched, mine=mine, room=room))
-        for run_id in watched:
-            if run_id not in held:
-                self.drop(run_id)
+        ended, taken = await in_thread(partial(self._look_in_database, watched=watched, mine=mine, room=room))
+        for run_id in ended:
+            self.drop(run_id)
         for one in taken:
             if one.plan.id not in self._entries:
                 self._begin(one)
 
-    def _look_in_database(self, *, watched: list[str], mine: list[str], room: int) -> tuple[set[str], list[Taken]]:
-        held = store.tend(watched, holder=self.holder) if watched else set()
+    def _look_in_database(
+        self, *, watched: dict[str, bool], mine: list[str], room: int
+    ) -> tuple[list[str], list[Taken]]:
+        """Those of the watched runs that must end, and runs to go on with. A client's run goes on though its lease ran
+        out, as it does without a database: only who cancels it ends it."""
+        lost = watched.keys() - store.tend(watched, holder=self.holder) if watched else set()
+        cancelled = store.cancelled([run_id for run_id in lost if watched[run_id]])
+        ended = [run_id for run_id in lost if not watched[run_id] or run_id in cancelled]
         if self.durable is not None and not self.durable.is_up:
             store.forsake()
         if self.durable is not None:
@@ -264,7 +277,7 @@ class Worker:
             unreadable=self._unreadable,
             mine=mine,
         )
-        return held, taken
+        return ended, taken
 
 
 _WORKER: Worker | None = None

@@ -33,6 +33,12 @@ async def first_of(
     finally:
         for task in tasks:
             task.cancel()
-        for result in await asyncio.gather(*(one for one in tasks if one is not kept), return_exceptions=True):
+        try:
+            others = await asyncio.gather(*(one for one in tasks if one is not kept), return_exceptions=True)
+        except asyncio.CancelledError:  # nobody waits for it any more
+            if kept is not None:
+                discard(kept.result())
+            raise
+        for result in others:
             if result is not None and not isinstance(result, BaseException):
                 discard(result)

@@ -49,14 +49,18 @@ async def in_shape(visit: Visit, call: Call, delivery: Delivery, shape: Shape) -
         answer = delivery.answer
         assert answer is not None  # noqa: S101  streams go another way
         asked = None if call.dialect.name == "openai-chat" else call.parsed()
-        body, checked = await asyncio.to_thread(_checked, shape, call.dialect, answer.body, asked)
+        usage = answer.usage or estimate(
+            None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
+        )
+        try:
+            body, checked = await asyncio.to_thread(_checked, shape, call.dialect, answer.body, asked)
+        except asyncio.CancelledError:  # nobody waits for it any more, but it is made
+            visit.add_leg(delivery.target, usage, estimated=answer.usage is None)
+            raise
         if not checked.problems:
             delivery.answer = answer._replace(body=body)
             visit.is_valid = True if shape.is_checked else None
             return call, delivery
-        usage = answer.usage or estimate(
-            None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
-        )
         visit.add_leg(delivery.target, usage, estimated=answer.usage is None)
         settle(visit, call, delivery, usage, has_form=False)
         amended = partial(

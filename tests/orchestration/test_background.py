@@ -178,6 +178,24 @@ def test_an_operator_cancels_a_run_whose_client_waits(gateway: Gateway, upstream
     assert upstream.requests[0].lost.wait(10)
 
 
+def test_a_client_gets_its_answer_though_another_worker_took_its_run_for_abandoned(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    """As after some seconds without the database."""
+    upstream.when(said("Here it is.", delay=5))
+    answers: list[httpx.Response] = []
+    client = threading.Thread(target=lambda: answers.append(plan(gateway, "planning")))
+    client.start()
+    upstream.wait_for_requests(1)
+    running = "SELECT id FROM orchestration_planrun WHERE state = 'running' AND NOT is_background"
+    gateway.wait_until(lambda: len(gateway.query(running)) == 1)
+    (run,) = gateway.query(running)
+    over = "UPDATE orchestration_planrun SET state = 'failed', holder = '', lease_until = NULL WHERE id = ?"
+    gateway.execute(over, run["id"])
+    client.join(timeout=20)
+    assert (answers[0].status_code, "Here it is." in answers[0].text) == (200, True), answers[0].text
+
+
 def test_it_can_be_followed(gateway: Gateway, upstream: Upstream) -> None:
     upstream.next(said("The plan."), said("A flaw.", delay=0.5), said("Better.", delay=0.5))
     run_id = begin(gateway, "adversarial")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -80,3 +81,44 @@ def test_nobody_goes_on_with_a_run_whose_client_was_told_that_it_failed(monkeypa
     asyncio.run(asked())
     run = PlanRun.objects.get(pk=plan.id)
     assert (run.state, run.sealed_plan, driver.ended) == (RunState.CANCELLED, None, [plan.id])
+
+
+class Slow:
+    """A key with which to begin a run takes time."""
+
+    id, name = KEY.id, KEY.name
+
+    def __init__(self) -> None:
+        self.begins, self.goes_on = threading.Event(), threading.Event()
+
+    @property
+    def project(self) -> str:
+        self.begins.set()
+        self.goes_on.wait(20)
+        return KEY.project
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_client_that_leaves_before_its_run_is_accepted_has_begun_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = begun()
+    PlanRun.objects.all().delete()
+    monkeypatch.setattr(worker, "DURABLY", [])
+    key: Any = Slow()
+
+    async def asked() -> None:
+        held: Any = SimpleNamespace(journal=SimpleNamespace(holder="one"))
+        made = worker.Worker(held)
+        monkeypatch.setattr(made, "start", lambda: setattr(made, "_host", "here"))  # takes up nothing beside
+        try:
+            submitting = asyncio.ensure_future(made.submit(plan, key))
+            assert await asyncio.to_thread(key.begins.wait, 20)
+            submitting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await submitting
+        finally:
+            key.goes_on.set()
+            await made.behind.stop()
+            await in_thread(disconnect)
+
+    asyncio.run(asked())
+    assert PlanRun.objects.get(pk=plan.id).state == RunState.CANCELLED

@@ -68,6 +68,34 @@ def test_two_results_at_once_leave_one_to_be_discarded() -> None:
     assert log == ["b"]
 
 
+def test_what_was_kept_is_discarded_when_whoever_waits_leaves_before_the_other_has_stopped() -> None:
+    log: list[str] = []
+
+    async def run() -> None:
+        stopping, stopped = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> str:
+            try:
+                await asyncio.sleep(20)
+            finally:
+                stopping.set()
+                await stopped.wait()
+            return "never"
+
+        async def quick() -> str:
+            return "b"
+
+        racing = asyncio.create_task(first_of(slow, quick, after_seconds=0.01, discard=log.append))
+        await asyncio.wait_for(stopping.wait(), 10)
+        racing.cancel()
+        stopped.set()
+        with pytest.raises(asyncio.CancelledError):
+            await racing
+
+    asyncio.run(run())
+    assert log == ["b"]
+
+
 def test_both_end_with_whoever_waits() -> None:
     log: list[str] = []
 
