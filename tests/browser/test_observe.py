@@ -227,6 +227,15 @@ def test_the_dashboard_shows_first_what_is_wrong_and_then_the_figures(tab: Tab, 
     tab.page.wait_for_url("**/requestlog/?*outcome=failed")
 
 
+def test_the_page_of_a_request_with_a_long_cost_is_not_wider_than_a_phone(tab: Tab, gateway: Gateway) -> None:
+    made = ask(gateway, "m")
+    gateway.rows(at_least=1)
+    gateway.execute("UPDATE telemetry_requestlog SET cost_usd = '0.000000012'")
+    tab.check_page(f"/admin/live/explain/{made}/")
+    table = tab.page.get_by_role("region", name="Tokens and cost").locator("table")
+    assert "$0.000000012" in table.inner_text()
+
+
 @pytest.mark.slow
 def test_every_page_is_calm_and_readable_in_every_look(tab: Tab, gateway: Gateway) -> None:
     made = ask(gateway, "best")

@@ -20,14 +20,14 @@ from tests.support.gateway import ROOT, Gateway, environment, free_port, migrate
 class Quickstart:
     """`manage.py quickstart` until it said that it is ready."""
 
-    def __init__(self, folder: Path, port: int, *command: str) -> None:
-        """`command`: what to start in place of it."""
+    def __init__(self, folder: Path, port: int, *command: str, **more: str) -> None:
+        """`command`: what to start in place of it; `more`: variables of its environment."""
         env = {name: value for name, value in environment(folder).items() if name != "TOKENHUB_VAULT_PASSWORD"}
         self.output = ""
         with (folder / "out").open("w") as out, (folder / "log").open("a") as log:
             self.process = subprocess.Popen(
                 command or [sys.executable, "manage.py", "quickstart", "--listen", f"127.0.0.1:{port}"],
-                cwd=ROOT, env={**env, "TOKENHUB_LISTEN_ADDR": f"127.0.0.1:{port}"}, stdout=out, stderr=log,
+                cwd=ROOT, env={**env, "TOKENHUB_LISTEN_ADDR": f"127.0.0.1:{port}", **more}, stdout=out, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
         Gateway.wait_until(lambda: self._is_ready(folder), seconds=40)
@@ -76,6 +76,13 @@ def test_quickstart_prints_a_login_link_a_key_and_a_curl_line_that_answers(tmp_p
         second.stop()
     for name in ("tokenhub.sqlite3", "django_secret"):
         assert key.encode() not in (tmp_path / name).read_bytes()
+
+
+def test_quickstart_without_a_sandbox_says_what_the_curl_line_needs_first(tmp_path: Path) -> None:
+    made = Quickstart(tmp_path, free_port(), TOKENHUB_SANDBOX="false")
+    made.stop()
+    assert '"model": "auto"' in made.output
+    assert "Try it      (once a provider and a model are set up" in made.output
 
 
 def test_make_run_ends_its_server_when_it_is_killed(tmp_path: Path) -> None:

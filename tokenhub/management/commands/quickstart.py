@@ -16,6 +16,7 @@ from django.core.management.base import BaseCommand
 from keys import services as keys
 from keys.models import ClientKey
 from routing import services as routing
+from routing.models import Model
 from tokenhub import login
 from tokenhub.serving import listen_address, require_free, require_settings
 from vault import services as vault
@@ -72,7 +73,7 @@ def _banner(listen: str) -> str:
         lines += ["  Client key  made on an earlier run; `manage.py keys create NAME` makes another.", ""]
         return "\n".join(lines)
     issued = keys.issue(name="first key", owner=login.ADMIN_NAME)
-    lines += ["  Client key  (shown this once)", f"    {issued.plaintext}", "", "  Try it"]
+    lines += ["  Client key  (shown this once)", f"    {issued.plaintext}", "", f"  {_try_it()}"]
     lines += [
         f"    curl -i {base}/v1/chat/completions \\",
         f"      -H 'Authorization: Bearer {issued.plaintext}' \\",
@@ -81,6 +82,12 @@ def _banner(listen: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _try_it() -> str:
+    if settings.TOKENHUB_SANDBOX or Model.objects.filter(enabled=True).exists():
+        return "Try it"
+    return "Try it      (once a provider and a model are set up, behind the login link: there is no sandbox here)"
 
 
 def _first_model() -> str:
