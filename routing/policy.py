@@ -130,13 +130,14 @@ def choose(snapshot: Snapshot, name: str, policy: Policy, key: KeyRecord) -> Cho
     if name.startswith(MODE_PREFIX) and (mode := name[len(MODE_PREFIX) :]) in snapshot.profiles:
         return Choice(replace(policy, mode=mode))
     usable = usable_names(snapshot, key)
+    otherwise = _hint(usable) if snapshot.targets else "No model is configured: the operator adds one in the admin."
     modes = [MODE_PREFIX + mode for mode in ("auto", *snapshot.profiles)]
     nearest = get_close_matches(name[:200], usable + modes, n=3, cutoff=0.5)
     raise ApiError(
         "model_not_found",
         f"There is no model {name[:200]!r} here.",
         param="model",
-        hint=f"Did you mean {', '.join(nearest)}?" if nearest else _hint(usable),
+        hint=f"Did you mean {', '.join(nearest)}?" if nearest else otherwise,
     )
 
 

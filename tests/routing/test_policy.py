@@ -83,8 +83,10 @@ def test_a_model_that_the_key_may_not_use_is_refused_with_those_that_it_may() ->
     assert "claude-opus" in error.hint
 
 
-def test_without_any_model_the_hint_says_whom_to_ask() -> None:
-    assert "operator" in refused(lambda: choose(Snapshot(), "zzz", PLAIN, key())).hint
+def test_without_any_model_the_hint_says_whether_the_key_is_the_reason() -> None:
+    assert "No model is configured: the operator" in refused(lambda: choose(Snapshot(), "zzz", PLAIN, key())).hint
+    narrow = key(models=["gone"])
+    assert "to this key; ask the operator" in refused(lambda: choose(snapshot(target("m1")), "zzz", PLAIN, narrow)).hint
 
 
 def test_a_long_name_does_not_come_back_whole() -> None:
