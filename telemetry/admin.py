@@ -307,7 +307,10 @@ class WebhookAdmin(Admin):
     search_fields = ("url", "description")
     actions = ("send_test", "rotate_secret")
     empty_title = "No webhook yet"
-    empty_hint = "A webhook gets alerts of budgets, health, the vault and key rotation as signed POST requests, repeated until it takes them."
+    empty_hint = (
+        "A webhook gets alerts of budgets, health, the vault and key rotation as signed POST requests, repeated until"
+        " it takes them."
+    )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Webhook | None = None) -> tuple[str, ...]:
         return ("secret",) if obj is not None and self.has_change_permission(request, obj) else ()
