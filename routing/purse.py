@@ -66,13 +66,13 @@ class Purse:
     def cover_at_once(self, call: Call, target: Target) -> int | None:
         """As `cover`, for a first attempt whose call can go as it is, out of what this process has at hand. None:
         `cover` must see to it."""
-        envelope, prices = call.envelope, target.prices
-        asked = envelope.max_output_tokens
-        if asked is None and (asked := target.max_output_tokens) is None and envelope.n:
+        envelope = call.envelope
+        asked = most_output(envelope, target)
+        is_bounded = not asked or target.max_output_tokens is not None or asked == envelope.max_output_tokens
+        if target.prices is None or not is_bounded or self._held or self._turn is not None:
             return None
-        if prices is None or self._held or self._turn is not None:
-            return None
-        most = upper_bound_nano(prices, most_input(envelope, target), asked * envelope.n if asked else 0)
+        tokens = most_input(envelope, target)
+        most = upper_bound_nano(target.prices, tokens, asked * envelope.n)
         for budget in self._budgets:
             one = self._ledger.reserve_at_once(budget, self.spent + most)
             if one is None:

@@ -109,7 +109,7 @@ def test_an_action_changes_all_rows_or_none_and_says_so(admin_client: Client) ->
         )
     refused = selected(admin_client, [first, second], "revoke", sure=True)
     assert refused.status_code == 409
-    assert "Nothing was changed, not in part either." in text(refused)
+    assert "An action on several rows of a list has changed none of them." in text(refused)
     assert ClientKey.objects.filter(enabled=True).count() == 2
 
 
