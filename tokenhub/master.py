@@ -11,7 +11,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 
 from telemetry.logs import EventLogger
-from tokenhub.worker import RETIRE, PlainWorker
+from tokenhub.worker import ENDING, RETIRE, PlainWorker
 
 log = EventLogger(__name__)
 STEP_SECONDS = 0.1
@@ -51,7 +51,13 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no type information
                 self._let_go(worker)
 
     def spawn_worker(self) -> int:
-        pid: int = super().spawn_worker()
+        """A signal that meets the fork waits in the new process until `PlainWorker.init_signals`: with the handlers of
+        the master, which it has until then, it would queue a SIGTERM that nobody there reads."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            pid: int = super().spawn_worker()  # returns in the master alone
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         return pid
 
     def _renew(self) -> None:

@@ -26,6 +26,7 @@ GRACE_SECONDS = 30
 LINGER_SECONDS = 10.0
 """Longer than common clients keep an idle connection (httpx: 5)."""
 RETIRE = signal.SIGUSR2
+ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, RETIRE}
 
 
 class GracefulServer(uvicorn.Server):
@@ -104,6 +105,7 @@ class PlainWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no
     def init_signals(self) -> None:
         super().init_signals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the master's; whoever sends it to all shall end none
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # the master blocked them for the fork
 
     def run(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -39,7 +40,11 @@ class Quickstart:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=20)
+        try:
+            self.process.wait(timeout=20)
+        finally:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def test_quickstart_prints_a_login_link_a_key_and_a_curl_line_that_answers(tmp_path: Path) -> None:
@@ -83,6 +88,14 @@ def test_quickstart_without_a_sandbox_says_what_the_curl_line_needs_first(tmp_pa
     made.stop()
     assert '"model": "auto"' in made.output
     assert "Try it      (once a provider and a model are set up" in made.output
+
+
+def test_a_server_that_is_stopped_while_it_starts_its_workers_ends_at_once(tmp_path: Path) -> None:
+    port = free_port()
+    address = ("--listen", f"127.0.0.1:{port}", "--workers", "8")
+    made = Quickstart(tmp_path, port, sys.executable, "manage.py", "quickstart", *address)
+    made.stop()  # bounded by less than what workers get that did not hear of it
+    assert made.process.returncode == 0
 
 
 def test_make_run_ends_its_server_when_it_is_killed(tmp_path: Path) -> None:
