@@ -227,6 +227,8 @@ class ClientKeyAdmin(ToldMoney, LimitedForms, Admin):
         services.delete(key=obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ClientKey]) -> None:
+        ids = [str(key.pk) for key in queryset]
+        services.lock_money(Budget.objects.filter(subject=Subject.KEY, subject_id__in=ids))
         for key in queryset:
             services.delete(key=key)
 
@@ -345,6 +347,8 @@ class ProjectAdmin(ToldMoney, LimitedForms, Admin):
         services.delete_project(project=obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Project]) -> None:
+        names = [project.name for project in queryset]
+        services.lock_money(Budget.objects.filter(subject=Subject.PROJECT, subject_id__in=names))
         for project in queryset:
             services.delete_project(project=project)
 
@@ -439,5 +443,6 @@ class BudgetAdmin(Admin):
         services.delete_budget(budget=obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Budget]) -> None:
+        services.lock_money(queryset)
         for budget in queryset:
             services.delete_budget(budget=budget)

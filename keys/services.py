@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Final
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from keys import calendar
@@ -178,12 +178,17 @@ def set_budget(*, subject: str, subject_id: str = "", amount_usd: Decimal | None
 
 @transaction.atomic
 def delete_budget(*, budget: Budget) -> None:
-    """Its periods are locked before their leases, as by whoever spends of it. A period that is made meanwhile refers to
-    the locked budget, and cannot be committed before this is."""
-    turn.take()
-    Budget.objects.select_for_update().filter(pk=budget.pk).first()
-    list(BudgetPeriod.objects.select_for_update().filter(budget=budget).order_by("pk").values_list("pk"))
+    lock_money(Budget.objects.filter(pk=budget.pk))
     budget.delete()
+
+
+def lock_money(budgets: QuerySet[Budget]) -> None:
+    """For whoever is about to delete them, before the first of them: the periods of all in one order, and before their
+    leases, as whoever spends locks them. A period that is made meanwhile refers to a locked budget, and cannot be
+    committed before this is."""
+    turn.take()
+    locked = list(budgets.select_for_update().order_by("pk").values_list("pk", flat=True))
+    list(BudgetPeriod.objects.select_for_update().filter(budget__in=locked).order_by("pk").values_list("pk"))
 
 
 # -- projects --------------------------------------------------------------------------------------------------------

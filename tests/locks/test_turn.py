@@ -17,10 +17,11 @@ from django.urls import reverse
 from django.utils import timezone
 
 import tokenhub.urls  # noqa: F401  registers the pages
+from keys import bank
 from keys import services as keys
 from keys.bank import DatabaseBank, current_period
 from keys.ledger import Return
-from keys.models import Budget, ClientKey, Lease, Project, Subject
+from keys.models import Budget, BudgetPeriod, ClientKey, Lease, Project, Subject
 from orchestration import services as prompts
 from orchestration.prompts import BUILT_IN
 from providers import services as providers
@@ -237,24 +238,68 @@ def test_a_request_gets_its_money_while_the_budget_is_deleted(
     way: Callable[[SimpleNamespace], Do], database: postgres.Postgres, rows: SimpleNamespace
 ) -> None:
     """As a request does: the period first, then the lease."""
-    made, bank = budget(rows, way), DatabaseBank(holder="a", host="h")
-    lease = bank.grant(made.pk, "", most=10, least=10).lease
+    made, mine = budget(rows, way), DatabaseBank(holder="a", host="h")
+    lease = mine.grant(made.pk, "", most=10, least=10).lease
     grants = []
     beside(
         database,
         lambda: current_period(made, timezone.now()),
         way(rows),
-        lambda: grants.append(bank.grant(made.pk, lease, most=1000, least=1000)),
+        lambda: grants.append(mine.grant(made.pk, lease, most=1000, least=1000)),
     )
     assert grants[0].lease == lease
     assert not Budget.objects.exists()
     assert not Lease.objects.exists()
 
 
+def all_budgets(rows: SimpleNamespace) -> list[Row]:
+    return list(Budget.objects.order_by("subject"))
+
+
+def with_their_keys(rows: SimpleNamespace) -> list[Row]:
+    return list(ClientKey.objects.order_by("name"))
+
+
+def with_their_projects(rows: SimpleNamespace) -> list[Row]:
+    return list(Project.objects.order_by("name"))
+
+
+@pytest.mark.parametrize("chosen", [all_budgets, with_their_keys, with_their_projects])
+def test_spending_of_several_budgets_goes_on_while_they_are_deleted_together(
+    chosen: Callable[[SimpleNamespace], list[Row]],
+    database: postgres.Postgres,
+    client: Client,
+    rows: SimpleNamespace,
+) -> None:
+    """As the ingester does: the periods by their number, in which the budgets are not."""
+    keys.save_project(project=Project(name="branch"))
+    other_key = keys.issue(name="a stall").record
+    ways: dict[Any, list[tuple[str, str]]] = {
+        with_their_keys: [(Subject.KEY, str(rows.key.pk)), (Subject.KEY, str(other_key.pk))],
+        with_their_projects: [(Subject.PROJECT, "shop"), (Subject.PROJECT, "branch")],
+    }
+    for subject, whose in ways.get(chosen, [(Subject.PROJECT, "shop"), (Subject.INSTALLATION, "")]):
+        made = Budget.objects.create(subject=subject, subject_id=whose, amount_usd=Decimal(5), every="total")
+        with transaction.atomic():
+            current_period(made, timezone.now())
+    first, second = BudgetPeriod.objects.order_by("pk").values_list("pk", flat=True)
+    several = chosen(rows)
+    url = reverse(f"admin:{several[0]._meta.app_label}_{several[0]._meta.model_name}_changelist")
+    posted = {"action": "delete_selected", "_selected_action": [str(row.pk) for row in several], "post": "yes"}
+    answer = beside(
+        database,
+        lambda: list(bank._locked([first])),
+        lambda: client.post(url, posted),
+        lambda: list(bank._locked([second])),
+    )
+    assert answer.status_code == 302
+    assert not Budget.objects.exists()
+
+
 def test_nothing_is_given_back_to_a_budget_that_is_gone(database: postgres.Postgres, rows: SimpleNamespace) -> None:
-    made, bank = budget(rows, by_itself), DatabaseBank(holder="a", host="h")
-    lease = bank.grant(made.pk, "", most=10, least=10).lease
-    beside(database, by_itself(rows), lambda: bank.give_back(Return(lease, 10, True)), nothing)
+    made, mine = budget(rows, by_itself), DatabaseBank(holder="a", host="h")
+    lease = mine.grant(made.pk, "", most=10, least=10).lease
+    beside(database, by_itself(rows), lambda: mine.give_back(Return(lease, 10, True)), nothing)
     assert not Lease.objects.exists()
 
 
