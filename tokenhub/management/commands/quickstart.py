@@ -25,7 +25,10 @@ FIRST_MODEL = "sandbox/swift"
 
 
 class Command(BaseCommand):
-    help = "Prepares the database, an administrator, sandbox models and a first client key, then serves."
+    help = (
+        "Prepares the database, an administrator, a first client key and, unless TOKENHUB_SANDBOX is false, sandbox "
+        "models; then serves."
+    )
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
