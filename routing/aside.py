@@ -10,7 +10,7 @@ from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
 
 from keys.ledger import Ledger
-from providers.formats.dialect import Answer
+from providers.formats.dialect import Answer, Usage
 from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
 from routing.attempt import AttemptFailed
@@ -82,17 +82,15 @@ class Asides:
                 None, input_tokens=call.needs.input_tokens, produced_bytes=answer.produced_bytes
             )
             entry.status = 200
-            entry.usage_estimated = answer.usage is None or usage.is_unlikely
-            entry.input_tokens, entry.output_tokens = usage.input_tokens, usage.output_tokens
-            entry.cached_input_tokens, entry.cache_write_tokens = usage.cached_input_tokens, usage.cache_write_tokens
-            entry.reasoning_tokens = usage.reasoning_tokens
-            entry.cost_nano = cost_nano(target.prices, usage) if target.prices is not None else None
+            _charge(entry, target, usage, estimated=answer.usage is None)
             entry.capture = await asyncio.to_thread(
                 self._captures.sealed, call.snapshot, entry.id, answer=answer.body, dialect=call.dialect
             )
         except AttemptFailed as failure:
             attempt.error_class, attempt.message = failure.error.value, failure.message
             entry.status, entry.error_class = failure.status or 502, failure.error.value
+            if failure.usage is not None:
+                _charge(entry, target, failure.usage, estimated=False)
             return None
         except (ApiError, InvalidRequest) as problem:
             entry.status, entry.error_code = 400, problem.code
@@ -104,6 +102,14 @@ class Asides:
                 entry.charges = call.purse.settle(entry.cost_nano or 0)
             self._journal.append(entry)
         return answer
+
+
+def _charge(entry: Entry, target: Target, usage: Usage, *, estimated: bool) -> None:
+    entry.usage_estimated = estimated or usage.is_unlikely
+    entry.input_tokens, entry.output_tokens = usage.input_tokens, usage.output_tokens
+    entry.cached_input_tokens, entry.cache_write_tokens = usage.cached_input_tokens, usage.cache_write_tokens
+    entry.reasoning_tokens = usage.reasoning_tokens
+    entry.cost_nano = cost_nano(target.prices, usage) if target.prices is not None else None
 
 
 def entry_for(visit: Visit, call: Call, target: Target, reason: str) -> Entry:
@@ -129,7 +135,7 @@ def entry_for(visit: Visit, call: Call, target: Target, reason: str) -> Entry:
 
 def beside(call: Call, target: Target, envelope: Envelope, **changes: Any) -> Call:
     """The call of that target alone, without what is the client's own business: its deadline, its demands, its
-    lesson."""
+    lesson, its bill."""
     return replace(
         call,
         envelope=envelope,
@@ -142,6 +148,7 @@ def beside(call: Call, target: Target, envelope: Envelope, **changes: Any) -> Ca
         lesson=None,
         plain=None,
         purse=None,
+        wasted=None,
         lowered_to=None,
         trace=None,
         attempts=[],

@@ -29,10 +29,12 @@ def gateway(upstreams: tuple[Upstream, Upstream], tmp_path_factory: pytest.TempP
         providers=[
             {"id": "real", "type": "openai", "base_url": real.url, "dialects": ["openai-chat"]},
             {"id": "shadow", "type": "anthropic", "base_url": shadow.url},
+            {"id": "chats", "type": "openai", "base_url": shadow.url, "dialects": ["openai-chat"]},
         ],
         models=[
             {"id": "now", "provider_id": "real", **prices},
             {"id": "next", "provider_id": "shadow", **prices},
+            {"id": "chat", "provider_id": "chats", **prices},
         ],
         aliases=[
             {
@@ -42,6 +44,10 @@ def gateway(upstreams: tuple[Upstream, Upstream], tmp_path_factory: pytest.TempP
             {
                 "name": "half",
                 "variants": [{"model_id": "now"}, {"model_id": "next", "weight": 50, "is_shadow": True}],
+            },
+            {
+                "name": "chats",
+                "variants": [{"model_id": "now"}, {"model_id": "chat", "weight": 100, "is_shadow": True}],
             },
         ],
     ) as running:
@@ -100,6 +106,23 @@ def test_a_failing_shadow_is_logged_and_the_client_notices_nothing(
     own, copy = rows(gateway, answer)
     assert (own["status"], copy["status"], copy["error_class"]) == (200, 500, "transient")
     assert copy["cost_usd"] is None
+
+
+def test_a_shadow_answer_that_is_of_no_use_is_on_its_own_bill(
+    gateway: Gateway, upstreams: tuple[Upstream, Upstream]
+) -> None:
+    real, shadow = upstreams
+    usage = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
+    shadow.next(Reply(body=json.dumps({"object": "chat.completion", "choices": [], "usage": usage}).encode()))
+    real.next(Reply(interval=0.05))  # the shadow has answered before the stream ends
+    body = {"model": "chats", "max_tokens": 40, "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    answer = gateway.post("/v1/messages", body)
+    assert answer.status_code == 200
+    own, copy = rows(gateway, answer)
+    assert (own["input_tokens"], own["output_tokens"]) == (11, 8)
+    assert float(own["cost_usd"]) == pytest.approx((11 * 0.001 + 8 * 0.002) / 1000)
+    assert (copy["status"], copy["input_tokens"], copy["output_tokens"]) == (502, 1000, 500)
+    assert float(copy["cost_usd"]) == pytest.approx((1000 * 0.001 + 500 * 0.002) / 1000)
 
 
 def test_only_its_share_of_the_requests_is_copied(gateway: Gateway, upstreams: tuple[Upstream, Upstream]) -> None:
