@@ -299,6 +299,7 @@ class Chat(Endpoint):
                 data += stream.fail(client_error(error, visit.client_id or visit.request_id))
             if not visit.started:
                 await visit.start(200, headers)
+            visit.leave()  # whoever has all of it may ask again, though its provider takes its time to close
             await visit.send(data, more=False)
             if error is None and not ended:
                 await drain(exchange)

@@ -287,16 +287,20 @@ class Visit:
             noted=told,
         )
 
-    def close(self) -> None:
+    def leave(self) -> None:
+        """It is accounted for, and counts no more as under way."""
         if self.ticket is not None:
             self.ticket.close(self._used_tokens)
-        elif not self.is_noted and (shared := self.runtime.shared_limits) is not None:
-            shared.note(self.address)
         if self._admitted:
             now, more = monotonic(), self._used_tokens - self._tokens
             for lease in self._admitted:
                 TABLE.leave(lease.limits, more, now, since=self._admitted_at)
             self._admitted = []
+
+    def close(self) -> None:
+        if self.ticket is None and not self.is_noted and (shared := self.runtime.shared_limits) is not None:
+            shared.note(self.address)
+        self.leave()
         if self._timer is not None:
             self._timer.cancel()
         if self._watcher is not None:

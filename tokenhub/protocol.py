@@ -6,6 +6,7 @@ Subclasses internals of uvicorn, whose version is pinned; the tests of the data 
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from uvicorn.protocols.http import httptools_impl
@@ -38,7 +39,7 @@ class Cycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+            await self._drained()
         if self.disconnected:
             return
         if not self.response_started:
@@ -63,6 +64,16 @@ class Cycle(RequestResponseCycle):
         self.response_complete = True
         self.message_event.set()
         self.on_response()
+
+    async def _drained(self) -> None:
+        """A client that takes nothing for so long has left, whatever its connection says."""
+        try:
+            async with asyncio.timeout(runtime().stream_idle_timeout):
+                await self.flow.drain()
+        except TimeoutError:
+            self.transport.abort()
+            self.disconnected = True
+            self.message_event.set()
 
     def _head(self, status: int, headers: Any, lines: bytes) -> bytes:
         """`lines`: further ones. Raises RuntimeError for a header that holds a line break."""

@@ -1,0 +1,90 @@
+"""What a client holds that is done, or that takes nothing, and what it does to others: over a running gateway."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import wire
+from tests.support.gateway import KEY, Gateway
+from tests.support.upstream import Reply, Upstream
+
+ONE_KEY = KEY[:-2] + "41"  # one request at the same time
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with Gateway(
+        tmp_path_factory.mktemp("gateway"),
+        providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "dialects": ["openai-chat"]}],
+        models=[{"id": "m", "provider_id": "p"}],
+        keys=[{"key": KEY}, {"key": ONE_KEY, "max_concurrent": 1}],
+        env={"TOKENHUB_STREAM_IDLE_TIMEOUT_SECS": "2"},
+    ) as running:
+        yield running
+
+
+def request(*, key: str = KEY, **fields: object) -> bytes:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}).encode()
+    lines = [
+        "POST /v1/chat/completions HTTP/1.1",
+        "host: gateway",
+        f"authorization: Bearer {key}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def connected(gateway: Gateway, *, small: bool = False) -> socket.socket:
+    """`small`: the kernel takes little for it."""
+    found = socket.socket()
+    found.settimeout(20)
+    if small:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    found.connect(("127.0.0.1", gateway.port))
+    return found
+
+
+def until(client: socket.socket, end: bytes) -> bytes:
+    data = b""
+    while end not in data and (more := client.recv(65_536)):
+        data += more
+    return data
+
+
+def in_flight(gateway: Gateway) -> int:
+    (line,) = (
+        one for one in gateway.get("/metrics").text.splitlines() if one.startswith("tokenhub_requests_in_flight")
+    )
+    return int(float(line.split()[-1]))
+
+
+def test_who_has_the_whole_stream_may_ask_again_though_its_provider_has_not_closed_it(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    upstream.next(Reply(words=1, interval=0.3))  # so long after each event, the last one too
+    with connected(gateway) as client:
+        client.sendall(request(key=ONE_KEY, stream=True))
+        assert until(client, b"0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        client.sendall(request(key=ONE_KEY))
+        assert until(client, b"\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_takes_nothing_of_its_streams_end_is_let_go(gateway: Gateway, upstream: Upstream) -> None:
+    whole = wire.chat_events("m", 1, None)
+    large = wire.chat_events("x" * 12_000_000, 1, None)[0]
+    upstream.next(Reply(events=(whole[0], large, b"".join(whole[1:])), interval=0.7))
+    with connected(gateway, small=True) as client:
+        client.sendall(request(stream=True))
+        assert until(client, b"\r\n").startswith(b"HTTP/1.1 200 ")
+        gateway.wait_until(lambda: in_flight(gateway) == 0, seconds=10)
