@@ -9,7 +9,7 @@ from routing.attempt import AttemptFailed
 from routing.call import Call
 from routing.snapshot import Target
 from routing.words import LAST_RESORT
-from telemetry.journal import Attempt
+from telemetry.journal import OUTRUN, Attempt
 
 
 def reason_of(call: Call, target: Target, failures: Sequence[tuple[Target, AttemptFailed]]) -> str:
@@ -28,6 +28,16 @@ def reason_of(call: Call, target: Target, failures: Sequence[tuple[Target, Attem
     if last.error is ErrorClass.CONTEXT_OVERFLOW:
         return "escalated-context-overflow"
     return f"failover-{last.error.value}"
+
+
+def outrun_record(target: Target, latency_ms: float) -> Attempt:
+    return Attempt(
+        model=target.model_id,
+        provider=target.provider.id,
+        error_class=OUTRUN,
+        latency_ms=int(latency_ms),
+        message="Another model spoke first.",
+    )
 
 
 def attempt_record(target: Target, failure: AttemptFailed, latency_ms: float) -> Attempt:

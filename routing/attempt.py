@@ -138,6 +138,8 @@ async def _attempt(
             if not 200 <= exchange.status < 300:
                 raise await _refusal(exchange, dialect, secret)
             delivery.upstream_headers = exchange.headers
+            if call.accepted is not None:
+                call.accepted.append(target)
             if call.envelope.stream:
                 stream = relay(
                     dialect,

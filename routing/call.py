@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
+from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 from keys.auth import KeyRecord
@@ -67,6 +68,10 @@ def forwardable_query(query: bytes) -> bytes:
     return b"?" + kept if kept else b""
 
 
+class Wasted(Protocol):
+    def __call__(self, target: Target, usage: Usage, *, estimated: bool = False) -> object: ...
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """`hint`: the target that the client named, None where the router decides; `variants`: the others of its alias, to
@@ -96,8 +101,10 @@ class Call:
     """The form that the answer must have."""
     purse: Purse | None = None
     """Where budgets pay for it."""
-    wasted: Callable[[Target, Usage], object] | None = None
+    wasted: Wasted | None = None
     """Hears of answers that were made, and will be billed, and that the client cannot be given."""
+    accepted: list[Target] | None = None
+    """Who began to answer, where somebody wants to know."""
     lowered_to: int | None = None
     """The limit of the answer, in tokens, where it is not the client's own."""
     unaffordable: BudgetExceeded | None = None

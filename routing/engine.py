@@ -16,9 +16,10 @@ from typing import Final
 
 from keys.ledger import BudgetExceeded
 from providers.client import FailureKind, Transport
+from providers.formats.dialect import Relay
 from providers.formats.errors import InvalidRequest
 from providers.outcomes import ErrorClass, is_retriable
-from routing.accounts import attempt_record, reason_of
+from routing.accounts import attempt_record, outrun_record, reason_of
 from routing.affinity import AFFINITY
 from routing.attempt import AttemptFailed, Delivery, Timeouts, attempt
 from routing.breaker import RATE_LIMITED
@@ -34,6 +35,7 @@ from routing.purse import NoPrice, exceeded
 from routing.ranking import last_resort, rank
 from routing.snapshot import Endpoint, Target
 from routing.variants import Variants
+from routing.visit import estimate
 from telemetry.journal import Attempt
 from vault.errors import VaultLocked
 
@@ -86,8 +88,9 @@ class Engine:
             if trial is None and not nobody_else:
                 held_back.append(target)
                 continue
+            failed = len(failures)
             try:
-                delivery = await self._hedged(call, target, targets, waiting, failures)
+                delivery = await self._hedged(call, target, targets, waiting, failures, skipped)
             finally:
                 if trial:
                     self._health.released(target.provider.id, target.model_id, trial)
@@ -98,14 +101,15 @@ class Engine:
                     delivery.at_home = self._affinity.target(talk, now, call.snapshot.targets) == model_id
                     self._affinity.remember(talk, model_id, now)
                 return delivery
+            for who, one in failures[failed:]:
+                if one.error is ErrorClass.AUTH and one.status != 403:
+                    skipped.add(who.provider.id)
             failure = next((one for who, one in reversed(failures) if who is target), None)
             if failure is None:
                 continue  # the request cannot be said in this target's dialect
             match failure.error:
                 case ErrorClass.INVALID_REQUEST if target is call.hint:
                     raise rejected(failure)
-                case ErrorClass.AUTH if failure.status != 403:
-                    skipped.add(target.provider.id)
                 case ErrorClass.CONTEXT_OVERFLOW:
                     rest = [*waiting, *targets]
                     waiting = sorted(rest, key=lambda one: -one.max_context_tokens)
@@ -122,35 +126,59 @@ class Engine:
         targets: Iterator[Target],
         waiting: list[Target],
         failures: list[tuple[Target, AttemptFailed]],
+        skipped: set[str],
     ) -> Delivery | None:
-        """As `_try`; where hedging is on, a stream's next target is asked too when this one is silent."""
+        """As `_try`; where hedging is on, a stream's next target is asked too when this one is silent. What the
+        one that is not heard costs is on the bill, as far as one can tell."""
         spare = None
         if self._timeouts.hedge_after and call.envelope.stream:
-            spare = waiting.pop(0) if waiting else next(targets, None)
-        if spare is not None and not self._is_sound(spare):
-            waiting.insert(0, spare)
-            spare = None
+            spare = self._spare(targets, waiting, skipped)
         if spare is None:
             return await self._try(call, target, failures)
         started = monotonic()
+        accepted: list[Target] = []
+        discarded: list[Target] = []
 
         async def leg(one: Target) -> Delivery | None:
-            own = replace(call, patience=Patience(armed=True))
+            own = replace(call, patience=Patience(armed=True), accepted=accepted)
             try:
                 return await self._try(own, one, failures)
             finally:
                 call.unaffordable = call.unaffordable or own.unaffordable
                 call.unsayable = call.unsayable or own.unsayable
 
+        def discard(late: Delivery) -> None:
+            discarded.append(late.target)
+            late.close()
+            if late.relay is not None:
+                _bill(call, late.target, late.relay)
+
         delivery, was_asked = await first_of(
-            partial(leg, target), partial(leg, spare), after_seconds=self._timeouts.hedge_after, discard=Delivery.close
+            partial(leg, target), partial(leg, spare), after_seconds=self._timeouts.hedge_after, discard=discard
         )
         if not was_asked:
             waiting.insert(0, spare)
-        elif delivery is not None and delivery.target is spare and all(one is not target for one, _ in failures):
-            waited_ms = (monotonic() - started) * 1000
-            self._health.outrun(target.provider.id, target.model_id, waited_ms=waited_ms)
+        elif delivery is not None:
+            other = target if delivery.target is spare else spare
+            if other not in discarded and all(one is not other for one, _ in failures):
+                waited_ms = (monotonic() - started) * 1000
+                call.attempts.insert(-1, outrun_record(other, waited_ms))
+                if other in accepted:
+                    _bill(call, other, None)
+                if other is target:
+                    self._health.outrun(target.provider.id, target.model_id, waited_ms=waited_ms)
         return delivery
+
+    def _spare(self, targets: Iterator[Target], waiting: list[Target], skipped: set[str]) -> Target | None:
+        """The next target, if nothing stands against asking it beside another one."""
+        while (spare := waiting.pop(0) if waiting else next(targets, None)) is not None:
+            if spare.provider.id in skipped:
+                continue
+            if self._is_sound(spare):
+                return spare
+            waiting.insert(0, spare)
+            return None
+        return None
 
     def _is_sound(self, target: Target) -> bool:
         """Nothing stands against asking it beside another one: it is no trial of one that was down."""
@@ -387,3 +415,11 @@ class Engine:
         now, limited = monotonic(), [one for one in call.candidates if one.excluded == RATE_LIMITED]
         rests = [self._health.rest_seconds(one.provider, one.model, now) for one in limited]
         return nobody_eligible(call.snapshot, excluded, retry_after_seconds=min(rests, default=None))
+
+
+def _bill(call: Call, target: Target, heard: Relay | None) -> None:
+    """For a stream that was begun and that the client does not get; None: it had not said anything yet."""
+    if call.wasted is not None:
+        seen, size = (heard.usage, heard.produced_bytes) if heard is not None else (None, 0)
+        usage = estimate(seen, input_tokens=call.needs.input_tokens, produced_bytes=size)
+        call.wasted(target, usage, estimated=True)

@@ -23,7 +23,7 @@ from routing.pricing import cost_nano
 from routing.snapshot import Target
 from routing.traced import ended, usage_told
 from telemetry.events import escalation_of
-from telemetry.journal import Attempt, Candidate, Entry
+from telemetry.journal import OUTRUN, Attempt, Candidate, Entry
 from telemetry.logs import EventLogger
 
 if TYPE_CHECKING:
@@ -509,7 +509,7 @@ class Visit:
         if self.client_left:
             metrics.disconnects += 1
         for one in self.attempts:
-            if one.error_class:
+            if one.error_class and one.error_class != OUTRUN:
                 metrics.attempts_failed[one.model, one.provider, one.error_class].n += 1
         if target is not None:
             counts = metrics.targets[model, provider]

@@ -31,6 +31,9 @@ SUFFIX = ".journal"
 COUNT_TOKENS: Final = "/v1/messages/count_tokens"
 """An endpoint that asks how long a request is: nothing is answered."""
 
+OUTRUN: Final = "outrun"
+"""In place of an attempt's error class: it was stopped because the one beside it spoke first."""
+
 
 class Attempt(msgspec.Struct, omit_defaults=True):
     """One call of one target."""

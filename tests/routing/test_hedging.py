@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from routing.hedging import first_of
-from tests.support.gateway import Gateway
-from tests.support.upstream import Reply, Upstream
+from tests.support.gateway import KEY, Gateway
+from tests.support.upstream import Fault, Reply, Upstream
 
 
 async def leg(seconds: float, result: str | None, log: list[str], name: str) -> str | None:
@@ -126,6 +128,10 @@ def test_an_error_of_a_leg_comes_out() -> None:
     asyncio.run(run())
 
 
+PRICES = {"input_per_1k": "0.01", "output_per_1k": "0.02", "max_output_tokens": 1000}
+ALL_KEY, PAYING_KEY = KEY[:-2] + "31", KEY[:-2] + "32"
+
+
 # -- over real servers -----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
@@ -138,10 +144,19 @@ def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder: Path = tmp_path_factory.mktemp("gateway")
     with Gateway(
         folder,
-        providers=[{"id": f"p{number}", "type": "openai", "base_url": upstream.url} for number in range(2)],
+        providers=[{"id": f"p{number}", "type": "openai", "base_url": upstream.url} for number in range(3)],
         models=[
-            {"id": "slow", "provider_id": "p0", "weight": 9}, {"id": "quick", "provider_id": "p1", "weight": 1},
+            {"id": "slow", "provider_id": "p0", "weight": 9, **PRICES},
+            {"id": "quick", "provider_id": "p1", "weight": 1, **PRICES},
+            {"id": "refused", "provider_id": "p2", "weight": 10},
+            {"id": "refused-too", "provider_id": "p2", "weight": 5, **PRICES},
         ],
+        keys=[
+            {"key": ALL_KEY},
+            *({"key": key, "allowed_models": ["slow", "quick"]} for key in (KEY, PAYING_KEY)),
+        ],
+        profiles=[{"name": "capable", "cost": 0, "latency": 0, "failure": 0, "capability": 1}],
+        budgets=[{"of_key": PAYING_KEY, "amount_usd": "1"}],
         env={"TOKENHUB_HEDGE_AFTER_MS": "150"},
     ) as running:  # fmt: skip
         yield running
@@ -170,3 +185,53 @@ def test_a_stream_that_speaks_is_not_hedged(gateway: Gateway, upstream: Upstream
 def test_whole_answers_are_not_hedged(gateway: Gateway, upstream: Upstream) -> None:
     upstream.next(Reply(delay=0.5))
     assert gateway.chat("slow").headers["x-tokenhub-model"] == "slow"
+
+
+def settled(gateway: Gateway) -> int:
+    """Of the budget, in nano-dollars; nothing of it beyond what was reserved."""
+    periods = gateway.query("SELECT * FROM keys_budgetperiod")
+    assert not any(one["overrun_nano"] for one in periods)
+    return sum(one["settled_nano"] for one in periods)
+
+
+def row_of(gateway: Gateway, request_id: str) -> dict[str, Any]:
+    found: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        found[:] = [one for one in gateway.rows() if one["request_id"] == request_id.replace("-", "")]
+        return bool(found)
+
+    gateway.wait_until(is_there)
+    return found[0]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_who_was_outrun_is_an_attempt_and_its_input_is_paid_for_if_it_had_begun(
+    gateway: Gateway, upstream: Upstream, begun: bool
+) -> None:
+    upstream.next(Reply(fault=Fault.HANG_MIDWAY, at=0) if begun else Reply(fault=Fault.HANG_BEFORE_HEAD))
+    body = {"model": "slow", "messages": [{"role": "user", "content": "hi " * 1000}], "stream": True, "max_tokens": 50}
+    before = settled(gateway)
+    answer = gateway.post("/v1/chat/completions", body, headers={"Authorization": f"Bearer {PAYING_KEY}"})
+    assert (answer.headers["x-tokenhub-model"], answer.headers["x-tokenhub-attempts"]) == ("quick", "2")
+    row = row_of(gateway, answer.headers["x-tokenhub-request-id"])
+    silent, spoke = json.loads(row["detail"])["attempts"]
+    assert (silent["model"], silent["error_class"], spoke["model"]) == ("slow", "outrun", "quick")
+    assert bool(row["usage_estimated"]) is begun
+    input_tokens = row["input_tokens"]
+    assert input_tokens > 500 if begun else input_tokens == 11
+    paid = round(float(row["cost_usd"]) * 1e9)
+    assert paid == input_tokens * 10_000 + 8 * 20_000
+    gateway.wait_until(lambda: settled(gateway) != before)
+    assert settled(gateway) == before + paid
+    assert "outrun" not in gateway.get("/metrics").text
+
+
+def test_a_provider_that_refused_the_credential_is_no_spare(gateway: Gateway, upstream: Upstream) -> None:
+    asked = len(upstream.requests)
+    upstream.next(Reply(status=401), Reply(delay=20))
+    body = {"model": "refused", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    headers = {"Authorization": f"Bearer {ALL_KEY}", "X-TokenHub-Mode": "capable"}
+    answer = gateway.post("/v1/chat/completions", body, headers=headers)
+    assert (answer.status_code, answer.headers["x-tokenhub-model"]) == (200, "quick")
+    assert [one.json["model"] for one in upstream.requests[asked:]] == ["refused", "slow", "quick"]
