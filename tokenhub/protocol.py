@@ -27,6 +27,12 @@ _PLAIN = {
 }  # fmt: skip
 """Headers that mean nothing to the connection, as they begin in a head."""
 
+MAX_HEAD_BYTES = 65_536
+_HEAD_TOO_LARGE = (
+    STATUS_LINE[431] + b"content-type: text/plain; charset=utf-8\r\ncontent-length: 34\r\nconnection: close\r\n\r\n"
+    b"The request's header is too large."
+)
+
 
 class Cycle(RequestResponseCycle):
     def __init__(self, **options: Any) -> None:
@@ -113,6 +119,24 @@ class Cycle(RequestResponseCycle):
 class Protocol(HttpToolsProtocol):
     is_leaving = False
     """Whether this process takes no further connections, and each answer is its connection's last."""
+    _head_bytes = -1
+    """Of a head that is not whole, after its first read; -1: there is none."""
+
+    def data_received(self, data: bytes) -> None:
+        """A head without bounds would fill the memory, and be copied as a whole with each read."""
+        super().data_received(data)
+        cycle = self.cycle
+        if self.scope is None or (cycle is not None and cycle.scope is self.scope):
+            self._head_bytes = -1
+        elif self._head_bytes < 0:
+            self._head_bytes = 0
+        else:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                if cycle is None or cycle.response_complete:
+                    runtime().outbox.flush()
+                    self.transport.write(_HEAD_TOO_LARGE)
+                self.transport.close()
 
     def shutdown(self) -> None:
         """An orderly stop closes connections whose answers may still wait to be sent, and lets listeners go, who would

@@ -88,3 +88,28 @@ def test_a_client_that_takes_nothing_of_its_streams_end_is_let_go(gateway: Gatew
         client.sendall(request(stream=True))
         assert until(client, b"\r\n").startswith(b"HTTP/1.1 200 ")
         gateway.wait_until(lambda: in_flight(gateway) == 0, seconds=10)
+
+
+def test_a_head_without_end_is_refused_before_it_fills_the_memory(gateway: Gateway) -> None:
+    with connected(gateway) as client:
+        client.sendall(request())  # the connection is in use, and its answer is not lost
+        assert until(client, b"}]").startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nx-long: ")
+        sent = refused_at = 0
+        try:
+            while sent < 20_000_000:
+                client.sendall(b"a" * 50_000)
+                sent += 50_000
+        except OSError:
+            refused_at = sent
+        assert 0 < refused_at < 20_000_000
+
+
+def test_a_large_head_that_ends_is_taken(gateway: Gateway) -> None:
+    with connected(gateway) as client:
+        head, _, body = request().partition(b"\r\n\r\n")
+        for part in (head, b"\r\nx-long: " + b"a" * 30_000, b"a" * 30_000, b"\r\n\r\n", body):
+            client.sendall(part)
+        assert until(client, b"\r\n").startswith(b"HTTP/1.1 200 ")
+        client.sendall(request())
+        assert until(client, b"\r\n").startswith(b"HTTP/1.1 200 ")
