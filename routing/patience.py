@@ -63,7 +63,6 @@ class Patience:
             self._timer = None
         if self._expired:
             self._expired = False
-            if self._task is not None:
-                self._task.uncancel()
-            if kind is not None and issubclass(kind, asyncio.CancelledError):
+            others = self._task.uncancel() if self._task is not None else 0  # who cancelled it as well
+            if not others and kind is not None and issubclass(kind, asyncio.CancelledError):
                 raise TimeoutError from None
