@@ -364,8 +364,8 @@ class Visit:
             headers.append((b"retry-after", b"%d" % error.retry_after))
         if error.is_lasting:
             headers.append((b"x-should-retry", b"false"))  # OpenAI's and Anthropic's clients obey it
-        if error.code in {"request_too_large", "request_timeout"}:  # the rest of the body is still on its way
-            headers.append((b"connection", b"close"))
+        if error.code == "request_timeout" or (error.code == "request_too_large" and b"expect" in self.headers):
+            headers.append((b"connection", b"close"))  # else what is on its way is read: who writes may not see a close
         if error.allow:
             headers.append((b"allow", ", ".join(error.allow).encode("ascii")))
         if self.attempts:

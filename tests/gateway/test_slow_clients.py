@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from http.client import HTTPConnection
 
 import pytest
 
@@ -113,3 +114,12 @@ def test_a_large_head_that_ends_is_taken(gateway: Gateway) -> None:
         assert until(client, b"\r\n").startswith(b"HTTP/1.1 200 ")
         client.sendall(request())
         assert until(client, b"\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_writes_all_of_its_body_before_it_reads_is_told_that_it_is_too_large(gateway: Gateway) -> None:
+    client = HTTPConnection("127.0.0.1", gateway.port, timeout=20)
+    for body, expected in ((b" " * 30_000_000, 413), (request().partition(b"\r\n\r\n")[2], 200)):
+        client.request("POST", "/v1/chat/completions", body, gateway.headers(Content_Type="application/json"))
+        answer = client.getresponse()
+        assert (answer.status, bool(answer.read())) == (expected, True)
+    client.close()
