@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from time import monotonic
 from typing import Annotated, Any
 
 import msgspec
 from django.db import close_old_connections
+from django.db.utils import DatabaseError
 from msgspec import Meta
 
 from providers.formats.reading import read_body
@@ -40,17 +42,27 @@ class Feedback(Endpoint):
         body = read_body(_decode, await visit.body())
         key, learner = visit.key, visit.runtime.learner
         assert key is not None  # noqa: S101  require_key found one
-        noted = await asyncio.to_thread(
-            partial(
-                _note,
-                key_id=key.id,
-                request_id=body.request_id,
-                part=feedback.CLIENTS,
-                value=body.score,
-                comment=body.comment or "",
-                reward_of=learner.composed,
-            )
+        note = partial(
+            _note,
+            key_id=key.id,
+            request_id=body.request_id,
+            part=feedback.CLIENTS,
+            value=body.score,
+            comment=body.comment or "",
+            reward_of=learner.composed,
+            patience_seconds=0.0,
         )
+        until = monotonic() + feedback.INGESTED_WITHIN_SECONDS
+        try:
+            while (noted := await asyncio.to_thread(note)) is None and monotonic() < until:  # noqa: ASYNC110  a row
+                await asyncio.sleep(feedback.LOOK_AGAIN_SECONDS)  # not in the thread: others wait for one
+        except DatabaseError:
+            raise ApiError(
+                "overloaded",
+                "The judgement cannot be kept at the moment: the database does not answer.",
+                hint="Send it again later.",
+                retry_after_seconds=5,
+            ) from None
         if noted is None:
             raise ApiError(
                 "not_found",

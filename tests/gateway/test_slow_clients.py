@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 
 import pytest
@@ -123,3 +125,32 @@ def test_a_client_that_writes_all_of_its_body_before_it_reads_is_told_that_it_is
         answer = client.getresponse()
         assert (answer.status, bool(answer.read())) == (expected, True)
     client.close()
+
+
+def test_judgements_of_unknown_requests_hold_nobody_up(gateway: Gateway) -> None:
+    def judge(number: int) -> tuple[int, float]:
+        body = {"request_id": f"unknown-{number}", "score": 1}
+        return gateway.post("/v1/feedback", body).status_code, time.monotonic()
+
+    with ThreadPoolExecutor(40) as pool:  # more than a worker has threads for what may wait
+        judged = [pool.submit(judge, number) for number in range(40)]
+        gateway.wait_until(lambda: in_flight(gateway) > 32)
+        headers = gateway.headers(Idempotency_Key="beside-judgements")
+        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+        assert gateway.post("/v1/chat/completions", body, headers=headers).status_code == 200
+        answered_at = time.monotonic()
+        answers = [one.result() for one in judged]
+    assert {status for status, _ in answers} == {404}
+    assert answered_at < min(at for _, at in answers)
+
+
+def test_a_judgement_that_cannot_be_kept_is_to_be_sent_again(gateway: Gateway) -> None:
+    known = gateway.chat("m").headers["x-tokenhub-request-id"]
+    gateway.execute("ALTER TABLE routing_feedback RENAME TO elsewhere")
+    try:
+        answer = gateway.post("/v1/feedback", {"request_id": known, "score": 1})
+    finally:
+        gateway.execute("ALTER TABLE elsewhere RENAME TO routing_feedback")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+    assert answer.headers["retry-after"] == "5"
+    assert gateway.post("/v1/feedback", {"request_id": known, "score": 1}).status_code == 200
