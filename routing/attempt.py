@@ -132,14 +132,16 @@ async def _attempt(
     exchange: Exchange | None = None
     delivery = Delivery(target, {}, rendered.dropped, started_at, lowered_to=call.lowered_to)
     body = b""
+    if call.begun is not None:
+        call.begun[target.model_id] = False
     try:
         with call.patience.within(limit):
             exchange = await door.send(b"POST", url, headers, rendered.body)
             if not 200 <= exchange.status < 300:
                 raise await _refusal(exchange, dialect, secret)
             delivery.upstream_headers = exchange.headers
-            if call.accepted is not None:
-                call.accepted.append(target)
+            if call.begun is not None:
+                call.begun[target.model_id] = True
             if call.envelope.stream:
                 stream = relay(
                     dialect,

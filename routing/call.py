@@ -103,8 +103,8 @@ class Call:
     """Where budgets pay for it."""
     wasted: Wasted | None = None
     """Hears of answers that were made, and will be billed, and that the client cannot be given."""
-    accepted: list[Target] | None = None
-    """Who began to answer, where somebody wants to know."""
+    begun: dict[str, bool] | None = None
+    """Which models were called, and whether they began to answer; where somebody wants to know."""
     lowered_to: int | None = None
     """The limit of the answer, in tokens, where it is not the client's own."""
     unaffordable: BudgetExceeded | None = None

@@ -136,19 +136,22 @@ class Engine:
         if spare is None:
             return await self._try(call, target, failures)
         started = monotonic()
-        accepted: list[Target] = []
-        discarded: list[Target] = []
+        begun: dict[str, bool] = {}
+        ended: list[Target] = []
 
         async def leg(one: Target) -> Delivery | None:
-            own = replace(call, patience=Patience(armed=True), accepted=accepted)
+            own = replace(call, patience=Patience(armed=True), begun=begun)
             try:
-                return await self._try(own, one, failures)
+                delivery = await self._try(own, one, failures)
+                ended.append(one)
+                if delivery is None and one is call.hint and failures and failures[-1][0] is one:
+                    _heed(failures[-1][1])
+                return delivery
             finally:
                 call.unaffordable = call.unaffordable or own.unaffordable
                 call.unsayable = call.unsayable or own.unsayable
 
         def discard(late: Delivery) -> None:
-            discarded.append(late.target)
             late.close()
             if late.relay is not None:
                 _bill(call, late.target, late.relay)
@@ -160,10 +163,10 @@ class Engine:
             waiting.insert(0, spare)
         elif delivery is not None:
             other = target if delivery.target is spare else spare
-            if other not in discarded and all(one is not other for one, _ in failures):
+            if other.model_id in begun and other not in ended and all(one is not other for one, _ in failures):
                 waited_ms = (monotonic() - started) * 1000
                 call.attempts.insert(-1, outrun_record(other, waited_ms))
-                if other in accepted:
+                if begun[other.model_id]:
                     _bill(call, other, None)
                 if other is target:
                     self._health.outrun(target.provider.id, target.model_id, waited_ms=waited_ms)
@@ -415,6 +418,12 @@ class Engine:
         now, limited = monotonic(), [one for one in call.candidates if one.excluded == RATE_LIMITED]
         rests = [self._health.rest_seconds(one.provider, one.model, now) for one in limited]
         return nobody_eligible(call.snapshot, excluded, retry_after_seconds=min(rests, default=None))
+
+
+def _heed(failure: AttemptFailed) -> None:
+    """Of the model that the client named. Raises ApiError where nobody else shall answer."""
+    if failure.error is ErrorClass.INVALID_REQUEST:
+        raise rejected(failure)
 
 
 def _bill(call: Call, target: Target, heard: Relay | None) -> None:

@@ -129,7 +129,7 @@ def test_an_error_of_a_leg_comes_out() -> None:
 
 
 PRICES = {"input_per_1k": "0.01", "output_per_1k": "0.02", "max_output_tokens": 1000}
-ALL_KEY, PAYING_KEY = KEY[:-2] + "31", KEY[:-2] + "32"
+ALL_KEY, PAYING_KEY, POOR_KEY = (KEY[:-2] + end for end in ("31", "32", "33"))
 
 
 # -- over real servers -----------------------------------------------------------------------------------------------
@@ -150,13 +150,15 @@ def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Ite
             {"id": "quick", "provider_id": "p1", "weight": 1, **PRICES},
             {"id": "refused", "provider_id": "p2", "weight": 10},
             {"id": "refused-too", "provider_id": "p2", "weight": 5, **PRICES},
+            {"id": "dear", "provider_id": "p1", "weight": 1, **PRICES, "input_per_1k": "1"},
         ],
         keys=[
-            {"key": ALL_KEY},
+            {"key": ALL_KEY, "allowed_models": ["slow", "quick", "refused", "refused-too"]},
             *({"key": key, "allowed_models": ["slow", "quick"]} for key in (KEY, PAYING_KEY)),
+            {"key": POOR_KEY, "allowed_models": ["slow", "dear"]},
         ],
         profiles=[{"name": "capable", "cost": 0, "latency": 0, "failure": 0, "capability": 1}],
-        budgets=[{"of_key": PAYING_KEY, "amount_usd": "1"}],
+        budgets=[{"of_key": PAYING_KEY, "amount_usd": "1"}, {"of_key": POOR_KEY, "amount_usd": "0.5"}],
         env={"TOKENHUB_HEDGE_AFTER_MS": "150"},
     ) as running:  # fmt: skip
         yield running
@@ -227,6 +229,13 @@ def test_who_was_outrun_is_an_attempt_and_its_input_is_paid_for_if_it_had_begun(
     assert "outrun" not in gateway.get("/metrics").text
 
 
+def test_who_could_not_be_paid_was_not_asked_and_is_no_attempt(gateway: Gateway, upstream: Upstream) -> None:
+    upstream.next(Reply(delay=0.6))
+    body = {"model": "slow", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 50}
+    answer = gateway.post("/v1/chat/completions", body, headers={"Authorization": f"Bearer {POOR_KEY}"})
+    assert (answer.headers["x-tokenhub-model"], answer.headers["x-tokenhub-attempts"]) == ("slow", "1")
+
+
 def test_a_provider_that_refused_the_credential_is_no_spare(gateway: Gateway, upstream: Upstream) -> None:
     asked = len(upstream.requests)
     upstream.next(Reply(status=401), Reply(delay=20))
@@ -235,3 +244,14 @@ def test_a_provider_that_refused_the_credential_is_no_spare(gateway: Gateway, up
     answer = gateway.post("/v1/chat/completions", body, headers=headers)
     assert (answer.status_code, answer.headers["x-tokenhub-model"]) == (200, "quick")
     assert [one.json["model"] for one in upstream.requests[asked:]] == ["refused", "slow", "quick"]
+
+
+def test_what_the_named_model_refuses_is_not_answered_by_the_one_beside_it(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    upstream.next(Reply(status=400, delay=0.5), Reply(delay=20))
+    answer = gateway.chat("slow", stream=True)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "upstream_rejected")
+    beside = upstream.requests[-1]
+    assert beside.json["model"] == "quick"
+    assert beside.lost.wait(5)
