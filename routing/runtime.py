@@ -72,6 +72,7 @@ ASIDES_AT_ONCE = 16
 SPENT_SECONDS = 5.0
 HURRY_SECONDS = 0.05  # while processes pass a nearly spent budget to each other
 HURRIES_FOR_SECONDS = 3.0
+LAST_WORDS_SECONDS = 1.5
 
 
 AT_START: list[Callable[[threading.Event], None]] = []
@@ -196,6 +197,7 @@ class Runtime:
         TABLE.lease_by(None)
         CHANGED.set()
         self._webhooks.stop()
+        await self._last_words()
         await self._prober.stop()
         await self._asides.stop()
         if self.shared_limits is not None:
@@ -210,6 +212,12 @@ class Runtime:
         await asyncio.to_thread(self._ingester.stop)
         await asyncio.to_thread(self._end_health)
         await asyncio.to_thread(self.events.stop)
+
+    async def _last_words(self) -> None:
+        """Requests that the server has cut off are not in the journal yet, where they let go of something first."""
+        until = monotonic() + LAST_WORDS_SECONDS
+        while self.metrics.in_flight and monotonic() < until:  # noqa: ASYNC110  a number
+            await asyncio.sleep(0.01)
 
     # -- the configuration ----------------------------------------------------------------------------------------
     def _load(self) -> None:

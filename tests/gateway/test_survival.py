@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import httpx
 import pytest
 
 from tests.support.gateway import KEY, Gateway
-from tests.support.upstream import Reply, Upstream
+from tests.support.upstream import Fault, Reply, Upstream
 
 LEAVE_SECONDS = 0.1
 SLACK_SECONDS = 0.15  # for a busy test machine; the bound itself is measured by the benchmark
@@ -207,3 +208,23 @@ def test_an_orderly_stop_lets_a_running_stream_end(tmp_path: Path) -> None:
         (row,) = gateway.rows(at_least=1)
         gateway.stop()
     assert (row["status"], row["output_tokens"], row["usage_estimated"]) == (200, 30, 0)
+
+
+def test_requests_that_a_stop_cuts_off_are_in_the_log(tmp_path: Path) -> None:
+    def ask(number: int) -> None:
+        with contextlib.suppress(httpx.TransportError):
+            body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+            gateway.post("/v1/chat/completions", body, headers=gateway.headers(Idempotency_Key=f"cut-off-{number}"))
+
+    with Upstream() as upstream, ThreadPoolExecutor(16) as pool:
+        upstream.default = Reply(fault=Fault.HANG_BEFORE_HEAD)
+        env = {"UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "1"}  # `serve` waits longer
+        gateway = Gateway(tmp_path, **{**one_model(upstream), "env": env}, server="uvicorn")
+        with gateway:
+            asked = [pool.submit(ask, number) for number in range(16)]
+            upstream.wait_for_requests(16, timeout=20)
+            gateway.stop()
+            for one in asked:
+                one.result()
+            gateway.start()
+            assert [row["status"] for row in gateway.rows(at_least=16)] == [503] * 16
