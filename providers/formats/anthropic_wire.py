@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted
 from providers.formats.errors import UnreadableAnswer
@@ -28,6 +29,9 @@ TYPES: Final = {
 }
 
 
+_COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+
+
 class _OutputDetails(msgspec.Struct):
     thinking_tokens: Told = None
 
@@ -39,9 +43,13 @@ class WireUsage(msgspec.Struct):
     output_tokens: Told = None
     output_tokens_details: _OutputDetails | None = None
     service_tier: str | None = None
+    iterations: Any = None
 
     def over(self, earlier: Usage | None) -> Usage:
-        """Together with what an earlier event said: a later one repeats counts or leaves them out."""
+        """Together with what an earlier event said: a later one repeats counts or leaves them out. What a compaction
+        took is billed, and stands in its own entry only."""
+        if self.iterations:
+            return self._with_compactions().over(earlier)
         seen = earlier or Usage()
         before = seen.input_tokens - seen.cached_input_tokens - seen.cache_write_tokens
         read, made = self.cache_read_input_tokens, self.cache_creation_input_tokens
@@ -56,6 +64,17 @@ class WireUsage(msgspec.Struct):
             output_tokens=seen.output_tokens if self.output_tokens is None else counted(self.output_tokens),
             reasoning_tokens=(counted(details.thinking_tokens) if details else 0) or seen.reasoning_tokens,
         )
+
+    def _with_compactions(self) -> WireUsage:
+        entries = self.iterations if isinstance(self.iterations, list) else []
+        apart = [one for one in entries if isinstance(one, dict) and one.get("type") == "compaction"]
+        told = {name: getattr(self, name) for name in _COUNTS}
+        more = {
+            name: counted(value) + sum(counted(one.get(name)) for one in apart)
+            for name, value in told.items()
+            if value is not None
+        }
+        return replace(self, iterations=None, **more)
 
 
 class _Block(msgspec.Struct):

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted
+from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted, output_counted
 from providers.formats.errors import UnreadableAnswer
 from providers.formats.sse import Frame, Framer
 
@@ -33,17 +33,21 @@ class _CompletionDetails(msgspec.Struct):
 class WireUsage(msgspec.Struct):
     prompt_tokens: Told = None
     completion_tokens: Told = None
+    total_tokens: Told = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
     def read(self) -> Usage:
         prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
+        given, cached = counted(self.prompt_tokens), counted(prompt.cached_tokens) if prompt else 0
+        thought = counted(completion.reasoning_tokens) if completion else 0
+        produced, thought = output_counted(given, counted(self.completion_tokens), thought, cached, self.total_tokens)
         return Usage(
-            input_tokens=counted(self.prompt_tokens),
-            cached_input_tokens=counted(prompt.cached_tokens) if prompt else 0,
+            input_tokens=given,
+            cached_input_tokens=cached,
             cache_write_tokens=counted(prompt.cache_write_tokens) if prompt else 0,
-            output_tokens=counted(self.completion_tokens),
-            reasoning_tokens=counted(completion.reasoning_tokens) if completion else 0,
+            output_tokens=produced,
+            reasoning_tokens=thought,
             input_audio_tokens=counted(prompt.audio_tokens) if prompt else 0,
             output_audio_tokens=counted(completion.audio_tokens) if completion else 0,
         )

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from providers.formats import openai_responses_types as wire
-from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted
+from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted, output_counted
 from providers.formats.errors import UnreadableAnswer
 from providers.formats.openai_chat_wire import DONE, UNREADABLE
 from providers.formats.sse import Frame, Framer
@@ -21,17 +21,21 @@ TERMINAL: Final = frozenset({"response.completed", "response.incomplete"})
 class WireUsage(msgspec.Struct):
     input_tokens: Told = None
     output_tokens: Told = None
+    total_tokens: Told = None
     input_tokens_details: wire.InputDetails | None = None
     output_tokens_details: wire.OutputDetails | None = None
 
     def read(self) -> Usage:
-        given, produced = self.input_tokens_details, self.output_tokens_details
+        read, made = self.input_tokens_details, self.output_tokens_details
+        given, cached = counted(self.input_tokens), counted(read.cached_tokens) if read else 0
+        thought = counted(made.reasoning_tokens) if made else 0
+        produced, thought = output_counted(given, counted(self.output_tokens), thought, cached, self.total_tokens)
         return Usage(
-            input_tokens=counted(self.input_tokens),
-            cached_input_tokens=counted(given.cached_tokens) if given else 0,
-            cache_write_tokens=counted(given.cache_write_tokens) if given else 0,
-            output_tokens=counted(self.output_tokens),
-            reasoning_tokens=counted(produced.reasoning_tokens) if produced else 0,
+            input_tokens=given,
+            cached_input_tokens=cached,
+            cache_write_tokens=counted(read.cache_write_tokens) if read else 0,
+            output_tokens=produced,
+            reasoning_tokens=thought,
         )
 
 
