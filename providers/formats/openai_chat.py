@@ -481,6 +481,8 @@ def parse_response(body: bytes) -> ChatResponse:
     read = read_answer(_response, body, "it is no chat completion")
     if not read.choices or (said := read.choices[0].message) is None:
         raise UnreadableAnswer("it is a chat completion without a message")
+    if given(read.choices[0].error) is not None:
+        raise UnreadableAnswer("it holds an error in place of an answer")
     identity = read.id or ""
     parts: list[Part] = [*thinking(said.thinking_blocks, said.reasoning_content or said.reasoning)]
     logprobs = read.choices[0].logprobs

@@ -202,3 +202,4 @@ class Choice(msgspec.Struct):
     message: Said | None = None
     delta: Said | None = None
     finish_reason: str | None = None
+    error: Raw = Raw()

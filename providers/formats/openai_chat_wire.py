@@ -91,6 +91,7 @@ class _Choice(msgspec.Struct):
 class _Answered(msgspec.Struct):
     choices: list[_Choice]
     usage: WireUsage | None = None
+    error: Raw = Raw()
 
 
 class _Chunk(msgspec.Struct):
@@ -110,6 +111,8 @@ def inspect_response(body: bytes) -> Answer:
         answer = _answered(body)
     except UNREADABLE:
         raise UnreadableAnswer("it is no chat completion") from None
+    if not answer.choices and bytes(answer.error) not in _NO_ERROR:
+        raise UnreadableAnswer("it holds an error in place of an answer")
     size = sum(choice.message.size() for choice in answer.choices if choice.message)
     return Answer(body, answer.usage.read() if answer.usage else None, size)
 
@@ -180,6 +183,23 @@ def read_error(body: bytes) -> WireError:
         return wire_error(_any(body))
     except UNREADABLE:
         return WireError("")
+
+
+def told_error(body: bytes) -> WireError | None:
+    """The error that stands in place of an answer, or in its first choice, as OpenRouter's does under the status 200;
+    None where there is none."""
+    try:
+        value = _any(body)
+    except UNREADABLE:
+        return None
+    if not isinstance(value, dict):
+        return None
+    choices = value.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    for holder in (value, first):
+        if isinstance(holder, dict) and holder.get("error"):
+            return wire_error({"error": holder["error"]})
+    return None
 
 
 def wire_error(value: Any) -> WireError:
