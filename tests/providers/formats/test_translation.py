@@ -452,6 +452,72 @@ def test_a_server_that_numbers_all_its_calls_0_is_understood() -> None:
     assert way.finished
 
 
+def bare_delta(**fields: Any) -> bytes:
+    return chunk({"tool_calls": [fields]})
+
+
+ODD_CALLS: list[tuple[str, list[bytes], list[tuple[str, str, str]]]] = [
+    (
+        "no index, and the id in every piece",
+        [bare_delta(id="a", function={"name": "f", "arguments": '{"k"'}),
+         bare_delta(id="a", function={"name": "f", "arguments": ":1}"}),
+         bare_delta(id="b", function={"name": "g", "arguments": "{}"})],
+        [("a", "f", '{"k":1}'), ("b", "g", "{}")],
+    ),
+    (
+        "no index, and neither id nor name in later pieces",
+        [bare_delta(id="a", function={"name": "f", "arguments": '{"k"'}), bare_delta(function={"arguments": ":1}"}),
+         bare_delta(id="b", function={"name": "g", "arguments": ""}), bare_delta(function={"arguments": "{}"})],
+        [("a", "f", '{"k":1}'), ("b", "g", "{}")],
+    ),
+    (
+        "neither index nor ids",
+        [bare_delta(function={"name": "f", "arguments": "{}"}), bare_delta(function={"name": "g", "arguments": "{}"})],
+        [("call_i_0", "f", "{}"), ("call_i_1", "g", "{}")],
+    ),
+    (
+        "the name after the id, and after a part of the arguments",
+        [call_delta(0, "", id="a", name=""), call_delta(0, '{"k"', id="a"), call_delta(0, ":1}", id="a", name="f")],
+        [("a", "f", '{"k":1}')],
+    ),
+    (
+        "the second call begins under the first one's index, and goes on under its own",
+        [call_delta(0, '{"k":1}', id="a", name="f"), call_delta(0, '{"k"', id="b", name="g"), call_delta(1, ":2}")],
+        [("a", "f", '{"k":1}'), ("b", "g", '{"k":2}')],
+    ),
+    (
+        "an index that grows with every piece",
+        [call_delta(0, '{"k"', id="a", name="f"), call_delta(1, ":"), call_delta(2, "1}")],
+        [("a", "f", '{"k":1}')],
+    ),
+    (
+        "indices that begin late and leave gaps",
+        [call_delta(1, "{}", id="a", name="f"), call_delta(4, '{"k"', id="b", name="g"), call_delta(4, ":1}")],
+        [("a", "f", "{}"), ("b", "g", '{"k":1}')],
+    ),
+    (
+        "two calls under one id",
+        [call_delta(0, "{}", id="f", name="f"), call_delta(1, '{"k":1}', id="f", name="f")],
+        [("f", "f", "{}"), ("f", "f", '{"k":1}')],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stream", "calls"), [case[1:] for case in ODD_CALLS], ids=[case[0] for case in ODD_CALLS])
+def test_pieces_of_calls_find_together_however_a_server_labels_them(
+    stream: list[bytes], calls: list[tuple[str, str, str]]
+) -> None:
+    way = relay(OPENAI, ANTHROPIC, show_usage=True, now=1.0)
+    out = b"".join(map(way.feed, [*stream, chunk({}, "tool_calls"), b"data: [DONE]\n\n"]))
+    assert [(one["id"], one["name"], one["json"]) for one in blocks_of(out)] == calls
+
+
+def test_a_call_that_never_gets_a_name_is_not_lost() -> None:
+    parser = OPENAI.stream_parser()
+    said = summary(parser.feed(call_delta(0, "{}", id="a") + chunk({}, "tool_calls") + b"data: [DONE]\n\n"))
+    assert said["calls"] == {0: ["a", "", "{}"]}
+
+
 def test_a_call_without_arguments_is_an_empty_object_for_an_openai_client() -> None:
     (cassette,) = [one for one in cassettes.STREAMS if one.name == "anthropic_messages_stream_tool_use"]
     parser = OPENAI.stream_parser()
@@ -502,7 +568,7 @@ def streams(draw: st.DrawFn) -> list[StreamEvent]:
         if kind == "text":
             events.append(TextDelta(draw(texts.filter(bool))))
             continue
-        events.append(ToolStarted(index, f"id{index}", draw(texts)))
+        events.append(ToolStarted(index, f"id{index}", draw(texts) or "f"))
         written = draw(arguments)
         cut = draw(st.integers(0, len(written)))
         events += [ToolDelta(index, piece) for piece in (written[:cut], written[cut:]) if piece]
