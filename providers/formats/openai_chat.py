@@ -4,6 +4,7 @@ openai_chat_types, streams in openai_chat_stream. Pure."""
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -62,6 +63,7 @@ _SAMPLING: Final = frozenset({"seed", "presence_penalty", "frequency_penalty", "
 _OPENAI_ONLY: Final = frozenset(
     {"prompt_cache_key", "prompt_cache_retention", "safety_identifier", "verbosity", "service_tier"}
 )
+_TEXTS: Final = frozenset({"application/json", "application/xml", "application/yaml", "application/x-yaml"})
 _VLLM_ONLY: Final = frozenset({"top_k", "min_p", "repetition_penalty"})
 
 STOP_REASONS: Final = {
@@ -240,10 +242,22 @@ def _document(part: wire.FilePart, param: str) -> Document:
             f"{param}.file",
             code="unsupported_parameter",
         )
+    return document(data, part.file.filename or "", f"{param}.file", given(part.cache_control))
+
+
+def document(data: str, name: str, param: str, cache_control: Raw | None = None) -> Document:
+    """Of a data URL or bare base64, which is a PDF. A text is told as such: nobody else takes it in base64. Raises
+    InvalidRequest."""
     data_url = DATA_URL.match(data)
-    media_type = data_url[1] if data_url else "application/pdf"
+    media_type = (data_url[1] if data_url else "") or "application/pdf"
     content = data[data_url.end() :] if data_url else data
-    return Document("", content, media_type or "application/pdf", part.file.filename or "", given(part.cache_control))
+    if media_type.lower().startswith("text/") or media_type.lower() in _TEXTS:
+        try:
+            text = b64decode(content).decode("utf-8", "replace")
+        except ValueError:
+            raise InvalidRequest(f"{param}: file_data is not base64.", param) from None
+        return Document("", text, "text/plain", name, cache_control)
+    return Document("", content, media_type, name, cache_control)
 
 
 # -- a request for an upstream ---------------------------------------------------------------------------------------
@@ -451,7 +465,7 @@ def _rendered_part(part: Part, param: str) -> dict[str, Any]:
             if part.detail in {"low", "high", "auto"}:
                 url["detail"] = part.detail
             return {"type": "image_url", "image_url": url}
-        case Document(media_type="text/plain", data=text) if text:
+        case Document(media_type="text/plain", url="", data=text):
             return {"type": "text", "text": f"{part.name}\n\n{text}" if part.name else text}
         case Document(data=data) if data:
             name = part.name or "document.pdf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 from typing import Any
@@ -34,6 +35,7 @@ from tests.support import cassettes
 from tests.support.cassettes import Cassette, names
 
 OPENAI, ANTHROPIC = DIALECTS["openai-chat"], DIALECTS["anthropic-messages"]
+RESPONSES = DIALECTS["openai-responses"]
 OPENAI_REQUEST: TypeAdapter[Any] = TypeAdapter(CompletionCreateParams)
 ANTHROPIC_REQUEST: TypeAdapter[Any] = TypeAdapter(MessageCreateParams)
 
@@ -398,6 +400,43 @@ def test_a_long_user_id_is_shortened_the_same_way_every_time() -> None:
     first = to_openai(USER, metadata={"user_id": long})["user"]
     assert first == to_openai(USER, metadata={"user_id": long})["user"]
     assert len(first) == 64
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "text/csv", "Text/Markdown", "application/json"])
+def test_a_text_file_in_base64_is_told_as_its_text(media_type: str) -> None:
+    data = f"data:{media_type};base64,{base64.b64encode('Grüße, 1'.encode()).decode()}"
+    chat = {"type": "file", "file": {"filename": "a.txt", "file_data": data}}
+    source = {"type": "text", "media_type": "text/plain", "data": "Grüße, 1"}
+    expected = [{"type": "document", "source": source, "title": "a.txt"}]
+    assert to_anthropic({"role": "user", "content": [chat]})["messages"][0]["content"] == expected
+    item = {"role": "user", "content": [{"type": "input_file", "filename": "a.txt", "file_data": data}]}
+    assert translated_request(RESPONSES, ANTHROPIC, {"input": [item]})["messages"][0]["content"] == expected
+    told = translated_request(RESPONSES, OPENAI, {"input": [item]})["messages"][0]["content"]
+    assert told == [{"type": "text", "text": "a.txt\n\nGrüße, 1"}]
+
+
+@pytest.mark.parametrize("source", [OPENAI, RESPONSES])
+def test_a_text_file_that_is_no_base64_is_refused_by_name(source: Dialect) -> None:
+    data = {"filename": "a.txt", "file_data": "data:text/plain;base64,SGVsbG8"}
+    chat = {"messages": [{"role": "user", "content": [{"type": "file", "file": data}]}]}
+    responses = {"input": [{"role": "user", "content": [{"type": "input_file", **data}]}]}
+    with pytest.raises(InvalidRequest, match="not base64") as refused:
+        source.parse_request(json.dumps(chat if source is OPENAI else responses).encode())
+    assert refused.value.param in {"messages[0].content[0].file", "input[0].content[0]"}
+
+
+@pytest.mark.parametrize(
+    ("said", "data", "told"),
+    [
+        ("image/jpg", "/9j/4AAQSkZJRg==", "image/jpeg"), ("image/png", "/9j/4AAQSkZJRg==", "image/jpeg"),
+        ("", "R0lGODlhAQABAAAAACw=", "image/gif"), ("image/jpeg", "iVBORw0KGgoAAAA=", "image/png"),
+        ("image/jpeg", "UklGRiQAAABXRUJQ", "image/webp"), ("image/jpeg", "AAAA", "image/jpeg"),
+    ],
+)  # fmt: skip
+def test_an_image_has_the_type_that_it_is_of(said: str, data: str, told: str) -> None:
+    image = {"type": "image_url", "image_url": {"url": f"data:{said};base64,{data}"}}
+    (block,) = to_anthropic({"role": "user", "content": [image]})["messages"][0]["content"]
+    assert block["source"] == {"type": "base64", "media_type": told, "data": data}
 
 
 # -- streams ---------------------------------------------------------------------------------------------------------
