@@ -206,6 +206,26 @@ def thinking(blocks: Sequence[wire.ThinkingBlock] | None, text: str | None) -> I
         yield Thinking(text, source=NAME)
 
 
+def said_parts(content: str | list[wire.SaidPart] | None) -> Iterable[Text | Thinking | Refusal]:
+    """Of an answer. Parts of other kinds have no counterpart elsewhere."""
+    if isinstance(content, str):
+        yield Text(content)
+        return
+    for part in content or ():
+        match part.type:
+            case "text":
+                yield Text(part.text or "")
+            case "refusal":
+                yield Refusal(part.refusal or "")
+            case "thinking":
+                yield _thought(part.thinking or "")
+
+
+def _thought(thought: str | list[wire.ThoughtText]) -> Thinking:
+    text = thought if isinstance(thought, str) else "".join(one.text or "" for one in thought)
+    return Thinking(text, source=NAME)
+
+
 def _parts(content: str | list[wire.Part] | None, number: int) -> Iterable[Part]:
     if content is None:
         return
@@ -228,6 +248,8 @@ def _parts(content: str | list[wire.Part] | None, number: int) -> Iterable[Part]
                 yield _document(part, param)
             case wire.RefusalPart():
                 yield Refusal(part.refusal)
+            case wire.ThinkingPart():
+                yield _thought(part.thinking)
             case wire.AudioPart():
                 raise InvalidRequest(
                     f"{param}: the model's provider takes no audio.", param, code="unsupported_parameter"
@@ -500,7 +522,7 @@ def parse_response(body: bytes) -> ChatResponse:
     identity = read.id or ""
     parts: list[Part] = [*thinking(said.thinking_blocks, said.reasoning_content or said.reasoning)]
     logprobs = read.choices[0].logprobs
-    for one in _parts(said.content, 0):
+    for one in said_parts(said.content):
         if not isinstance(one, Text):
             parts.append(one)
         elif one.text:

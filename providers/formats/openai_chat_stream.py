@@ -18,6 +18,7 @@ from providers.formats.canonical import (
     Started,
     StopReason,
     StreamEvent,
+    Text,
     TextDelta,
     Thinking,
     ThinkingDelta,
@@ -31,6 +32,7 @@ from providers.formats.openai_chat import (
     chat_id,
     finish_reason,
     rendered_usage,
+    said_parts,
     stop_reason,
     thinking,
     thinking_block,
@@ -139,7 +141,12 @@ class Parser:
         if isinstance(delta.content, str) and (delta.content or logprobs is not None):  # half a letter has no text yet
             events.append(TextDelta(delta.content, logprobs))
         elif isinstance(delta.content, list):
-            events += [TextDelta(part.text) for part in delta.content if isinstance(part, wire.TextPart) and part.text]
+            for said in said_parts(delta.content):
+                match said:
+                    case Text() if said.text:
+                        events.append(TextDelta(said.text))
+                    case Thinking() if said.text:
+                        events.append(ThinkingDelta(said.text, source=NAME))
         if delta.refusal:
             self._refused = True
             events.append(RefusalDelta(delta.refusal))

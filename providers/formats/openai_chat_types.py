@@ -47,7 +47,17 @@ class AudioPart(_Part, tag="input_audio"):
     input_audio: Raw
 
 
-Part = TextPart | ImagePart | FilePart | RefusalPart | AudioPart
+class ThoughtText(msgspec.Struct):
+    text: str | None = None
+
+
+class ThinkingPart(_Part, tag="thinking"):
+    """Of Mistral's models."""
+
+    thinking: str | list[ThoughtText]
+
+
+Part = TextPart | ImagePart | FilePart | RefusalPart | AudioPart | ThinkingPart
 
 
 class Function(msgspec.Struct):
@@ -179,11 +189,18 @@ class Request(msgspec.Struct):
 
 
 # -- answers -----------------------------------------------------------------------------------------------------
+class SaidPart(msgspec.Struct):
+    type: str = ""
+    text: str | None = None
+    refusal: str | None = None
+    thinking: str | list[ThoughtText] | None = None
+
+
 class Said(msgspec.Struct):
     """A message of an answer, or a delta of one. `reasoning` is OpenRouter's and Ollama's word."""
 
     role: str | None = None
-    content: str | list[Part] | None = None
+    content: str | list[SaidPart] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None

@@ -439,6 +439,27 @@ def test_an_image_has_the_type_that_it_is_of(said: str, data: str, told: str) ->
     assert block["source"] == {"type": "base64", "media_type": told, "data": data}
 
 
+def test_thoughts_that_stand_among_the_parts_of_an_answer_are_thoughts() -> None:
+    """As Mistral's models tell them."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm, "}, {"type": "text", "text": "well."}]}
+    parts = [thought, {"type": "text", "text": "Yes"}, {"type": "reference", "reference_ids": [1]}]
+    choice = {"index": 0, "message": {"role": "assistant", "content": parts}, "finish_reason": "stop"}
+    whole = json.dumps({"id": "i", "model": "m", "choices": [choice]}).encode()
+    said = json.loads(translate_answer(OPENAI, ANTHROPIC, whole, now=1.0).body)["content"]
+    assert [(block["type"], block.get("text") or block.get("thinking")) for block in said] == [
+        ("thinking", "Hm, well."),
+        ("text", "Yes"),
+    ]
+    history = {"messages": [USER, {"role": "assistant", "content": parts[:2]}, USER]}
+    assert translated_request(OPENAI, ANTHROPIC, history)["messages"][1] == {"role": "assistant", "content": "Yes"}
+    way = relay(OPENAI, ANTHROPIC, show_usage=True, now=1.0)
+    pieces = [chunk({"content": [thought]}), chunk({"content": parts[1:]}), chunk({"content": "!"}, "stop")]
+    out = b"".join(map(way.feed, pieces)) + way.close()
+    assert [one["type"] for one in blocks_of(out)] == ["thinking", "text"]
+    assert b'"thinking":"Hm, well."' in out
+    assert way.finished
+
+
 # -- streams ---------------------------------------------------------------------------------------------------------
 def chunk(delta: dict[str, Any], reason: str | None = None, **fields: Any) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": reason}
