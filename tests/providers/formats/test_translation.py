@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from anthropic.types import Message as AnthropicMessage
 from anthropic.types import MessageCreateParams
+from anthropic.types.beta import BetaContentBlock, BetaContentBlockParam
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, CompletionCreateParams
 from pydantic import TypeAdapter
+from typing_extensions import is_typeddict
 
+from providers.formats import anthropic_types
 from providers.formats.base import Dialect
 from providers.formats.canonical import (
     Ended,
@@ -336,6 +339,16 @@ def test_tool_results_become_messages_of_their_own_before_what_else_was_said() -
     assert json.loads(said["tool_calls"][0]["function"]["arguments"]) == {"a": 1.5}
     assert result == {"role": "tool", "tool_call_id": "t1", "content": "Error: no such file"}
     assert rest == {"role": "user", "content": "Go on."}
+
+
+def test_every_kind_of_block_that_the_official_package_sends_is_known() -> None:
+    """Whoever sends one that is not, gets no answer from another provider for the rest of the conversation."""
+    said = get_args(get_args(BetaContentBlock)[0])
+    kinds = {get_args(block.model_fields["type"].annotation)[0] for block in said}
+    sent = [block for block in get_args(BetaContentBlockParam) if is_typeddict(block)]
+    kinds |= {get_args(get_type_hints(block)["type"])[0] for block in sent}
+    known = {block.__struct_config__.tag for block in get_args(anthropic_types.Block)}
+    assert kinds - known == set()
 
 
 def test_what_anthropics_own_tools_said_is_left_out_by_name_and_a_compaction_refused() -> None:

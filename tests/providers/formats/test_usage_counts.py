@@ -114,7 +114,7 @@ def test_reasoning_that_is_told_beside_the_output_is_part_of_it(told: dict[str, 
 def test_what_a_compaction_took_counts_besides_what_the_message_took() -> None:
     message = {"type": "message", "input_tokens": 23_000, "output_tokens": 1000}
     compaction = {"type": "compaction", "input_tokens": 180_000, "cache_read_input_tokens": 7, "output_tokens": 3500}
-    told = {"input_tokens": 23_000, "cache_read_input_tokens": 0, "output_tokens": 1000}
+    told: dict[str, Any] = {"input_tokens": 23_000, "cache_read_input_tokens": 0, "output_tokens": 1000}
     told |= {"iterations": [compaction, message, "x", None]}
     expected = Usage(input_tokens=203_007, cached_input_tokens=7, output_tokens=4500)
     assert anthropic_wire.inspect_response(json.dumps({"content": [], "usage": told}).encode()).usage == expected
