@@ -52,8 +52,10 @@ class WireUsage(msgspec.Struct):
             return self._with_compactions().over(earlier)
         seen = earlier or Usage()
         before = seen.input_tokens - seen.cached_input_tokens - seen.cache_write_tokens
-        read, made = self.cache_read_input_tokens, self.cache_creation_input_tokens
-        fresh = before if self.input_tokens is None else counted(self.input_tokens)
+        given, read, made = self.input_tokens, self.cache_read_input_tokens, self.cache_creation_input_tokens
+        if not (given or read or made):  # zeros after counts leave them out, too
+            given = read = made = None
+        fresh = before if given is None else counted(given)
         cached = seen.cached_input_tokens if read is None else counted(read)
         written = seen.cache_write_tokens if made is None else counted(made)
         details = self.output_tokens_details

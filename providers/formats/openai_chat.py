@@ -35,7 +35,7 @@ from providers.formats.canonical import (
 )
 from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
-from providers.formats.openai_chat_wire import WireUsage
+from providers.formats.openai_chat_wire import WireUsage, arguments_text
 from providers.formats.reading import filled_list, further_fields, given, object_schema, read_answer, read_body
 from providers.formats.reasoning import (
     effort_of,
@@ -188,10 +188,10 @@ def _said(read: wire.AssistantMessage, number: int) -> list[Part]:
         if function is None or not function.name:
             param = f"messages[{number}].tool_calls[{place}].function"
             raise InvalidRequest(f"{param} is missing: a tool call names its function.", param)
-        parts.append(ToolCall(call.id or f"call_{number}_{place}", function.name, function.arguments or ""))
+        parts.append(ToolCall(call.id or f"call_{number}_{place}", function.name, arguments_text(function.arguments)))
     if read.function_call is not None and read.function_call.name:
         name = read.function_call.name
-        parts.append(ToolCall(f"call_{name}", name, read.function_call.arguments or ""))
+        parts.append(ToolCall(f"call_{name}", name, arguments_text(read.function_call.arguments)))
     return parts
 
 
@@ -536,7 +536,7 @@ def parse_response(body: bytes) -> ChatResponse:
     for place, call in enumerate(calls):
         if call.function is not None:
             identity_of_call = call.id or f"call_{identity}_{place}"
-            parts.append(ToolCall(identity_of_call, call.function.name or "", call.function.arguments or ""))
+            parts.append(ToolCall(identity_of_call, call.function.name or "", arguments_text(call.function.arguments)))
     return ChatResponse(
         id=identity,
         model=read.model or "",

@@ -37,7 +37,7 @@ from providers.formats.openai_chat import (
     thinking,
     thinking_block,
 )
-from providers.formats.openai_chat_wire import DONE, DONE_EVENT, WireUsage, read_error, render_stream_error
+from providers.formats.openai_chat_wire import DONE, DONE_EVENT, WireUsage, arguments_text, read_error, render_stream_error
 from providers.formats.reading import filled_list, given, read_answer
 from providers.formats.sse import Framer
 
@@ -160,11 +160,11 @@ class Parser:
         one = self._call_of(call, function.name or "")
         if not one.has_started and function.name:
             self._start_call(one, function.name, events)
-        if function.arguments:
+        if arguments := arguments_text(function.arguments):
             if one.has_started:
-                events.append(ToolDelta(one.number, function.arguments))
+                events.append(ToolDelta(one.number, arguments))
             else:
-                one.held += function.arguments
+                one.held += arguments
 
     def _call_of(self, call: wire.ToolCall, name: str) -> _Call:
         place = call.index

@@ -3,7 +3,7 @@ Other keys are left alone here. After the types of the `openai` package."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw
@@ -61,8 +61,10 @@ Part = TextPart | ImagePart | FilePart | RefusalPart | AudioPart | ThinkingPart
 
 
 class Function(msgspec.Struct):
+    """`arguments` to be read by `arguments_text`."""
+
     name: str | None = None
-    arguments: str | None = None
+    arguments: Any = None
 
 
 class ToolCall(msgspec.Struct):

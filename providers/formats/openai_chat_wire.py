@@ -31,15 +31,21 @@ class _CompletionDetails(msgspec.Struct):
 
 
 class WireUsage(msgspec.Struct):
+    """`cached_tokens` is Kimi's word, `prompt_cache_hit_tokens` DeepSeek's."""
+
     prompt_tokens: Told = None
     completion_tokens: Told = None
     total_tokens: Told = None
+    cached_tokens: Told = None
+    prompt_cache_hit_tokens: Told = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
     def read(self) -> Usage:
         prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
         given, cached = counted(self.prompt_tokens), counted(prompt.cached_tokens) if prompt else 0
+        if not cached and (told := self.cached_tokens or self.prompt_cache_hit_tokens):
+            cached = min(counted(told), given)
         thought = counted(completion.reasoning_tokens) if completion else 0
         produced, thought = output_counted(given, counted(self.completion_tokens), thought, cached, self.total_tokens)
         return Usage(
@@ -53,8 +59,13 @@ class WireUsage(msgspec.Struct):
         )
 
 
+def arguments_text(told: Any) -> str:
+    """Some servers, llama.cpp's for a while, tell the object in place of its text."""
+    return told if isinstance(told, str) else "" if told is None else _encode(told).decode()
+
+
 class _Function(msgspec.Struct):
-    arguments: str | None = None
+    arguments: Any = None
 
 
 class _ToolCall(msgspec.Struct):
@@ -78,7 +89,7 @@ class _Said(msgspec.Struct):
         elif self.content:
             total += len(_encode(self.content))
         for call in self.tool_calls or ():
-            total += len(call.function.arguments or "") if call.function else 0
+            total += len(arguments_text(call.function.arguments)) if call.function else 0
         return total
 
 

@@ -585,6 +585,23 @@ def test_pieces_of_calls_find_together_however_a_server_labels_them(
     assert [(one["id"], one["name"], one["json"]) for one in blocks_of(out)] == calls
 
 
+def test_arguments_that_are_told_as_an_object_are_its_text() -> None:
+    """They neither cost the answer nor are they lost."""
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": {"b": [1, "ü"], "a": None}}}
+    choice = {"index": 0, "message": {"role": "assistant", "tool_calls": [call]}, "finish_reason": "tool_calls"}
+    whole = json.dumps({"id": "i", "model": "m", "choices": [choice]}).encode()
+    assert translate_answer(OPENAI, OPENAI, whole, now=1.0) == (whole, None, len('{"b":[1,"ü"],"a":null}'))
+    (block,) = json.loads(translate_answer(OPENAI, ANTHROPIC, whole, now=1.0).body)["content"]
+    assert block["input"] == {"b": [1, "ü"], "a": None}
+    stream = [bare_delta(index=0, **call), chunk({}, "tool_calls"), b"data: [DONE]\n\n"]
+    way = relay(OPENAI, ANTHROPIC, show_usage=True, now=1.0)
+    assert [one["json"] for one in blocks_of(b"".join(map(way.feed, stream)))] == ['{"b":[1,"ü"],"a":null}']
+    same = relay(OPENAI, OPENAI, show_usage=True, now=1.0)
+    assert b"".join(map(same.feed, stream)) == b"".join(stream)
+    history = [USER, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "a", "content": "1"}]
+    assert to_anthropic(*history)["messages"][1]["content"][0]["input"] == {"b": [1, "ü"], "a": None}
+
+
 def test_a_call_that_never_gets_a_name_is_not_lost() -> None:
     parser = OPENAI.stream_parser()
     said = summary(parser.feed(call_delta(0, "{}", id="a") + chunk({}, "tool_calls") + b"data: [DONE]\n\n"))

@@ -111,6 +111,40 @@ def test_reasoning_that_is_told_beside_the_output_is_part_of_it(told: dict[str, 
     assert openai_responses_wire.inspect_response(json.dumps(answer).encode()).usage == read
 
 
+@pytest.mark.parametrize(
+    ("later", "read"),
+    [
+        ({"input_tokens": 0, "output_tokens": 9}, Usage(input_tokens=30, cached_input_tokens=10, output_tokens=9)),
+        ({"input_tokens": 0, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0, "output_tokens": 9},
+         Usage(input_tokens=30, cached_input_tokens=10, output_tokens=9)),
+        ({"input_tokens": 0, "cache_read_input_tokens": 30, "output_tokens": 9},
+         Usage(input_tokens=30, cached_input_tokens=30, output_tokens=9)),
+        ({"input_tokens": 50, "output_tokens": 9}, Usage(input_tokens=60, cached_input_tokens=10, output_tokens=9)),
+    ],
+)  # fmt: skip
+def test_zeros_at_a_streams_end_take_back_no_input(later: dict[str, Any], read: Usage) -> None:
+    observer = anthropic_wire.Observer()
+    began = {"input_tokens": 20, "cache_read_input_tokens": 10, "output_tokens": 1}
+    for event in (
+        {"type": "message_start", "message": {"usage": began}},
+        {"type": "message_delta", "delta": {}, "usage": later},
+    ):
+        observer.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    assert observer.usage == read
+
+
+@pytest.mark.parametrize("name", ["cached_tokens", "prompt_cache_hit_tokens"])
+def test_a_cache_that_is_told_beside_the_details_is_one(name: str) -> None:
+    told = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25, name: 12}
+    body = json.dumps({"choices": [], "usage": told}).encode()
+    expected = Usage(input_tokens=20, cached_input_tokens=12, output_tokens=5)
+    assert openai_chat_wire.inspect_response(body).usage == expected
+    body = json.dumps({"choices": [], "usage": {**told, "prompt_tokens_details": {"cached_tokens": 7}}}).encode()
+    read = openai_chat_wire.inspect_response(body).usage
+    assert read is not None
+    assert read.cached_input_tokens == 7
+
+
 def test_what_a_compaction_took_counts_besides_what_the_message_took() -> None:
     message = {"type": "message", "input_tokens": 23_000, "output_tokens": 1000}
     compaction = {"type": "compaction", "input_tokens": 180_000, "cache_read_input_tokens": 7, "output_tokens": 3500}
