@@ -140,6 +140,10 @@ def _read_tools(read: wire.Request, request: ChatRequest) -> None:
             request.tool_choice = ToolChoice(choice)
         case wire.NamedTool(function=wire.NamedFunction(name=name)) | wire.NamedFunction(name=name):
             request.tool_choice = ToolChoice("named", name)
+        case wire.NamedTool(allowed_tools=wire.AllowedTools(tools=allowed, mode=mode)):
+            names = {one.function.name for one in allowed if one.function is not None}
+            request.tools = [tool for tool in request.tools if tool.name in names]
+            request.tool_choice = ToolChoice("required" if mode == "required" else "auto")
         case str():
             raise InvalidRequest("tool_choice must be auto, none, required or a named function.", "tool_choice")
         case _:

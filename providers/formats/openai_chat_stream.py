@@ -37,7 +37,14 @@ from providers.formats.openai_chat import (
     thinking,
     thinking_block,
 )
-from providers.formats.openai_chat_wire import DONE, DONE_EVENT, WireUsage, arguments_text, read_error, render_stream_error
+from providers.formats.openai_chat_wire import (
+    DONE,
+    DONE_EVENT,
+    WireUsage,
+    arguments_text,
+    read_error,
+    render_stream_error,
+)
 from providers.formats.reading import filled_list, given, read_answer
 from providers.formats.sse import Framer
 

@@ -143,9 +143,20 @@ class NamedFunction(msgspec.Struct):
     name: str
 
 
+class AllowedTool(msgspec.Struct):
+    type: str = "function"
+    function: NamedFunction | None = None
+
+
+class AllowedTools(msgspec.Struct):
+    tools: list[AllowedTool]
+    mode: str = "auto"
+
+
 class NamedTool(msgspec.Struct):
     type: str = "function"
     function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 class JsonSchema(msgspec.Struct):

@@ -38,6 +38,7 @@ from providers.formats.canonical import (
 from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.openai_chat import DATA_URL, document, reasoning_effort, result_text, short_user
+from providers.formats.openai_chat_wire import arguments_text
 from providers.formats.openai_responses_wire import WireUsage
 from providers.formats.reading import filled_list, further_fields, given, object_schema, read_answer, read_body
 from providers.formats.reasoning import is_openai_model, is_openai_reasoner
@@ -255,7 +256,7 @@ def _call(item: wire.Item, param: str) -> ToolCall:
     if not item.name:
         raise InvalidRequest(f"{param}.name is missing: a tool call names its tool.", f"{param}.name")
     name = flat_name(item.name, item.namespace or "")
-    arguments = item.arguments if isinstance(item.arguments, str) else ""
+    arguments = arguments_text(item.arguments)
     if item.type == "custom_tool_call":
         arguments = _encode({"input": item.input or ""}).decode()
     return ToolCall(item.call_id or item.id or "", name, arguments)
@@ -548,7 +549,7 @@ def parse_response(body: bytes) -> ChatResponse:
             case "reasoning":
                 parts.append(thinking(item))
             case "function_call":
-                arguments = item.arguments if isinstance(item.arguments, str) else ""
+                arguments = arguments_text(item.arguments)
                 parts.append(ToolCall(item.call_id or item.id or "", item.name or "", arguments))
     return ChatResponse(
         id=read.id,

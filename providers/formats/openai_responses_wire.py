@@ -70,7 +70,7 @@ class _Response(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    type: str
+    type: str = ""
     delta: Any = None
     sequence_number: int | None = None
     response: _Response | None = None
@@ -145,7 +145,9 @@ class Observer:
             event = _event(frame.data)
         except UNREADABLE:
             raise UnreadableAnswer("an event of its stream is none of a response") from None
-        if event.type in {"response.failed", "error"} or (event.error is not None and not event.type):
+        if not event.type and event.error is None:
+            raise UnreadableAnswer("an event of its stream is none of a response")
+        if event.type in {"response.failed", "error", ""}:
             self.error = failure_of(event)
             return False
         if event.sequence_number is not None:

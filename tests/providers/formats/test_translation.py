@@ -473,6 +473,15 @@ def test_thoughts_that_stand_among_the_parts_of_an_answer_are_thoughts() -> None
     assert way.finished
 
 
+@pytest.mark.parametrize(("mode", "told"), [("auto", "auto"), ("required", "any")])
+def test_allowed_tools_are_the_only_ones_that_are_offered(mode: str, told: str) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g", "h")]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [tools[0], tools[2]]}}
+    body = to_anthropic(USER, tools=tools, tool_choice=choice)
+    assert [tool["name"] for tool in body["tools"]] == ["f", "h"]
+    assert body["tool_choice"] == {"type": told}
+
+
 # -- streams ---------------------------------------------------------------------------------------------------------
 def chunk(delta: dict[str, Any], reason: str | None = None, **fields: Any) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": reason}
