@@ -36,7 +36,15 @@ from providers.formats.canonical import (
 from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.openai_chat_wire import WireUsage, arguments_text
-from providers.formats.reading import filled_list, further_fields, given, object_schema, read_answer, read_body
+from providers.formats.reading import (
+    filled_list,
+    further_fields,
+    given,
+    is_json_object,
+    object_schema,
+    read_answer,
+    read_body,
+)
 from providers.formats.reasoning import (
     effort_of,
     is_openai_model,
@@ -413,6 +421,7 @@ class _Speaker:
         self._dropped = dropped
         self._takes_reasoning = not is_openai_model(model.name)
         self._takes_marks = "claude" in model.name  # behind a compatible service
+        self._takes_extra = "gemini" in model.name
 
     def messages(self, message: Message, param: str) -> list[dict[str, Any]]:
         """One message may become several: each tool result is a message of its own here."""
@@ -441,7 +450,9 @@ class _Speaker:
         return out
 
     def _assistant(self, message: Message) -> dict[str, Any]:
-        texts, calls, refusals, thoughts = [], [], [], []
+        texts, refusals, thoughts = [], [], []
+        calls: list[dict[str, Any]] = []
+        extra = ""
         for part in message.parts:
             match part:
                 case Text():
@@ -449,6 +460,13 @@ class _Speaker:
                 case ToolCall():
                     function = {"name": part.name, "arguments": part.arguments or "{}"}
                     calls.append({"id": part.id, "type": "function", "function": function})
+                    if extra:
+                        calls[-1]["extra_content"] = Raw(extra.encode())
+                        extra = ""
+                case Thinking(source="openai-chat", redacted=sealed_extra) if self._takes_extra and is_json_object(
+                    sealed_extra
+                ):
+                    extra = sealed_extra
                 case Refusal():
                     refusals.append(part.text)
                 case Thinking(source="openai-chat", signature="", redacted="") if self._takes_reasoning:
@@ -539,6 +557,8 @@ def parse_response(body: bytes) -> ChatResponse:
         calls.append(wire.ToolCall(said.function_call))
     for place, call in enumerate(calls):
         if call.function is not None:
+            if (extra := extra_of(call)) is not None:
+                parts.append(extra)
             identity_of_call = call.id or f"call_{identity}_{place}"
             parts.append(ToolCall(identity_of_call, call.function.name or "", arguments_text(call.function.arguments)))
     return ChatResponse(
@@ -550,6 +570,12 @@ def parse_response(body: bytes) -> ChatResponse:
         created=int(read.created or 0),
         service_tier=read.service_tier or "",
     )
+
+
+def extra_of(call: wire.ToolCall) -> Thinking | None:
+    """It travels as a thought of this dialect's, ahead of its call."""
+    extra = given(call.extra_content)
+    return Thinking(redacted=bytes(extra).decode(), source=NAME) if extra is not None else None
 
 
 def stop_reason(finish_reason: str | None, *, has_calls: bool, refused: bool) -> StopReason:

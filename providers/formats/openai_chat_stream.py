@@ -30,6 +30,7 @@ from providers.formats.dialect import ClientError, Usage
 from providers.formats.openai_chat import (
     NAME,
     chat_id,
+    extra_of,
     finish_reason,
     rendered_usage,
     said_parts,
@@ -166,6 +167,8 @@ class Parser:
         function = call.function or wire.Function()
         one = self._call_of(call, function.name or "")
         if not one.has_started and function.name:
+            if one.number == 0 and (extra := extra_of(call)) is not None:  # Gemini signs the first of several only
+                events.append(ThinkingDelta(redacted=extra.redacted, source=extra.source))
             self._start_call(one, function.name, events)
         if arguments := arguments_text(function.arguments):
             if one.has_started:

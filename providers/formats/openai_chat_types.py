@@ -68,10 +68,13 @@ class Function(msgspec.Struct):
 
 
 class ToolCall(msgspec.Struct):
+    """`extra_content` is what Gemini wants back with the call: what it thought, signed."""
+
     function: Function | None = None
     id: str | None = None
     type: str | None = None
     index: int | None = None
+    extra_content: Raw = Raw()
 
 
 class ThinkingBlock(msgspec.Struct):
