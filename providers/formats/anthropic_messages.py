@@ -227,6 +227,8 @@ def render_request(request: ChatRequest, model: UpstreamModel) -> Rendered:
     system: list[dict[str, Any]] = []
     turns: list[tuple[str, list[dict[str, Any]]]] = []
     for message in repaired(request.messages):
+        if message.name:
+            dropped.append("messages.name")
         if message.role == "system":
             system += [_block(part) for part in message.parts if isinstance(part, Text) and part.text.strip()]
             continue

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted
 from providers.formats.errors import UnreadableAnswer
 from providers.formats.openai_chat_wire import UNREADABLE, read_error
+from providers.formats.reading import read_mended
 from providers.formats.sse import Frame, Framer
 
 _encode = msgspec.json.Encoder().encode
@@ -120,7 +121,7 @@ def inspect_response(body: bytes) -> Answer:
     try:
         answer = _answered(body)
     except UNREADABLE:
-        raise UnreadableAnswer("it is no message") from None
+        answer = read_mended(_answered, body, "it is no message")
     usage = answer.usage.over(None) if answer.usage else None
     return Answer(body, usage, sum(block.size() for block in answer.content))
 
@@ -154,7 +155,7 @@ class Observer:
         try:
             event = _event(frame.data)
         except UNREADABLE:
-            raise UnreadableAnswer("an event of its stream is none of a message") from None
+            event = read_mended(_event, frame.data, "an event of its stream is none of a message")
         match event.type:
             case "content_block_delta":
                 if (delta := event.delta) is not None:

@@ -10,6 +10,7 @@ from msgspec import Raw
 
 from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted, output_counted
 from providers.formats.errors import UnreadableAnswer
+from providers.formats.reading import read_mended
 from providers.formats.sse import Frame, Framer
 
 DONE: Final = b"[DONE]"
@@ -121,7 +122,7 @@ def inspect_response(body: bytes) -> Answer:
     try:
         answer = _answered(body)
     except UNREADABLE:
-        raise UnreadableAnswer("it is no chat completion") from None
+        answer = read_mended(_answered, body, "it is no chat completion")
     if not answer.choices and bytes(answer.error) not in _NO_ERROR:
         raise UnreadableAnswer("it holds an error in place of an answer")
     size = sum(choice.message.size() for choice in answer.choices if choice.message)
@@ -171,7 +172,7 @@ class Observer:
         try:
             chunk = _chunk(data)
         except UNREADABLE:
-            raise UnreadableAnswer("an event of its stream is no chunk of a chat completion") from None
+            chunk = read_mended(_chunk, data, "an event of its stream is no chunk of a chat completion")
         if bytes(chunk.error) not in _NO_ERROR:
             self.error = read_error(data)
             return False

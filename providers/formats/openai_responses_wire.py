@@ -12,6 +12,7 @@ from providers.formats import openai_responses_types as wire
 from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted, output_counted
 from providers.formats.errors import UnreadableAnswer
 from providers.formats.openai_chat_wire import DONE, UNREADABLE
+from providers.formats.reading import read_mended
 from providers.formats.sse import Frame, Framer
 
 _encode = msgspec.json.Encoder().encode
@@ -89,7 +90,7 @@ def inspect_response(body: bytes) -> Answer:
     try:
         answer = _answered(body)
     except UNREADABLE:
-        raise UnreadableAnswer("it is no response") from None
+        answer = read_mended(_answered, body, "it is no response")
     if answer.usage is not None:
         return Answer(body, answer.usage.read(), 0)
     return Answer(body, None, sum(map(_size, answer.output)))
@@ -144,7 +145,7 @@ class Observer:
         try:
             event = _event(frame.data)
         except UNREADABLE:
-            raise UnreadableAnswer("an event of its stream is none of a response") from None
+            event = read_mended(_event, frame.data, "an event of its stream is none of a response")
         if not event.type and event.error is None:
             raise UnreadableAnswer("an event of its stream is none of a response")
         if event.type in {"response.failed", "error", ""}:

@@ -473,6 +473,12 @@ def test_thoughts_that_stand_among_the_parts_of_an_answer_are_thoughts() -> None
     assert way.finished
 
 
+@pytest.mark.parametrize("target", [ANTHROPIC, RESPONSES])
+def test_a_participants_name_is_dropped_by_name(target: Dialect) -> None:
+    assert dropped(OPENAI, target, {"messages": [{**USER, "name": "ann"}]}) == ("messages.name",)
+    assert dropped(OPENAI, OPENAI, {"messages": [{**USER, "name": "ann"}]}) == ()
+
+
 @pytest.mark.parametrize(("mode", "told"), [("auto", "auto"), ("required", "any")])
 def test_allowed_tools_are_the_only_ones_that_are_offered(mode: str, told: str) -> None:
     tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g", "h")]
@@ -607,8 +613,30 @@ def test_arguments_that_are_told_as_an_object_are_its_text() -> None:
     assert [one["json"] for one in blocks_of(b"".join(map(way.feed, stream)))] == ['{"b":[1,"ü"],"a":null}']
     same = relay(OPENAI, OPENAI, show_usage=True, now=1.0)
     assert b"".join(map(same.feed, stream)) == b"".join(stream)
-    history = [USER, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "a", "content": "1"}]
+    history: list[dict[str, Any]] = [USER, {"role": "assistant", "tool_calls": [call]}]
+    history.append({"role": "tool", "tool_call_id": "a", "content": "1"})
     assert to_anthropic(*history)["messages"][1]["content"][0]["input"] == {"b": [1, "ü"], "a": None}
+
+
+def test_an_emoji_that_a_server_cut_in_two_costs_no_answer() -> None:
+    """As servers do that count in UTF-16: bytes go on as they are, and half a pair is U+FFFD elsewhere."""
+    halves = [chunk({"content": "Well \ud83d"}), chunk({"content": "\ude00 \\\\ud83d \U0001f600"}, "stop")]
+    stream = b"".join([*halves, b"data: [DONE]\n\n"])
+    assert rb"Well \ud83d" in stream
+    same = relay(OPENAI, OPENAI, show_usage=True, now=1.0)
+    assert same.feed(stream) == stream
+    assert same.finished
+    said = summary(OPENAI.stream_parser().feed(stream))
+    assert said["text"] == "Well \ufffd\ufffd \\\\ud83d \U0001f600"
+    whole = json.dumps({"choices": [{"message": {"content": "Well \ud83d"}, "finish_reason": "stop"}]}).encode()
+    assert translate_answer(OPENAI, OPENAI, whole, now=1.0).body == whole
+    assert json.loads(translate_answer(OPENAI, ANTHROPIC, whole, now=1.0).body)["content"][0]["text"] == "Well \ufffd"
+    event = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "\ud83d"}}
+    messages = relay(ANTHROPIC, ANTHROPIC, show_usage=True, now=1.0)
+    assert messages.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    event = {"type": "response.output_text.delta", "delta": "\ud83d"}
+    responses = relay(RESPONSES, RESPONSES, show_usage=True, now=1.0)
+    assert responses.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
 
 
 def test_a_call_that_never_gets_a_name_is_not_lost() -> None:
