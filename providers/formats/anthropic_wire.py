@@ -9,7 +9,6 @@ import msgspec
 from msgspec.structs import replace
 
 from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted
-from providers.formats.errors import UnreadableAnswer
 from providers.formats.openai_chat_wire import UNREADABLE, read_error
 from providers.formats.reading import read_mended
 from providers.formats.sse import Frame, Framer
