@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic, time
 from typing import Any
 
@@ -26,6 +26,7 @@ from vault.errors import Damaged, VaultLocked
 
 MAX_ANSWER_BYTES = 67_108_864
 MAX_ERROR_BYTES = 1_048_576
+_EVENT = re.compile(rb"(?:^|[\r\n])data:")
 _JSON = (b"content-type", b"application/json")
 
 
@@ -155,7 +156,7 @@ async def _attempt(
                     stream = delivery.heard = HeardStream(stream, call.dialect)
                 if call.shape is not None:
                     stream = ShapedStream(stream, call.shape, call.dialect)
-                await _open_stream(delivery, exchange, stream)
+                await _open_stream(delivery, exchange, stream, dialect, secret)
                 kept, exchange = exchange, None
                 delivery.exchange = kept
             else:
@@ -172,6 +173,8 @@ async def _attempt(
         raise AttemptFailed(classify_failure(failure.kind), failure.message, kind=failure.kind) from None
     except UnreadableAnswer as problem:
         message, usage = f"The provider's answer cannot be read: {problem}", _usage_in(dialect, body)
+        if (wire := dialect.told_error(body)) is not None:
+            raise _told_failure(wire, secret, usage) from None
         raise AttemptFailed(ErrorClass.TRANSIENT, message, kind=FailureKind.PROTOCOL, usage=usage) from None
     except TimeoutError:
         message = f"The provider did not answer within {limit:.3g} seconds."
@@ -233,53 +236,65 @@ def _add(headers: Headers, defaults: Headers, passed: Headers, further: Headers)
                 headers.append((name, value))
 
 
-async def _open_stream(delivery: Delivery, exchange: Exchange, stream: Relay) -> None:
+async def _open_stream(delivery: Delivery, exchange: Exchange, stream: Relay, dialect: Dialect, secret: str) -> None:
     """Reads until there is an event for the client, so that a failure before that can still go elsewhere. Comments,
-    which some services write while they look for a machine, are none."""
+    which some services write while they look for a machine, are none; a plain body may tell an error."""
+    heard = b""
     while True:
         data = await exchange.chunk()
         delivery.first += stream.feed(data) if data else stream.close()
-        has_begun = b"data:" in delivery.first
+        has_begun = _EVENT.search(delivery.first) is not None
         if stream.error is not None and not has_begun:
-            raise _event_failure(stream.error)
+            raise _told_failure(stream.error, secret)
         if has_begun or stream.error is not None:
             delivery.relay = stream
             return
         if not data:
+            if (wire := dialect.told_error(heard)) is not None:
+                raise _told_failure(wire, secret)
             raise UpstreamFailure(FailureKind.RESET, "The provider ended its stream before it said anything.")
+        if len(heard) < MAX_ERROR_BYTES:
+            heard += data
 
 
-def _event_failure(wire: WireError) -> AttemptFailed:
-    """An error event as the first thing in a stream."""
+def _told_failure(wire: WireError, secret: str, usage: Usage | None = None) -> AttemptFailed:
+    """An error under a status that means success, in a body or as the first thing in a stream."""
     status = int(wire.code) if re.fullmatch("[1-5][0-9]{2}", wire.code) else 0
     if status >= 400:
         error = classify_status(status, code=wire.code, message=wire.message)
-    elif wire.type == "rate_limit_error":
+    elif wire.type == "rate_limit_error" or wire.code == "rate_limit_exceeded":
         error = ErrorClass.RATE_LIMITED
     elif wire.type == "invalid_request_error":
         error = classify_status(400, code=wire.code, message=wire.message)
     else:
         error = ErrorClass.TRANSIENT
-    return AttemptFailed(
-        error, wire.message or "The provider reported an error in its stream.", status=status, wire=wire
-    )
+    wire, message = _in_words(wire, error, status, secret)
+    message = message or "The provider reported an error in place of its answer."
+    return AttemptFailed(error, message, status=status, wire=wire, usage=usage)
+
+
+def _in_words(wire: WireError, error: ErrorClass, status: int, secret: str) -> tuple[WireError, str]:
+    """The provider's words are kept, short of the credential."""
+    if error is ErrorClass.AUTH:  # providers quote parts of the credential here
+        return replace(wire, message=""), f"The provider refused TokenHub's credential (HTTP {status})."
+    if secret and secret in wire.message:
+        wire = replace(wire, message=wire.message.replace(secret, "***"))
+    return wire, wire.message
 
 
 async def _refusal(exchange: Exchange, dialect: Dialect, secret: str) -> AttemptFailed:
-    """From an answer that is not 2xx. The provider's words are kept, short of the credential."""
+    """From an answer that is not 2xx."""
     try:
         wire = dialect.read_error(await exchange.read(MAX_ERROR_BYTES))
     except UpstreamFailure:
         wire = WireError("")
     status = exchange.status
-    if secret and secret in wire.message:
-        wire = WireError(wire.message.replace(secret, "***"), wire.type, wire.code, wire.param)
     error = classify_status(status, code=wire.code, message=wire.message)
-    if error is ErrorClass.AUTH:  # providers quote parts of the credential here
-        wire = WireError("", wire.type, wire.code, wire.param)
-        message = f"The provider refused TokenHub's credential (HTTP {status})."
-    else:
-        message = wire.message or f"The provider answered with HTTP {status}."
+    wire, message = _in_words(wire, error, status, secret)
     return AttemptFailed(
-        error, message, status=status, wire=wire, retry_after=retry_after_seconds(exchange.headers, now=time())
+        error,
+        message or f"The provider answered with HTTP {status}.",
+        status=status,
+        wire=wire,
+        retry_after=retry_after_seconds(exchange.headers, now=time()),
     )

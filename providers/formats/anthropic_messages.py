@@ -62,6 +62,9 @@ _ANY_OBJECT: Final = Raw(b'{"type":"object"}')
 _TAKEN: Final = frozenset({"top_k", "safety_identifier"})
 _TIERS: Final = {"standard": "default", "priority": "priority"}
 _TIERS_HERE: Final = {tier: word for word, tier in _TIERS.items()}
+_IMAGE_STARTS: Final = {
+    "/9j/": "image/jpeg", "iVBORw0KGgo": "image/png", "R0lGOD": "image/gif", "UklGR": "image/webp",
+}  # fmt: skip
 UNPARSED_ARGUMENTS = "unparsed_arguments"
 
 STOP_REASONS: Final = {
@@ -224,6 +227,8 @@ def render_request(request: ChatRequest, model: UpstreamModel) -> Rendered:
     system: list[dict[str, Any]] = []
     turns: list[tuple[str, list[dict[str, Any]]]] = []
     for message in repaired(request.messages):
+        if message.name:
+            dropped.append("messages.name")
         if message.role == "system":
             system += [_block(part) for part in message.parts if isinstance(part, Text) and part.text.strip()]
             continue
@@ -474,7 +479,7 @@ def _block(part: Part) -> dict[str, Any]:
         case Image(url=url) if url:
             block = {"type": "image", "source": {"type": "url", "url": url}}
         case Image():
-            source = {"type": "base64", "media_type": part.media_type or "image/png", "data": part.data}
+            source = {"type": "base64", "media_type": _image_type(part), "data": part.data}
             block = {"type": "image", "source": source}
         case Document():
             block = {"type": "document", "source": _document_source(part)}
@@ -498,6 +503,14 @@ def _block(part: Part) -> dict[str, Any]:
     if part.cache_control is not None:
         block["cache_control"] = part.cache_control
     return block
+
+
+def _image_type(part: Image) -> str:
+    """By what it begins with: a wrong name, such as image/jpg, is refused here, and nowhere else."""
+    for start, media_type in _IMAGE_STARTS.items():
+        if part.data.startswith(start):
+            return media_type
+    return part.media_type or "image/png"
 
 
 def _document_source(part: Document) -> dict[str, str]:

@@ -91,7 +91,7 @@ class ToolResultBlock(_Block, tag="tool_result"):
 
 
 class _ServerBlock(_Block):
-    """What a tool of Anthropic's own was asked or answered. No other provider can read it."""
+    """What is said to Anthropic's own machinery, or by it, as by its tools. No other provider can read it."""
 
     @property
     def kind(self) -> str:
@@ -134,7 +134,27 @@ class McpToolResultBlock(_ServerBlock, tag="mcp_tool_result"):
     pass
 
 
+class McpToolListingBlock(_ServerBlock, tag="mcp_tool_listing"):
+    pass
+
+
 class ContainerUploadBlock(_ServerBlock, tag="container_upload"):
+    pass
+
+
+class AdvisorToolResultBlock(_ServerBlock, tag="advisor_tool_result"):
+    pass
+
+
+class FallbackBlock(_ServerBlock, tag="fallback"):
+    pass
+
+
+class ToolAdditionBlock(_ServerBlock, tag="tool_addition"):
+    pass
+
+
+class ToolRemovalBlock(_ServerBlock, tag="tool_removal"):
     pass
 
 
@@ -148,7 +168,12 @@ ServerBlock = (
     | ToolSearchToolResultBlock
     | McpToolUseBlock
     | McpToolResultBlock
+    | McpToolListingBlock
     | ContainerUploadBlock
+    | AdvisorToolResultBlock
+    | FallbackBlock
+    | ToolAdditionBlock
+    | ToolRemovalBlock
 )
 
 

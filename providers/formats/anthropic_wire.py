@@ -6,10 +6,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted
-from providers.formats.errors import UnreadableAnswer
 from providers.formats.openai_chat_wire import UNREADABLE, read_error
+from providers.formats.reading import read_mended
 from providers.formats.sse import Frame, Framer
 
 _encode = msgspec.json.Encoder().encode
@@ -28,6 +29,9 @@ TYPES: Final = {
 }
 
 
+_COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+
+
 class _OutputDetails(msgspec.Struct):
     thinking_tokens: Told = None
 
@@ -39,13 +43,19 @@ class WireUsage(msgspec.Struct):
     output_tokens: Told = None
     output_tokens_details: _OutputDetails | None = None
     service_tier: str | None = None
+    iterations: Any = None
 
     def over(self, earlier: Usage | None) -> Usage:
-        """Together with what an earlier event said: a later one repeats counts or leaves them out."""
+        """Together with what an earlier event said: a later one repeats counts or leaves them out. What a compaction
+        took is billed, and stands in its own entry only."""
+        if self.iterations:
+            return self._with_compactions().over(earlier)
         seen = earlier or Usage()
         before = seen.input_tokens - seen.cached_input_tokens - seen.cache_write_tokens
-        read, made = self.cache_read_input_tokens, self.cache_creation_input_tokens
-        fresh = before if self.input_tokens is None else counted(self.input_tokens)
+        given, read, made = self.input_tokens, self.cache_read_input_tokens, self.cache_creation_input_tokens
+        if not (given or read or made):  # zeros after counts leave them out, too
+            given = read = made = None
+        fresh = before if given is None else counted(given)
         cached = seen.cached_input_tokens if read is None else counted(read)
         written = seen.cache_write_tokens if made is None else counted(made)
         details = self.output_tokens_details
@@ -56,6 +66,17 @@ class WireUsage(msgspec.Struct):
             output_tokens=seen.output_tokens if self.output_tokens is None else counted(self.output_tokens),
             reasoning_tokens=(counted(details.thinking_tokens) if details else 0) or seen.reasoning_tokens,
         )
+
+    def _with_compactions(self) -> WireUsage:
+        entries = self.iterations if isinstance(self.iterations, list) else []
+        apart = [one for one in entries if isinstance(one, dict) and one.get("type") == "compaction"]
+        told = {name: getattr(self, name) for name in _COUNTS}
+        more = {
+            name: counted(value) + sum(counted(one.get(name)) for one in apart)
+            for name, value in told.items()
+            if value is not None
+        }
+        return replace(self, iterations=None, **more)
 
 
 class _Block(msgspec.Struct):
@@ -99,7 +120,7 @@ def inspect_response(body: bytes) -> Answer:
     try:
         answer = _answered(body)
     except UNREADABLE:
-        raise UnreadableAnswer("it is no message") from None
+        answer = read_mended(_answered, body, "it is no message")
     usage = answer.usage.over(None) if answer.usage else None
     return Answer(body, usage, sum(block.size() for block in answer.content))
 
@@ -133,7 +154,7 @@ class Observer:
         try:
             event = _event(frame.data)
         except UNREADABLE:
-            raise UnreadableAnswer("an event of its stream is none of a message") from None
+            event = read_mended(_event, frame.data, "an event of its stream is none of a message")
         match event.type:
             case "content_block_delta":
                 if (delta := event.delta) is not None:

@@ -17,7 +17,7 @@ from providers.formats.dialect import (
     WireError,
 )
 from providers.formats.envelope import Envelope
-from providers.formats.openai_chat_wire import read_error, render_error
+from providers.formats.openai_chat_wire import read_error, render_error, told_error
 
 
 class Dialect:
@@ -47,6 +47,10 @@ class Dialect:
     def read_error(self, body: bytes) -> WireError:
         """Of an answer that is not 2xx; any bytes are taken, HTML too."""
         return read_error(body)
+
+    def told_error(self, body: bytes) -> WireError | None:
+        """That a 2xx answer holds in place of what was asked for, if it does."""
+        return told_error(body)
 
     # -- towards a client ----------------------------------------------------------------------------------------------
     def read_envelope(self, body: bytes) -> Envelope:

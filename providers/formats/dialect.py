@@ -27,6 +27,15 @@ def counted(told: Told) -> int:
     return int(min(told, MOST_TOKENS)) if type(told) is float and told > 0 else 0
 
 
+def output_counted(given: int, produced: int, reasoning: int, cached: int, total: Told) -> tuple[int, int]:
+    """Output with its reasoning, and the reasoning in it. xAI and Gemini leave it out of what was produced; only their
+    `total` has it, and Gemini names it nowhere else."""
+    unsaid = total - given - produced if type(total) is int and total < MOST_TOKENS else 0
+    if unsaid <= 0 or unsaid < reasoning or unsaid == cached:
+        return produced, reasoning
+    return produced + unsaid, reasoning or unsaid
+
+
 class Usage(msgspec.Struct, frozen=True):
     """What a call consumed. `input_tokens` holds cached and cache-written ones, `output_tokens` the reasoning."""
 

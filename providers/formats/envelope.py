@@ -100,7 +100,7 @@ class Envelope:
         self.messages_size = 0
 
     @classmethod
-    def read(cls, body: bytes) -> Envelope:
+    def read(cls, body: bytes, *, least_output: int = 1) -> Envelope:
         """Of a chat completion or a message. Raises InvalidRequest, naming the field."""
         fields, known = _read(_known, body)
         self = cls(body, fields, known)
@@ -114,7 +114,7 @@ class Envelope:
         self.stream = bool(known.stream)
         self.include_usage = known.stream_options is not None and bool(known.stream_options.include_usage)
         limit = known.max_tokens if known.max_completion_tokens is None else known.max_completion_tokens
-        self._limit_output(limit, "max_tokens")
+        self._limit_output(limit, "max_tokens", least_output)
         n = known.n
         if n is not None and not 1 <= n <= 128:
             raise InvalidRequest("n must be a whole number from 1 to 128.", "n")
@@ -160,9 +160,9 @@ class Envelope:
         self.n = 0
         return self
 
-    def _limit_output(self, limit: int | None, name: str) -> None:
-        if limit is not None and not 0 < limit < 1 << 31:
-            raise InvalidRequest(f"{name} must be a whole number above 0.", name)
+    def _limit_output(self, limit: int | None, name: str, least: int = 1) -> None:
+        if limit is not None and not least <= limit < 1 << 31:
+            raise InvalidRequest(f"{name} must be a whole number from {least} on.", name)
         self.max_output_tokens = limit
 
     def _count(self, tools: tuple[str, ...], formats: tuple[str, ...]) -> None:

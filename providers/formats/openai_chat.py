@@ -4,6 +4,7 @@ openai_chat_types, streams in openai_chat_stream. Pure."""
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -34,8 +35,16 @@ from providers.formats.canonical import (
 )
 from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
-from providers.formats.openai_chat_wire import WireUsage
-from providers.formats.reading import filled_list, further_fields, given, object_schema, read_answer, read_body
+from providers.formats.openai_chat_wire import WireUsage, arguments_text
+from providers.formats.reading import (
+    filled_list,
+    further_fields,
+    given,
+    is_json_object,
+    object_schema,
+    read_answer,
+    read_body,
+)
 from providers.formats.reasoning import (
     effort_of,
     is_openai_model,
@@ -62,6 +71,7 @@ _SAMPLING: Final = frozenset({"seed", "presence_penalty", "frequency_penalty", "
 _OPENAI_ONLY: Final = frozenset(
     {"prompt_cache_key", "prompt_cache_retention", "safety_identifier", "verbosity", "service_tier"}
 )
+_TEXTS: Final = frozenset({"application/json", "application/xml", "application/yaml", "application/x-yaml"})
 _VLLM_ONLY: Final = frozenset({"top_k", "min_p", "repetition_penalty"})
 
 STOP_REASONS: Final = {
@@ -138,6 +148,10 @@ def _read_tools(read: wire.Request, request: ChatRequest) -> None:
             request.tool_choice = ToolChoice(choice)
         case wire.NamedTool(function=wire.NamedFunction(name=name)) | wire.NamedFunction(name=name):
             request.tool_choice = ToolChoice("named", name)
+        case wire.NamedTool(allowed_tools=wire.AllowedTools(tools=allowed, mode=mode)):
+            names = {one.function.name for one in allowed if one.function is not None}
+            request.tools = [tool for tool in request.tools if tool.name in names]
+            request.tool_choice = ToolChoice("required" if mode == "required" else "auto")
         case str():
             raise InvalidRequest("tool_choice must be auto, none, required or a named function.", "tool_choice")
         case _:
@@ -186,10 +200,10 @@ def _said(read: wire.AssistantMessage, number: int) -> list[Part]:
         if function is None or not function.name:
             param = f"messages[{number}].tool_calls[{place}].function"
             raise InvalidRequest(f"{param} is missing: a tool call names its function.", param)
-        parts.append(ToolCall(call.id or f"call_{number}_{place}", function.name, function.arguments or ""))
+        parts.append(ToolCall(call.id or f"call_{number}_{place}", function.name, arguments_text(function.arguments)))
     if read.function_call is not None and read.function_call.name:
         name = read.function_call.name
-        parts.append(ToolCall(f"call_{name}", name, read.function_call.arguments or ""))
+        parts.append(ToolCall(f"call_{name}", name, arguments_text(read.function_call.arguments)))
     return parts
 
 
@@ -202,6 +216,26 @@ def thinking(blocks: Sequence[wire.ThinkingBlock] | None, text: str | None) -> I
             yield unsealed(part, seal or "") or part
     elif text:
         yield Thinking(text, source=NAME)
+
+
+def said_parts(content: str | list[wire.SaidPart] | None) -> Iterable[Text | Thinking | Refusal]:
+    """Of an answer. Parts of other kinds have no counterpart elsewhere."""
+    if isinstance(content, str):
+        yield Text(content)
+        return
+    for part in content or ():
+        match part.type:
+            case "text":
+                yield Text(part.text or "")
+            case "refusal":
+                yield Refusal(part.refusal or "")
+            case "thinking":
+                yield _thought(part.thinking or "")
+
+
+def _thought(thought: str | list[wire.ThoughtText]) -> Thinking:
+    text = thought if isinstance(thought, str) else "".join(one.text or "" for one in thought)
+    return Thinking(text, source=NAME)
 
 
 def _parts(content: str | list[wire.Part] | None, number: int) -> Iterable[Part]:
@@ -226,6 +260,8 @@ def _parts(content: str | list[wire.Part] | None, number: int) -> Iterable[Part]
                 yield _document(part, param)
             case wire.RefusalPart():
                 yield Refusal(part.refusal)
+            case wire.ThinkingPart():
+                yield _thought(part.thinking)
             case wire.AudioPart():
                 raise InvalidRequest(
                     f"{param}: the model's provider takes no audio.", param, code="unsupported_parameter"
@@ -240,10 +276,22 @@ def _document(part: wire.FilePart, param: str) -> Document:
             f"{param}.file",
             code="unsupported_parameter",
         )
+    return document(data, part.file.filename or "", f"{param}.file", given(part.cache_control))
+
+
+def document(data: str, name: str, param: str, cache_control: Raw | None = None) -> Document:
+    """Of a data URL or bare base64, which is a PDF. A text is told as such: nobody else takes it in base64. Raises
+    InvalidRequest."""
     data_url = DATA_URL.match(data)
-    media_type = data_url[1] if data_url else "application/pdf"
+    media_type = (data_url[1] if data_url else "") or "application/pdf"
     content = data[data_url.end() :] if data_url else data
-    return Document("", content, media_type or "application/pdf", part.file.filename or "", given(part.cache_control))
+    if media_type.lower().startswith("text/") or media_type.lower() in _TEXTS:
+        try:
+            text = b64decode(content).decode("utf-8", "replace")
+        except ValueError:
+            raise InvalidRequest(f"{param}: file_data is not base64.", param) from None
+        return Document("", text, "text/plain", name, cache_control)
+    return Document("", content, media_type, name, cache_control)
 
 
 # -- a request for an upstream ---------------------------------------------------------------------------------------
@@ -373,6 +421,7 @@ class _Speaker:
         self._dropped = dropped
         self._takes_reasoning = not is_openai_model(model.name)
         self._takes_marks = "claude" in model.name  # behind a compatible service
+        self._takes_extra = "gemini" in model.name
 
     def messages(self, message: Message, param: str) -> list[dict[str, Any]]:
         """One message may become several: each tool result is a message of its own here."""
@@ -401,7 +450,9 @@ class _Speaker:
         return out
 
     def _assistant(self, message: Message) -> dict[str, Any]:
-        texts, calls, refusals, thoughts = [], [], [], []
+        texts, refusals, thoughts = [], [], []
+        calls: list[dict[str, Any]] = []
+        extra = ""
         for part in message.parts:
             match part:
                 case Text():
@@ -409,6 +460,13 @@ class _Speaker:
                 case ToolCall():
                     function = {"name": part.name, "arguments": part.arguments or "{}"}
                     calls.append({"id": part.id, "type": "function", "function": function})
+                    if extra:
+                        calls[-1]["extra_content"] = Raw(extra.encode())
+                        extra = ""
+                case Thinking(source="openai-chat", redacted=sealed_extra) if self._takes_extra and is_json_object(
+                    sealed_extra
+                ):
+                    extra = sealed_extra
                 case Refusal():
                     refusals.append(part.text)
                 case Thinking(source="openai-chat", signature="", redacted="") if self._takes_reasoning:
@@ -451,7 +509,7 @@ def _rendered_part(part: Part, param: str) -> dict[str, Any]:
             if part.detail in {"low", "high", "auto"}:
                 url["detail"] = part.detail
             return {"type": "image_url", "image_url": url}
-        case Document(media_type="text/plain", data=text) if text:
+        case Document(media_type="text/plain", url="", data=text):
             return {"type": "text", "text": f"{part.name}\n\n{text}" if part.name else text}
         case Document(data=data) if data:
             name = part.name or "document.pdf"
@@ -481,10 +539,12 @@ def parse_response(body: bytes) -> ChatResponse:
     read = read_answer(_response, body, "it is no chat completion")
     if not read.choices or (said := read.choices[0].message) is None:
         raise UnreadableAnswer("it is a chat completion without a message")
+    if given(read.choices[0].error) is not None:
+        raise UnreadableAnswer("it holds an error in place of an answer")
     identity = read.id or ""
     parts: list[Part] = [*thinking(said.thinking_blocks, said.reasoning_content or said.reasoning)]
     logprobs = read.choices[0].logprobs
-    for one in _parts(said.content, 0):
+    for one in said_parts(said.content):
         if not isinstance(one, Text):
             parts.append(one)
         elif one.text:
@@ -497,8 +557,10 @@ def parse_response(body: bytes) -> ChatResponse:
         calls.append(wire.ToolCall(said.function_call))
     for place, call in enumerate(calls):
         if call.function is not None:
+            if (extra := extra_of(call)) is not None:
+                parts.append(extra)
             identity_of_call = call.id or f"call_{identity}_{place}"
-            parts.append(ToolCall(identity_of_call, call.function.name or "", call.function.arguments or ""))
+            parts.append(ToolCall(identity_of_call, call.function.name or "", arguments_text(call.function.arguments)))
     return ChatResponse(
         id=identity,
         model=read.model or "",
@@ -508,6 +570,12 @@ def parse_response(body: bytes) -> ChatResponse:
         created=int(read.created or 0),
         service_tier=read.service_tier or "",
     )
+
+
+def extra_of(call: wire.ToolCall) -> Thinking | None:
+    """It travels as a thought of this dialect's, ahead of its call."""
+    extra = given(call.extra_content)
+    return Thinking(redacted=bytes(extra).decode(), source=NAME) if extra is not None else None
 
 
 def stop_reason(finish_reason: str | None, *, has_calls: bool, refused: bool) -> StopReason:

@@ -18,6 +18,7 @@ from providers.formats.canonical import (
     Started,
     StopReason,
     StreamEvent,
+    Text,
     TextDelta,
     Thinking,
     ThinkingDelta,
@@ -29,13 +30,22 @@ from providers.formats.dialect import ClientError, Usage
 from providers.formats.openai_chat import (
     NAME,
     chat_id,
+    extra_of,
     finish_reason,
     rendered_usage,
+    said_parts,
     stop_reason,
     thinking,
     thinking_block,
 )
-from providers.formats.openai_chat_wire import DONE, DONE_EVENT, WireUsage, read_error, render_stream_error
+from providers.formats.openai_chat_wire import (
+    DONE,
+    DONE_EVENT,
+    WireUsage,
+    arguments_text,
+    read_error,
+    render_stream_error,
+)
 from providers.formats.reading import filled_list, given, read_answer
 from providers.formats.sse import Framer
 
@@ -55,15 +65,28 @@ class _Chunk(msgspec.Struct):
 _chunk = msgspec.json.Decoder(_Chunk).decode
 
 
+class _Call(msgspec.Struct):
+    """A tool call on its way. It starts with its name, which some servers tell late; what comes of its arguments before
+    that is `held`."""
+
+    id: str
+    number: int
+    has_started: bool = False
+    held: str = ""
+
+
 class Parser:
-    """Of the first choice. Tool calls are told apart by index, and by id where a server repeats an index."""
+    """Of the first choice. Tool calls are told apart by index, as far as ids do not contradict: some servers leave out
+    the index, repeat one, or go on with a call under another."""
 
     def __init__(self) -> None:
         self._framer = Framer()
         self._started = self._ended = self._refused = False
         self._finish: str | None = None
         self._identity = ""
-        self._calls: dict[int, tuple[int, str]] = {}
+        self._calls: dict[int, _Call] = {}
+        self._by_id: dict[str, _Call] = {}
+        self._last: _Call | None = None
         self._count = 0
 
     def feed(self, data: bytes) -> list[StreamEvent]:
@@ -84,6 +107,9 @@ class Parser:
 
     def _end(self, events: list[StreamEvent]) -> None:
         self._ended = True
+        for one in self._calls.values():
+            if not one.has_started:
+                self._start_call(one, "", events)
         events.append(Finished(stop_reason(self._finish, has_calls=self._count > 0, refused=self._refused)))
         events.append(Ended())
 
@@ -123,7 +149,12 @@ class Parser:
         if isinstance(delta.content, str) and (delta.content or logprobs is not None):  # half a letter has no text yet
             events.append(TextDelta(delta.content, logprobs))
         elif isinstance(delta.content, list):
-            events += [TextDelta(part.text) for part in delta.content if isinstance(part, wire.TextPart) and part.text]
+            for said in said_parts(delta.content):
+                match said:
+                    case Text() if said.text:
+                        events.append(TextDelta(said.text))
+                    case Thinking() if said.text:
+                        events.append(ThinkingDelta(said.text, source=NAME))
         if delta.refusal:
             self._refused = True
             events.append(RefusalDelta(delta.refusal))
@@ -133,16 +164,43 @@ class Parser:
             self._read_call(wire.ToolCall(delta.function_call, index=0), events)
 
     def _read_call(self, call: wire.ToolCall, events: list[StreamEvent]) -> None:
-        place = call.index if call.index is not None else max(self._count - 1, 0) if not call.id else self._count
-        known = self._calls.get(place)
-        if known is None or (call.id and known[1] and call.id != known[1]):
-            identity = call.id or f"call_{self._identity}_{self._count}"
-            name = call.function.name if call.function is not None and call.function.name else ""
-            known = self._calls[place] = (self._count, identity if call.id else "")
-            events.append(ToolStarted(self._count, identity, name))
+        function = call.function or wire.Function()
+        one = self._call_of(call, function.name or "")
+        if not one.has_started and function.name:
+            if one.number == 0 and (extra := extra_of(call)) is not None:  # Gemini signs the first of several only
+                events.append(ThinkingDelta(redacted=extra.redacted, source=extra.source))
+            self._start_call(one, function.name, events)
+        if arguments := arguments_text(function.arguments):
+            if one.has_started:
+                events.append(ToolDelta(one.number, arguments))
+            else:
+                one.held += arguments
+
+    def _call_of(self, call: wire.ToolCall, name: str) -> _Call:
+        place = call.index
+        known = self._calls.get(place) if place is not None else None
+        if known is not None and not (call.id and known.id and call.id != known.id):
+            one = known
+        elif call.id in self._by_id and not (name and place is not None):
+            one = self._by_id[call.id]
+        elif not call.id and not name and known is None and self._last is not None:
+            one = self._last
+        else:
+            one = _Call(call.id or "", self._count)
             self._count += 1
-        if call.function is not None and call.function.arguments:
-            events.append(ToolDelta(known[0], call.function.arguments))
+            if place is None:
+                place = max(self._calls, default=-1) + 1
+            self._calls[place] = one
+            if call.id:
+                self._by_id[call.id] = one
+        self._last = one
+        return one
+
+    def _start_call(self, one: _Call, name: str, events: list[StreamEvent]) -> None:
+        one.has_started = True
+        events.append(ToolStarted(one.number, one.id or f"call_{self._identity}_{one.number}", name))
+        if one.held:
+            events.append(ToolDelta(one.number, one.held))
 
 
 class Renderer:

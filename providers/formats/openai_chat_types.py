@@ -3,7 +3,7 @@ Other keys are left alone here. After the types of the `openai` package."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw
@@ -47,19 +47,34 @@ class AudioPart(_Part, tag="input_audio"):
     input_audio: Raw
 
 
-Part = TextPart | ImagePart | FilePart | RefusalPart | AudioPart
+class ThoughtText(msgspec.Struct):
+    text: str | None = None
+
+
+class ThinkingPart(_Part, tag="thinking"):
+    """Of Mistral's models."""
+
+    thinking: str | list[ThoughtText]
+
+
+Part = TextPart | ImagePart | FilePart | RefusalPart | AudioPart | ThinkingPart
 
 
 class Function(msgspec.Struct):
+    """`arguments` to be read by `arguments_text`."""
+
     name: str | None = None
-    arguments: str | None = None
+    arguments: Any = None
 
 
 class ToolCall(msgspec.Struct):
+    """`extra_content` is what Gemini wants back with the call: what it thought, signed."""
+
     function: Function | None = None
     id: str | None = None
     type: str | None = None
     index: int | None = None
+    extra_content: Raw = Raw()
 
 
 class ThinkingBlock(msgspec.Struct):
@@ -131,9 +146,20 @@ class NamedFunction(msgspec.Struct):
     name: str
 
 
+class AllowedTool(msgspec.Struct):
+    type: str = "function"
+    function: NamedFunction | None = None
+
+
+class AllowedTools(msgspec.Struct):
+    tools: list[AllowedTool]
+    mode: str = "auto"
+
+
 class NamedTool(msgspec.Struct):
     type: str = "function"
     function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 class JsonSchema(msgspec.Struct):
@@ -179,11 +205,18 @@ class Request(msgspec.Struct):
 
 
 # -- answers -----------------------------------------------------------------------------------------------------
+class SaidPart(msgspec.Struct):
+    type: str = ""
+    text: str | None = None
+    refusal: str | None = None
+    thinking: str | list[ThoughtText] | None = None
+
+
 class Said(msgspec.Struct):
     """A message of an answer, or a delta of one. `reasoning` is OpenRouter's and Ollama's word."""
 
     role: str | None = None
-    content: str | list[Part] | None = None
+    content: str | list[SaidPart] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -202,3 +235,4 @@ class Choice(msgspec.Struct):
     message: Said | None = None
     delta: Said | None = None
     finish_reason: str | None = None
+    error: Raw = Raw()

@@ -8,8 +8,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted
+from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted, output_counted
 from providers.formats.errors import UnreadableAnswer
+from providers.formats.reading import read_mended
 from providers.formats.sse import Frame, Framer
 
 DONE: Final = b"[DONE]"
@@ -31,26 +32,41 @@ class _CompletionDetails(msgspec.Struct):
 
 
 class WireUsage(msgspec.Struct):
+    """`cached_tokens` is Kimi's word, `prompt_cache_hit_tokens` DeepSeek's."""
+
     prompt_tokens: Told = None
     completion_tokens: Told = None
+    total_tokens: Told = None
+    cached_tokens: Told = None
+    prompt_cache_hit_tokens: Told = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
     def read(self) -> Usage:
         prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
+        given, cached = counted(self.prompt_tokens), counted(prompt.cached_tokens) if prompt else 0
+        if not cached and (told := self.cached_tokens or self.prompt_cache_hit_tokens):
+            cached = min(counted(told), given)
+        thought = counted(completion.reasoning_tokens) if completion else 0
+        produced, thought = output_counted(given, counted(self.completion_tokens), thought, cached, self.total_tokens)
         return Usage(
-            input_tokens=counted(self.prompt_tokens),
-            cached_input_tokens=counted(prompt.cached_tokens) if prompt else 0,
+            input_tokens=given,
+            cached_input_tokens=cached,
             cache_write_tokens=counted(prompt.cache_write_tokens) if prompt else 0,
-            output_tokens=counted(self.completion_tokens),
-            reasoning_tokens=counted(completion.reasoning_tokens) if completion else 0,
+            output_tokens=produced,
+            reasoning_tokens=thought,
             input_audio_tokens=counted(prompt.audio_tokens) if prompt else 0,
             output_audio_tokens=counted(completion.audio_tokens) if completion else 0,
         )
 
 
+def arguments_text(told: Any) -> str:
+    """Some servers, llama.cpp's for a while, tell the object in place of its text."""
+    return told if isinstance(told, str) else "" if told is None else _encode(told).decode()
+
+
 class _Function(msgspec.Struct):
-    arguments: str | None = None
+    arguments: Any = None
 
 
 class _ToolCall(msgspec.Struct):
@@ -74,7 +90,7 @@ class _Said(msgspec.Struct):
         elif self.content:
             total += len(_encode(self.content))
         for call in self.tool_calls or ():
-            total += len(call.function.arguments or "") if call.function else 0
+            total += len(arguments_text(call.function.arguments)) if call.function else 0
         return total
 
 
@@ -87,6 +103,7 @@ class _Choice(msgspec.Struct):
 class _Answered(msgspec.Struct):
     choices: list[_Choice]
     usage: WireUsage | None = None
+    error: Raw = Raw()
 
 
 class _Chunk(msgspec.Struct):
@@ -105,7 +122,9 @@ def inspect_response(body: bytes) -> Answer:
     try:
         answer = _answered(body)
     except UNREADABLE:
-        raise UnreadableAnswer("it is no chat completion") from None
+        answer = read_mended(_answered, body, "it is no chat completion")
+    if not answer.choices and bytes(answer.error) not in _NO_ERROR:
+        raise UnreadableAnswer("it holds an error in place of an answer")
     size = sum(choice.message.size() for choice in answer.choices if choice.message)
     return Answer(body, answer.usage.read() if answer.usage else None, size)
 
@@ -153,7 +172,7 @@ class Observer:
         try:
             chunk = _chunk(data)
         except UNREADABLE:
-            raise UnreadableAnswer("an event of its stream is no chunk of a chat completion") from None
+            chunk = read_mended(_chunk, data, "an event of its stream is no chunk of a chat completion")
         if bytes(chunk.error) not in _NO_ERROR:
             self.error = read_error(data)
             return False
@@ -176,6 +195,23 @@ def read_error(body: bytes) -> WireError:
         return wire_error(_any(body))
     except UNREADABLE:
         return WireError("")
+
+
+def told_error(body: bytes) -> WireError | None:
+    """The error that stands in place of an answer, or in its first choice, as OpenRouter's does under the status 200;
+    None where there is none."""
+    try:
+        value = _any(body)
+    except UNREADABLE:
+        return None
+    if not isinstance(value, dict):
+        return None
+    choices = value.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    for holder in (value, first):
+        if isinstance(holder, dict) and holder.get("error"):
+            return wire_error({"error": holder["error"]})
+    return None
 
 
 def wire_error(value: Any) -> WireError:

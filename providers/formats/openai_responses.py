@@ -37,7 +37,8 @@ from providers.formats.canonical import (
 )
 from providers.formats.dialect import Rendered, UpstreamModel, Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
-from providers.formats.openai_chat import DATA_URL, reasoning_effort, result_text, short_user
+from providers.formats.openai_chat import DATA_URL, document, reasoning_effort, result_text, short_user
+from providers.formats.openai_chat_wire import arguments_text
 from providers.formats.openai_responses_wire import WireUsage
 from providers.formats.reading import filled_list, further_fields, given, object_schema, read_answer, read_body
 from providers.formats.reasoning import is_openai_model, is_openai_reasoner
@@ -255,7 +256,7 @@ def _call(item: wire.Item, param: str) -> ToolCall:
     if not item.name:
         raise InvalidRequest(f"{param}.name is missing: a tool call names its tool.", f"{param}.name")
     name = flat_name(item.name, item.namespace or "")
-    arguments = item.arguments if isinstance(item.arguments, str) else ""
+    arguments = arguments_text(item.arguments)
     if item.type == "custom_tool_call":
         arguments = _encode({"input": item.input or ""}).decode()
     return ToolCall(item.call_id or item.id or "", name, arguments)
@@ -293,10 +294,7 @@ def _part(part: wire.Part, param: str) -> Text | Image | Document | Refusal:
         case "input_file" if part.file_url:
             return Document(part.file_url, name=part.filename or "")
         case "input_file" if part.file_data:
-            data_url = DATA_URL.match(part.file_data)
-            media_type = (data_url[1] if data_url else "") or "application/pdf"
-            content = part.file_data[data_url.end() :] if data_url else part.file_data
-            return Document("", content, media_type, part.filename or "")
+            return document(part.file_data, part.filename or "", param)
         case "input_image" | "input_file":
             raise InvalidRequest(
                 f"{param}: a file that another provider stores cannot be passed on; send its content.",
@@ -551,7 +549,7 @@ def parse_response(body: bytes) -> ChatResponse:
             case "reasoning":
                 parts.append(thinking(item))
             case "function_call":
-                arguments = item.arguments if isinstance(item.arguments, str) else ""
+                arguments = arguments_text(item.arguments)
                 parts.append(ToolCall(item.call_id or item.id or "", item.name or "", arguments))
     return ChatResponse(
         id=read.id,

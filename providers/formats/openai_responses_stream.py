@@ -26,7 +26,8 @@ from providers.formats.canonical import (
     UsageSeen,
 )
 from providers.formats.dialect import ClientError, Usage, WireError
-from providers.formats.openai_chat_wire import DONE
+from providers.formats.errors import UnreadableAnswer
+from providers.formats.openai_chat_wire import DONE, arguments_text
 from providers.formats.openai_responses import (
     NAME,
     NamedTool,
@@ -60,7 +61,7 @@ class _Response(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    type: str
+    type: str = ""
     delta: Any = None
     output_index: int = 0
     summary_index: int = 0
@@ -124,7 +125,9 @@ class Parser:
                 self._end_item(read.output_index, read.item, events)
             case "response.created" | "response.in_progress" if read.response is not None:
                 self._start(read.response, events)
-            case "response.failed" | "error":
+            case "response.failed" | "error" | "":
+                if not read.type and read.error is None:
+                    raise UnreadableAnswer("an event of its stream is none of a response")
                 self._ended = True
                 events.append(Failed(_failure(read)))
             case kind if kind in TERMINAL and read.response is not None:
@@ -147,8 +150,8 @@ class Parser:
         match item.type:
             case "function_call":
                 self._start_item(index, item, events)
-                if index not in self._written and isinstance(item.arguments, str) and item.arguments:
-                    events.append(ToolDelta(self._calls[index], item.arguments))
+                if index not in self._written and (arguments := arguments_text(item.arguments)):
+                    events.append(ToolDelta(self._calls[index], arguments))
             case "reasoning":
                 part = thinking(item)
                 text = "" if index in self._thought else part.text

@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Raw
 
 from providers.formats import openai_responses_types as wire
-from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted
+from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted, output_counted
 from providers.formats.errors import UnreadableAnswer
 from providers.formats.openai_chat_wire import DONE, UNREADABLE
+from providers.formats.reading import read_mended
 from providers.formats.sse import Frame, Framer
 
 _encode = msgspec.json.Encoder().encode
@@ -21,17 +22,21 @@ TERMINAL: Final = frozenset({"response.completed", "response.incomplete"})
 class WireUsage(msgspec.Struct):
     input_tokens: Told = None
     output_tokens: Told = None
+    total_tokens: Told = None
     input_tokens_details: wire.InputDetails | None = None
     output_tokens_details: wire.OutputDetails | None = None
 
     def read(self) -> Usage:
-        given, produced = self.input_tokens_details, self.output_tokens_details
+        read, made = self.input_tokens_details, self.output_tokens_details
+        given, cached = counted(self.input_tokens), counted(read.cached_tokens) if read else 0
+        thought = counted(made.reasoning_tokens) if made else 0
+        produced, thought = output_counted(given, counted(self.output_tokens), thought, cached, self.total_tokens)
         return Usage(
-            input_tokens=counted(self.input_tokens),
-            cached_input_tokens=counted(given.cached_tokens) if given else 0,
-            cache_write_tokens=counted(given.cache_write_tokens) if given else 0,
-            output_tokens=counted(self.output_tokens),
-            reasoning_tokens=counted(produced.reasoning_tokens) if produced else 0,
+            input_tokens=given,
+            cached_input_tokens=cached,
+            cache_write_tokens=counted(read.cache_write_tokens) if read else 0,
+            output_tokens=produced,
+            reasoning_tokens=thought,
         )
 
 
@@ -66,7 +71,7 @@ class _Response(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    type: str
+    type: str = ""
     delta: Any = None
     sequence_number: int | None = None
     response: _Response | None = None
@@ -85,7 +90,7 @@ def inspect_response(body: bytes) -> Answer:
     try:
         answer = _answered(body)
     except UNREADABLE:
-        raise UnreadableAnswer("it is no response") from None
+        answer = read_mended(_answered, body, "it is no response")
     if answer.usage is not None:
         return Answer(body, answer.usage.read(), 0)
     return Answer(body, None, sum(map(_size, answer.output)))
@@ -140,8 +145,10 @@ class Observer:
         try:
             event = _event(frame.data)
         except UNREADABLE:
-            raise UnreadableAnswer("an event of its stream is none of a response") from None
-        if event.type in {"response.failed", "error"} or (event.error is not None and not event.type):
+            event = read_mended(_event, frame.data, "an event of its stream is none of a response")
+        if not event.type and event.error is None:
+            raise UnreadableAnswer("an event of its stream is none of a response")
+        if event.type in {"response.failed", "error", ""}:
             self.error = failure_of(event)
             return False
         if event.sequence_number is not None:

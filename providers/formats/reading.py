@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
@@ -16,6 +17,10 @@ _fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _EMPTY_SCHEMA: Final = Raw(b'{"type":"object","properties":{}}')
 _any = msgspec.json.Decoder().decode
+_HALF: Final = len(b"\\ud83d")
+_SURROGATES: Final = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
 _NOTHING = (b"null", b"false", b"[]", b"{}", b'""')
 
 
@@ -53,7 +58,22 @@ def read_answer(decode: Callable[[bytes], T], data: bytes, what: str) -> T:
     try:
         return decode(data)
     except UNREADABLE:
-        raise UnreadableAnswer(what) from None
+        return read_mended(decode, data, what)
+
+
+def read_mended(decode: Callable[[bytes], T], data: bytes, what: str) -> T:
+    """Of what could not be read: halves of surrogate pairs, as of an emoji that was cut by a server that counts in
+    UTF-16, are read as U+FFFD. Raises UnreadableAnswer."""
+    if b"\\u" in data:
+        try:
+            return decode(_SURROGATES.sub(_without_halves, data))
+        except UNREADABLE:
+            pass
+    raise UnreadableAnswer(what) from None
+
+
+def _without_halves(found: re.Match[bytes]) -> bytes:
+    return b"\\ufffd" if len(found[0]) == _HALF else found[0]
 
 
 def further_fields(body: bytes, known: Iterable[str]) -> dict[str, Any]:

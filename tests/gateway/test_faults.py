@@ -152,6 +152,43 @@ def test_a_rate_limit_names_its_wait(gateway: Gateway, upstream: Upstream, numbe
     assert 5 <= int(answer.headers["retry-after"]) <= 120
 
 
+TOLD: list[tuple[dict[str, Any], int, str]] = [
+    ({"error": {"message": "No quota left", "code": 429}}, 429, "upstream_rate_limited"),
+    ({"error": {"message": "bad data: flagged", "code": 400}, "choices": []}, 400, "upstream_rejected"),
+    ({"error": {"message": "prompt is too long", "code": 400}, "choices": None}, 400, "context_length_exceeded"),
+    ({"error": {"message": f"who is {CREDENTIAL}?", "code": 401}}, 502, "upstream_error"),
+    ({"error": {"message": f"{CREDENTIAL} is tired", "code": 502}}, 502, "upstream_error"),
+    ({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, 502, "upstream_error"),
+]
+
+
+@pytest.mark.parametrize("client", list(PATHS))
+@pytest.mark.parametrize(("told", "shown", "code"), TOLD)
+def test_an_error_under_a_status_of_success_is_told_as_what_it_is(
+    gateway: Gateway, upstream: Upstream, number: int, client: str, told: dict[str, Any], shown: int, code: str
+) -> None:
+    """As OpenRouter has them, which begins its answer before it has asked anybody."""
+    for kind in PATHS:
+        for stream in (False, True):
+            upstream.next(*[Reply(body=json.dumps(told).encode())] * 4)
+            error = check_error(ask(gateway, client, f"{kind}-{number}", stream=stream), client, shown, code)
+            if CREDENTIAL not in told["error"]["message"]:
+                assert told["error"]["message"] in error["message"]
+            upstream.forget()
+
+
+def test_an_error_in_a_choice_is_no_answer_in_another_dialect(
+    gateway: Gateway, upstream: Upstream, number: int
+) -> None:
+    choice = {"index": 0, "finish_reason": "error", "message": {"role": "assistant", "content": "Wel"}}
+    choice["error"] = {"message": "The machine is gone", "code": 502}
+    body = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}).encode()
+    upstream.next(*[Reply(body=body)] * 4)
+    error = check_error(ask(gateway, "anthropic", f"openai-{number}"), "anthropic", 502, "upstream_error")
+    assert "The machine is gone" in error["message"]
+    upstream.forget()
+
+
 _OF_STREAMS = {Fault.GARBAGE_EVENT, Fault.ERROR_EVENT, Fault.NO_TERMINAL_EVENT, Fault.WRONG_CHUNK_SIZE}
 WHOLE_FAULTS = [one for one in Fault if one is not Fault.NONE and one not in _OF_STREAMS]
 STREAM_FAULTS = [one for one in Fault if one not in {Fault.NONE, Fault.BROKEN_JSON}]

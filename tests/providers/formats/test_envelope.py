@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from providers.formats.envelope import Envelope
 from providers.formats.errors import InvalidRequest
+from providers.formats.registry import DIALECTS
 
 BODY = b'{"model": "m", "messages": [{"role": "user", "content": "h\\u00e9 1.0"}], "temperature": 1.0, "seed": 1e3}'
 
@@ -49,6 +50,15 @@ def test_a_wrong_value_is_refused_by_its_field(field: str, value: Any) -> None:
         Envelope.read(json.dumps(body).encode())
     assert refused.value.param in {field, "max_tokens"}
     assert field in refused.value.message or "max_tokens" in refused.value.message
+
+
+def test_anthropic_takes_a_limit_of_0_which_fills_its_cache() -> None:
+    body = b'{"model":"m","max_tokens":0,"messages":[{}]}'
+    assert DIALECTS["anthropic-messages"].read_envelope(body).max_output_tokens == 0
+    with pytest.raises(InvalidRequest):
+        DIALECTS["anthropic-messages"].read_envelope(body.replace(b":0", b":-1"))
+    with pytest.raises(InvalidRequest):
+        DIALECTS["openai-chat"].read_envelope(body)
 
 
 @pytest.mark.parametrize(

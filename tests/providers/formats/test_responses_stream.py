@@ -30,7 +30,8 @@ from providers.formats.canonical import (
     ToolStarted,
     UsageSeen,
 )
-from providers.formats.dialect import ClientError, Usage
+from providers.formats.dialect import ClientError, Usage, WireError
+from providers.formats.errors import UnreadableAnswer
 from providers.formats.registry import DIALECTS, relay
 from providers.formats.sse import Framer
 from tests.support.canonical import CHAT, MESSAGES, RESPONSES, said, streams
@@ -437,3 +438,14 @@ def test_the_anthropic_package_builds_the_message_that_was_streamed(source: str,
         usage = message.usage
         counted = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
         assert (counted, usage.output_tokens) == (meant.usage.input_tokens, meant.usage.output_tokens)
+
+
+@pytest.mark.parametrize("client", [RESPONSES, MESSAGES])
+def test_an_error_without_a_type_is_one_in_its_own_words(client: str) -> None:
+    """As servers write it that know one form of errors for all their endpoints."""
+    way = relay(DIALECTS[RESPONSES], DIALECTS[client], show_usage=True, now=1.0)
+    assert way.feed(b'data: {"error":{"message":"Out of memory","code":500}}\n\n') == b""
+    assert way.error == WireError("Out of memory", code="500")
+    other = relay(DIALECTS[RESPONSES], DIALECTS[client], show_usage=True, now=1.0)
+    with pytest.raises(UnreadableAnswer):
+        other.feed(b'data: {"id":"x"}\n\n')

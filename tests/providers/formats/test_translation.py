@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from anthropic.types import Message as AnthropicMessage
 from anthropic.types import MessageCreateParams
+from anthropic.types.beta import BetaContentBlock, BetaContentBlockParam
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, CompletionCreateParams
 from pydantic import TypeAdapter
+from typing_extensions import is_typeddict
 
+from providers.formats import anthropic_types
 from providers.formats.base import Dialect
 from providers.formats.canonical import (
     Ended,
@@ -34,6 +38,7 @@ from tests.support import cassettes
 from tests.support.cassettes import Cassette, names
 
 OPENAI, ANTHROPIC = DIALECTS["openai-chat"], DIALECTS["anthropic-messages"]
+RESPONSES = DIALECTS["openai-responses"]
 OPENAI_REQUEST: TypeAdapter[Any] = TypeAdapter(CompletionCreateParams)
 ANTHROPIC_REQUEST: TypeAdapter[Any] = TypeAdapter(MessageCreateParams)
 
@@ -336,6 +341,16 @@ def test_tool_results_become_messages_of_their_own_before_what_else_was_said() -
     assert rest == {"role": "user", "content": "Go on."}
 
 
+def test_every_kind_of_block_that_the_official_package_sends_is_known() -> None:
+    """Whoever sends one that is not, gets no answer from another provider for the rest of the conversation."""
+    said = get_args(get_args(BetaContentBlock)[0])
+    kinds = {get_args(block.model_fields["type"].annotation)[0] for block in said}
+    sent = [block for block in get_args(BetaContentBlockParam) if is_typeddict(block)]
+    kinds |= {get_args(get_type_hints(block)["type"])[0] for block in sent}
+    known = {block.__struct_config__.tag for block in get_args(anthropic_types.Block)}
+    assert kinds - known == set()
+
+
 def test_what_anthropics_own_tools_said_is_left_out_by_name_and_a_compaction_refused() -> None:
     said = [
         {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "x"}},
@@ -400,6 +415,79 @@ def test_a_long_user_id_is_shortened_the_same_way_every_time() -> None:
     assert len(first) == 64
 
 
+@pytest.mark.parametrize("media_type", ["text/plain", "text/csv", "Text/Markdown", "application/json"])
+def test_a_text_file_in_base64_is_told_as_its_text(media_type: str) -> None:
+    data = f"data:{media_type};base64,{base64.b64encode('Grüße, 1'.encode()).decode()}"
+    chat = {"type": "file", "file": {"filename": "a.txt", "file_data": data}}
+    source = {"type": "text", "media_type": "text/plain", "data": "Grüße, 1"}
+    expected = [{"type": "document", "source": source, "title": "a.txt"}]
+    assert to_anthropic({"role": "user", "content": [chat]})["messages"][0]["content"] == expected
+    item = {"role": "user", "content": [{"type": "input_file", "filename": "a.txt", "file_data": data}]}
+    assert translated_request(RESPONSES, ANTHROPIC, {"input": [item]})["messages"][0]["content"] == expected
+    told = translated_request(RESPONSES, OPENAI, {"input": [item]})["messages"][0]["content"]
+    assert told == [{"type": "text", "text": "a.txt\n\nGrüße, 1"}]
+
+
+@pytest.mark.parametrize("source", [OPENAI, RESPONSES])
+def test_a_text_file_that_is_no_base64_is_refused_by_name(source: Dialect) -> None:
+    data = {"filename": "a.txt", "file_data": "data:text/plain;base64,SGVsbG8"}
+    chat = {"messages": [{"role": "user", "content": [{"type": "file", "file": data}]}]}
+    responses = {"input": [{"role": "user", "content": [{"type": "input_file", **data}]}]}
+    with pytest.raises(InvalidRequest, match="not base64") as refused:
+        source.parse_request(json.dumps(chat if source is OPENAI else responses).encode())
+    assert refused.value.param in {"messages[0].content[0].file", "input[0].content[0]"}
+
+
+@pytest.mark.parametrize(
+    ("said", "data", "told"),
+    [
+        ("image/jpg", "/9j/4AAQSkZJRg==", "image/jpeg"), ("image/png", "/9j/4AAQSkZJRg==", "image/jpeg"),
+        ("", "R0lGODlhAQABAAAAACw=", "image/gif"), ("image/jpeg", "iVBORw0KGgoAAAA=", "image/png"),
+        ("image/jpeg", "UklGRiQAAABXRUJQ", "image/webp"), ("image/jpeg", "AAAA", "image/jpeg"),
+    ],
+)  # fmt: skip
+def test_an_image_has_the_type_that_it_is_of(said: str, data: str, told: str) -> None:
+    image = {"type": "image_url", "image_url": {"url": f"data:{said};base64,{data}"}}
+    (block,) = to_anthropic({"role": "user", "content": [image]})["messages"][0]["content"]
+    assert block["source"] == {"type": "base64", "media_type": told, "data": data}
+
+
+def test_thoughts_that_stand_among_the_parts_of_an_answer_are_thoughts() -> None:
+    """As Mistral's models tell them."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm, "}, {"type": "text", "text": "well."}]}
+    parts = [thought, {"type": "text", "text": "Yes"}, {"type": "reference", "reference_ids": [1]}]
+    choice = {"index": 0, "message": {"role": "assistant", "content": parts}, "finish_reason": "stop"}
+    whole = json.dumps({"id": "i", "model": "m", "choices": [choice]}).encode()
+    said = json.loads(translate_answer(OPENAI, ANTHROPIC, whole, now=1.0).body)["content"]
+    assert [(block["type"], block.get("text") or block.get("thinking")) for block in said] == [
+        ("thinking", "Hm, well."),
+        ("text", "Yes"),
+    ]
+    history = {"messages": [USER, {"role": "assistant", "content": parts[:2]}, USER]}
+    assert translated_request(OPENAI, ANTHROPIC, history)["messages"][1] == {"role": "assistant", "content": "Yes"}
+    way = relay(OPENAI, ANTHROPIC, show_usage=True, now=1.0)
+    pieces = [chunk({"content": [thought]}), chunk({"content": parts[1:]}), chunk({"content": "!"}, "stop")]
+    out = b"".join(map(way.feed, pieces)) + way.close()
+    assert [one["type"] for one in blocks_of(out)] == ["thinking", "text"]
+    assert b'"thinking":"Hm, well."' in out
+    assert way.finished
+
+
+@pytest.mark.parametrize("target", [ANTHROPIC, RESPONSES])
+def test_a_participants_name_is_dropped_by_name(target: Dialect) -> None:
+    assert dropped(OPENAI, target, {"messages": [{**USER, "name": "ann"}]}) == ("messages.name",)
+    assert dropped(OPENAI, OPENAI, {"messages": [{**USER, "name": "ann"}]}) == ()
+
+
+@pytest.mark.parametrize(("mode", "told"), [("auto", "auto"), ("required", "any")])
+def test_allowed_tools_are_the_only_ones_that_are_offered(mode: str, told: str) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g", "h")]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [tools[0], tools[2]]}}
+    body = to_anthropic(USER, tools=tools, tool_choice=choice)
+    assert [tool["name"] for tool in body["tools"]] == ["f", "h"]
+    assert body["tool_choice"] == {"type": told}
+
+
 # -- streams ---------------------------------------------------------------------------------------------------------
 def chunk(delta: dict[str, Any], reason: str | None = None, **fields: Any) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": reason}
@@ -452,6 +540,111 @@ def test_a_server_that_numbers_all_its_calls_0_is_understood() -> None:
     assert way.finished
 
 
+def bare_delta(**fields: Any) -> bytes:
+    return chunk({"tool_calls": [fields]})
+
+
+ODD_CALLS: list[tuple[str, list[bytes], list[tuple[str, str, str]]]] = [
+    (
+        "no index, and the id in every piece",
+        [bare_delta(id="a", function={"name": "f", "arguments": '{"k"'}),
+         bare_delta(id="a", function={"name": "f", "arguments": ":1}"}),
+         bare_delta(id="b", function={"name": "g", "arguments": "{}"})],
+        [("a", "f", '{"k":1}'), ("b", "g", "{}")],
+    ),
+    (
+        "no index, and neither id nor name in later pieces",
+        [bare_delta(id="a", function={"name": "f", "arguments": '{"k"'}), bare_delta(function={"arguments": ":1}"}),
+         bare_delta(id="b", function={"name": "g", "arguments": ""}), bare_delta(function={"arguments": "{}"})],
+        [("a", "f", '{"k":1}'), ("b", "g", "{}")],
+    ),
+    (
+        "neither index nor ids",
+        [bare_delta(function={"name": "f", "arguments": "{}"}), bare_delta(function={"name": "g", "arguments": "{}"})],
+        [("call_i_0", "f", "{}"), ("call_i_1", "g", "{}")],
+    ),
+    (
+        "the name after the id, and after a part of the arguments",
+        [call_delta(0, "", id="a", name=""), call_delta(0, '{"k"', id="a"), call_delta(0, ":1}", id="a", name="f")],
+        [("a", "f", '{"k":1}')],
+    ),
+    (
+        "the second call begins under the first one's index, and goes on under its own",
+        [call_delta(0, '{"k":1}', id="a", name="f"), call_delta(0, '{"k"', id="b", name="g"), call_delta(1, ":2}")],
+        [("a", "f", '{"k":1}'), ("b", "g", '{"k":2}')],
+    ),
+    (
+        "an index that grows with every piece",
+        [call_delta(0, '{"k"', id="a", name="f"), call_delta(1, ":"), call_delta(2, "1}")],
+        [("a", "f", '{"k":1}')],
+    ),
+    (
+        "indices that begin late and leave gaps",
+        [call_delta(1, "{}", id="a", name="f"), call_delta(4, '{"k"', id="b", name="g"), call_delta(4, ":1}")],
+        [("a", "f", "{}"), ("b", "g", '{"k":1}')],
+    ),
+    (
+        "two calls under one id",
+        [call_delta(0, "{}", id="f", name="f"), call_delta(1, '{"k":1}', id="f", name="f")],
+        [("f", "f", "{}"), ("f", "f", '{"k":1}')],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stream", "calls"), [case[1:] for case in ODD_CALLS], ids=[case[0] for case in ODD_CALLS])
+def test_pieces_of_calls_find_together_however_a_server_labels_them(
+    stream: list[bytes], calls: list[tuple[str, str, str]]
+) -> None:
+    way = relay(OPENAI, ANTHROPIC, show_usage=True, now=1.0)
+    out = b"".join(map(way.feed, [*stream, chunk({}, "tool_calls"), b"data: [DONE]\n\n"]))
+    assert [(one["id"], one["name"], one["json"]) for one in blocks_of(out)] == calls
+
+
+def test_arguments_that_are_told_as_an_object_are_its_text() -> None:
+    """They neither cost the answer nor are they lost."""
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": {"b": [1, "ü"], "a": None}}}
+    choice = {"index": 0, "message": {"role": "assistant", "tool_calls": [call]}, "finish_reason": "tool_calls"}
+    whole = json.dumps({"id": "i", "model": "m", "choices": [choice]}).encode()
+    assert translate_answer(OPENAI, OPENAI, whole, now=1.0) == (whole, None, len('{"b":[1,"ü"],"a":null}'))
+    (block,) = json.loads(translate_answer(OPENAI, ANTHROPIC, whole, now=1.0).body)["content"]
+    assert block["input"] == {"b": [1, "ü"], "a": None}
+    stream = [bare_delta(index=0, **call), chunk({}, "tool_calls"), b"data: [DONE]\n\n"]
+    way = relay(OPENAI, ANTHROPIC, show_usage=True, now=1.0)
+    assert [one["json"] for one in blocks_of(b"".join(map(way.feed, stream)))] == ['{"b":[1,"ü"],"a":null}']
+    same = relay(OPENAI, OPENAI, show_usage=True, now=1.0)
+    assert b"".join(map(same.feed, stream)) == b"".join(stream)
+    history: list[dict[str, Any]] = [USER, {"role": "assistant", "tool_calls": [call]}]
+    history.append({"role": "tool", "tool_call_id": "a", "content": "1"})
+    assert to_anthropic(*history)["messages"][1]["content"][0]["input"] == {"b": [1, "ü"], "a": None}
+
+
+def test_an_emoji_that_a_server_cut_in_two_costs_no_answer() -> None:
+    """As servers do that count in UTF-16: bytes go on as they are, and half a pair is U+FFFD elsewhere."""
+    halves = [chunk({"content": "Well \ud83d"}), chunk({"content": "\ude00 \\\\ud83d \U0001f600"}, "stop")]
+    stream = b"".join([*halves, b"data: [DONE]\n\n"])
+    assert rb"Well \ud83d" in stream
+    same = relay(OPENAI, OPENAI, show_usage=True, now=1.0)
+    assert same.feed(stream) == stream
+    assert same.finished
+    said = summary(OPENAI.stream_parser().feed(stream))
+    assert said["text"] == "Well \ufffd\ufffd \\\\ud83d \U0001f600"
+    whole = json.dumps({"choices": [{"message": {"content": "Well \ud83d"}, "finish_reason": "stop"}]}).encode()
+    assert translate_answer(OPENAI, OPENAI, whole, now=1.0).body == whole
+    assert json.loads(translate_answer(OPENAI, ANTHROPIC, whole, now=1.0).body)["content"][0]["text"] == "Well \ufffd"
+    event = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "\ud83d"}}
+    messages = relay(ANTHROPIC, ANTHROPIC, show_usage=True, now=1.0)
+    assert messages.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    event = {"type": "response.output_text.delta", "delta": "\ud83d"}
+    responses = relay(RESPONSES, RESPONSES, show_usage=True, now=1.0)
+    assert responses.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+
+
+def test_a_call_that_never_gets_a_name_is_not_lost() -> None:
+    parser = OPENAI.stream_parser()
+    said = summary(parser.feed(call_delta(0, "{}", id="a") + chunk({}, "tool_calls") + b"data: [DONE]\n\n"))
+    assert said["calls"] == {0: ["a", "", "{}"]}
+
+
 def test_a_call_without_arguments_is_an_empty_object_for_an_openai_client() -> None:
     (cassette,) = [one for one in cassettes.STREAMS if one.name == "anthropic_messages_stream_tool_use"]
     parser = OPENAI.stream_parser()
@@ -502,7 +695,7 @@ def streams(draw: st.DrawFn) -> list[StreamEvent]:
         if kind == "text":
             events.append(TextDelta(draw(texts.filter(bool))))
             continue
-        events.append(ToolStarted(index, f"id{index}", draw(texts)))
+        events.append(ToolStarted(index, f"id{index}", draw(texts) or "f"))
         written = draw(arguments)
         cut = draw(st.integers(0, len(written)))
         events += [ToolDelta(index, piece) for piece in (written[:cut], written[cut:]) if piece]

@@ -61,6 +61,107 @@ def test_a_cache_that_was_read_and_written_adds_up() -> None:
     assert read == Usage(input_tokens=2 * MOST_TOKENS, cached_input_tokens=MOST_TOKENS)
 
 
+SEPARATE: list[tuple[str, dict[str, Any], Usage]] = [
+    (
+        "xAI's reasoning stands beside the rest",
+        {"prompt_tokens": 10120, "completion_tokens": 1499, "total_tokens": 14428,
+         "prompt_tokens_details": {"cached_tokens": 128}, "completion_tokens_details": {"reasoning_tokens": 2809}},
+        Usage(input_tokens=10120, cached_input_tokens=128, output_tokens=4308, reasoning_tokens=2809),
+    ),
+    (
+        "Gemini's is in the total only",
+        {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623},
+        Usage(input_tokens=20, output_tokens=603, reasoning_tokens=405),
+    ),
+    (
+        "OpenAI's is part of the rest",
+        {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 218,
+         "completion_tokens_details": {"reasoning_tokens": 128}},
+        Usage(input_tokens=20, output_tokens=198, reasoning_tokens=128),
+    ),
+    (
+        "a cache beside the prompt is no output",
+        {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 125,
+         "prompt_tokens_details": {"cached_tokens": 100}},
+        Usage(input_tokens=20, cached_input_tokens=100, output_tokens=5),
+    ),
+    (
+        "a total that nobody can believe",
+        {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 10**15},
+        Usage(input_tokens=20, output_tokens=5),
+    ),
+    (
+        "a total that is none",
+        {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": "25"},
+        Usage(input_tokens=20, output_tokens=5),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("told", "read"), [case[1:] for case in SEPARATE], ids=[case[0] for case in SEPARATE])
+def test_reasoning_that_is_told_beside_the_output_is_part_of_it(told: dict[str, Any], read: Usage) -> None:
+    whole = json.dumps({"choices": [], "usage": told}).encode()
+    assert openai_chat_wire.inspect_response(whole).usage == read
+    observer = openai_chat_wire.Observer(show_usage=True)
+    observer.feed(b"data: " + whole + b"\n\n")
+    assert observer.usage == read
+    names = {"prompt": "input", "completion": "output"}
+    alike = {name.replace(old, new): value for name, value in told.items() for old, new in names.items() if old in name}
+    answer = {"output": [], "usage": {**alike, "total_tokens": told["total_tokens"]}}
+    assert openai_responses_wire.inspect_response(json.dumps(answer).encode()).usage == read
+
+
+@pytest.mark.parametrize(
+    ("later", "read"),
+    [
+        ({"input_tokens": 0, "output_tokens": 9}, Usage(input_tokens=30, cached_input_tokens=10, output_tokens=9)),
+        ({"input_tokens": 0, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0, "output_tokens": 9},
+         Usage(input_tokens=30, cached_input_tokens=10, output_tokens=9)),
+        ({"input_tokens": 0, "cache_read_input_tokens": 30, "output_tokens": 9},
+         Usage(input_tokens=30, cached_input_tokens=30, output_tokens=9)),
+        ({"input_tokens": 50, "output_tokens": 9}, Usage(input_tokens=60, cached_input_tokens=10, output_tokens=9)),
+    ],
+)  # fmt: skip
+def test_zeros_at_a_streams_end_take_back_no_input(later: dict[str, Any], read: Usage) -> None:
+    observer = anthropic_wire.Observer()
+    began = {"input_tokens": 20, "cache_read_input_tokens": 10, "output_tokens": 1}
+    for event in (
+        {"type": "message_start", "message": {"usage": began}},
+        {"type": "message_delta", "delta": {}, "usage": later},
+    ):
+        observer.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    assert observer.usage == read
+
+
+@pytest.mark.parametrize("name", ["cached_tokens", "prompt_cache_hit_tokens"])
+def test_a_cache_that_is_told_beside_the_details_is_one(name: str) -> None:
+    told = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25, name: 12}
+    body = json.dumps({"choices": [], "usage": told}).encode()
+    expected = Usage(input_tokens=20, cached_input_tokens=12, output_tokens=5)
+    assert openai_chat_wire.inspect_response(body).usage == expected
+    body = json.dumps({"choices": [], "usage": {**told, "prompt_tokens_details": {"cached_tokens": 7}}}).encode()
+    read = openai_chat_wire.inspect_response(body).usage
+    assert read is not None
+    assert read.cached_input_tokens == 7
+
+
+def test_what_a_compaction_took_counts_besides_what_the_message_took() -> None:
+    message = {"type": "message", "input_tokens": 23_000, "output_tokens": 1000}
+    compaction = {"type": "compaction", "input_tokens": 180_000, "cache_read_input_tokens": 7, "output_tokens": 3500}
+    told: dict[str, Any] = {"input_tokens": 23_000, "cache_read_input_tokens": 0, "output_tokens": 1000}
+    told |= {"iterations": [compaction, message, "x", None]}
+    expected = Usage(input_tokens=203_007, cached_input_tokens=7, output_tokens=4500)
+    assert anthropic_wire.inspect_response(json.dumps({"content": [], "usage": told}).encode()).usage == expected
+    observer = anthropic_wire.Observer()
+    for event in (
+        {"type": "message_start", "message": {"usage": {"input_tokens": 23_000, "output_tokens": 1}}},
+        {"type": "message_delta", "delta": {}, "usage": told},
+        {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 1000, "iterations": [compaction]}},
+    ):
+        observer.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    assert observer.usage == expected
+
+
 @given(st.integers() | st.floats() | st.text() | st.none() | st.booleans())
 def test_whatever_is_told_a_count_is_a_whole_number_within_bounds(told: Any) -> None:
     read = counted(told)
