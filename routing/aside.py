@@ -108,7 +108,7 @@ def _charge(entry: Entry, target: Target, usage: Usage, *, estimated: bool) -> N
     entry.usage_estimated = estimated or usage.is_unlikely
     entry.input_tokens, entry.output_tokens = usage.input_tokens, usage.output_tokens
     entry.cached_input_tokens, entry.cache_write_tokens = usage.cached_input_tokens, usage.cache_write_tokens
-    entry.reasoning_tokens = usage.reasoning_tokens
+    entry.reasoning_tokens, entry.hour_cache_write_tokens = usage.reasoning_tokens, usage.hour_cache_write_tokens
     entry.cost_nano = cost_nano(target.prices, usage) if target.prices is not None else None
 
 

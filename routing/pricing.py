@@ -12,6 +12,7 @@ from decimal import Decimal
 from providers.formats.dialect import Usage
 
 NANO = 1_000_000_000
+HOUR_CACHE_FACTOR = 2
 MOST_NANO = 1 << 48
 """Of one call: 281,475 dollars, which only a wrong figure or price exceeds. Many of them still add up to a number."""
 
@@ -29,10 +30,13 @@ class Prices:
     tiers: tuple[tuple[int, Prices], ...] = ()
     dearest_input: int = field(init=False, repr=False, compare=False)
     dearest_output: int = field(init=False, repr=False, compare=False)
+    hour_cache_write: int = field(init=False, repr=False, compare=False)
+    """Anthropic's rule: of what a cache keeps for an hour, a token costs twice the input's price."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dearest_input", max(self.input, self.cached_input, self.cache_write))
         object.__setattr__(self, "dearest_output", max(self.output, self.reasoning))
+        object.__setattr__(self, "hour_cache_write", max(self.cache_write, HOUR_CACHE_FACTOR * self.input))
 
     def of(self, input_tokens: int) -> Prices:
         """Those of a request with so much input."""
@@ -85,6 +89,9 @@ def cost_nano(prices: Prices, usage: Usage) -> int:
         + (usage.output_tokens - reasoning) * prices.output
         + reasoning * prices.reasoning
     )
+    if usage.hour_cache_write_tokens:
+        hour = min(usage.hour_cache_write_tokens, written)
+        thousandfold += hour * (prices.hour_cache_write - prices.cache_write)
     return min(-(-thousandfold // 1000), MOST_NANO)
 
 

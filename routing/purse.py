@@ -2,8 +2,9 @@
 concerns its payer, and at the end what it did cost is settled. Belongs to the event loop.
 
 The bound: every byte of text as a token, a declared most for each image, PDF and recording, the whole context where
-the input stands elsewhere, times `n` answers, at the dearest price that can apply. Where the client set no limit of its
-own to the answer, or one that the rest of a budget cannot pay, the answer is limited to what it can pay."""
+the input stands elsewhere, all twice where a cache is to keep some for an hour, times `n` answers, at the dearest price
+that can apply. Where the client set no limit of its own to the answer, or one that the rest of a budget cannot pay, the
+answer is limited to what it can pay."""
 
 from __future__ import annotations
 
@@ -21,10 +22,11 @@ from django.db.utils import DatabaseError
 
 from keys.auth import BudgetRecord
 from keys.ledger import BudgetExceeded, BudgetGone, Ledger, Reservation
+from providers.formats.anthropic_messages import NAME as ANTHROPIC
 from providers.formats.base import Dialect
 from providers.formats.envelope import Envelope
 from routing.errors import ApiError
-from routing.pricing import Prices, dollars, upper_bound_nano
+from routing.pricing import HOUR_CACHE_FACTOR, Prices, dollars, upper_bound_nano
 from routing.snapshot import Target
 from telemetry.journal import Charge
 from telemetry.logs import EventLogger
@@ -40,6 +42,13 @@ MOST_BILLED_PER_IMAGE: Final = {"gpt-4o-mini": 48_169}  # 2,833 and eight tiles 
 BYTES_PER_RECORDED_TOKEN: Final = 20  # of base64; of the tightest codec it is a hundred
 HELD_SECONDS: Final = 2.0  # after so long, what requests under way do not need may be back
 HIDDEN_TOKENS: Final = 700  # that providers add for tools and roles
+_HOUR: Final = b'"1h"'  # so a client of Anthropic asks a cache to keep what it sends
+_DEARER: Final = {
+    "service_tier": frozenset({"auto", "default", "flex", "scale", "standard", "standard_only"}),
+    "speed": frozenset({"standard"}),
+}
+"""Parameters for which providers charge other prices than a model's, with the words that make nothing dearer."""
+_TIERS: Final = frozenset(_DEARER)
 _ELSEWHERE: Final = frozenset({"previous_response_id", "conversation", "prompt"})  # name texts that stand there
 
 
@@ -164,7 +173,26 @@ def most_input(envelope: Envelope, target: Target) -> int:
             size += _most_of_images(media.images, target)
         size += min(media.pages, target.max_context_tokens)  # a compressed page of 4 kB has some 4,500 tokens
         is_elsewhere = is_elsewhere or media.has_more_elsewhere
-    return max(size, target.max_context_tokens) if is_elsewhere else size
+    if is_elsewhere:
+        size = max(size, target.max_context_tokens)
+    if ANTHROPIC in target.provider.dialects and _HOUR in envelope.body:
+        size *= HOUR_CACHE_FACTOR
+    return size
+
+
+def require_priced(envelope: Envelope) -> None:
+    """Raises ApiError for what costs more than prices know: no budget could tell how much."""
+    if not envelope.has_any(_TIERS):
+        return
+    for name, plain in _DEARER.items():
+        word = envelope.raw(name)
+        if word and word != b"null" and word.strip(b'"').decode(errors="replace") not in plain:
+            raise ApiError(
+                "invalid_request",
+                f"With this {name} a model costs more than its prices say, so no budget can pay for it.",
+                param=name,
+                hint=f"Leave {name} out, or ask the operator for a client key without a budget.",
+            )
 
 
 def _most_of_images(count: int, target: Target) -> int:

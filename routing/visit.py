@@ -476,6 +476,7 @@ class Visit:
                 input_tokens=usage.input_tokens,
                 cached_input_tokens=usage.cached_input_tokens,
                 cache_write_tokens=usage.cache_write_tokens,
+                hour_cache_write_tokens=usage.hour_cache_write_tokens,
                 output_tokens=usage.output_tokens,
                 reasoning_tokens=usage.reasoning_tokens,
                 usage_estimated=estimated,
@@ -560,6 +561,7 @@ def estimate(seen: Usage | None, *, input_tokens: int, produced_bytes: int) -> U
         cache_write_tokens=seen.cache_write_tokens,
         output_tokens=max(seen.output_tokens, -(-produced_bytes // BYTES_PER_TOKEN)),
         reasoning_tokens=seen.reasoning_tokens,
+        hour_cache_write_tokens=seen.hour_cache_write_tokens,
     )
 
 

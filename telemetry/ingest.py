@@ -65,8 +65,11 @@ def row_of(entry: Entry, *, is_sqlite: bool) -> tuple[Any, ...]:
         detail = _encode(aside).decode()
     if entry.plan:
         detail = _encode({**_decode(detail), "plan": entry.plan, "leg": entry.leg}).decode()
-    if entry.refusal or entry.retry_after or entry.warning:
-        more = {"refusal": entry.refusal, "retry_after": entry.retry_after, "warning": entry.warning}
+    if entry.refusal or entry.retry_after or entry.warning or entry.hour_cache_write_tokens:
+        more = {
+            "refusal": entry.refusal, "retry_after": entry.retry_after, "warning": entry.warning,
+            "hour_cache_write_tokens": entry.hour_cache_write_tokens,
+        }  # fmt: skip
         detail = _encode(_decode(detail) | {name: value for name, value in more.items() if value}).decode()
     return (
         entry.id.replace("-", "") if is_sqlite else UUID(entry.id),

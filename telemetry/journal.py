@@ -127,6 +127,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     refusal: Mapping[str, Any] | None = None
     retry_after: int = 0
     warning: str = ""
+    hour_cache_write_tokens: int = 0
 
 
 _encode = msgspec.json.Encoder().encode

@@ -23,6 +23,7 @@ _FAILOVER: Final = "failover-"
 _PARTS: Final = ("cost", "latency", "failure", "capability")
 _KINDS: Final = (
     ("input", "Input, fresh"), ("cached_input", "Input, from a cache"), ("cache_write", "Input, written to a cache"),
+    ("hour_cache_write", "Input, written to a cache for an hour"),
     ("output", "Output"), ("reasoning", "Output, thought"),
 )  # fmt: skip
 
@@ -192,12 +193,15 @@ def by_kind(row: RequestLog) -> tuple[list[Kind], str]:
     usage = Usage(
         input_tokens=row.input_tokens, output_tokens=row.output_tokens, cached_input_tokens=row.cached_input_tokens,
         cache_write_tokens=row.cache_write_tokens, reasoning_tokens=row.reasoning_tokens,
+        hour_cache_write_tokens=row.detail.get("hour_cache_write_tokens", 0),
     )  # fmt: skip
     cached = min(usage.cached_input_tokens, usage.input_tokens)
     written = min(usage.cache_write_tokens, usage.input_tokens - cached)
+    for_an_hour = min(usage.hour_cache_write_tokens, written)
     thought = min(usage.reasoning_tokens, usage.output_tokens)
     tokens = {
-        "input": usage.input_tokens - cached - written, "cached_input": cached, "cache_write": written,
+        "input": usage.input_tokens - cached - written, "cached_input": cached,
+        "cache_write": written - for_an_hour, "hour_cache_write": for_an_hour,
         "output": usage.output_tokens - thought, "reasoning": thought,
     }  # fmt: skip
     prices, note = None, ""

@@ -36,6 +36,10 @@ class _OutputDetails(msgspec.Struct):
     thinking_tokens: Told = None
 
 
+class _Written(msgspec.Struct):
+    ephemeral_1h_input_tokens: Told = None
+
+
 class WireUsage(msgspec.Struct):
     input_tokens: Told = None
     cache_read_input_tokens: Told = None
@@ -44,6 +48,7 @@ class WireUsage(msgspec.Struct):
     output_tokens_details: _OutputDetails | None = None
     service_tier: str | None = None
     iterations: Any = None
+    cache_creation: _Written | None = None
 
     def over(self, earlier: Usage | None) -> Usage:
         """Together with what an earlier event said: a later one repeats counts or leaves them out. What a compaction
@@ -58,13 +63,15 @@ class WireUsage(msgspec.Struct):
         fresh = before if given is None else counted(given)
         cached = seen.cached_input_tokens if read is None else counted(read)
         written = seen.cache_write_tokens if made is None else counted(made)
-        details = self.output_tokens_details
+        details, kept = self.output_tokens_details, self.cache_creation
         return Usage(
             input_tokens=fresh + cached + written,
             cached_input_tokens=cached,
             cache_write_tokens=written,
             output_tokens=seen.output_tokens if self.output_tokens is None else counted(self.output_tokens),
             reasoning_tokens=(counted(details.thinking_tokens) if details else 0) or seen.reasoning_tokens,
+            hour_cache_write_tokens=(counted(kept.ephemeral_1h_input_tokens) if kept else 0)
+            or seen.hour_cache_write_tokens,
         )
 
     def _with_compactions(self) -> WireUsage:

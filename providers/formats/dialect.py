@@ -37,7 +37,8 @@ def output_counted(given: int, produced: int, reasoning: int, cached: int, total
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a call consumed. `input_tokens` holds cached and cache-written ones, `output_tokens` the reasoning."""
+    """What a call consumed. `input_tokens` holds cached and cache-written ones, `output_tokens` the reasoning.
+    `hour_cache_write_tokens`: of those written, what is kept for an hour, which costs more at Anthropic."""
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
@@ -46,6 +47,7 @@ class Usage(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
+    hour_cache_write_tokens: int = 0
 
     @property
     def is_unlikely(self) -> bool:

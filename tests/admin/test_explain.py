@@ -283,6 +283,16 @@ def test_cost_is_divided_among_the_kinds_of_tokens_and_adds_up(model: Model) -> 
     assert found.cost_note == ""
 
 
+def test_what_a_cache_keeps_for_an_hour_is_a_kind_of_its_own(model: Model) -> None:
+    usage = {"input_tokens": 100, "cache_write_tokens": 40, "detail": {"hour_cache_write_tokens": 30}}
+    found = told(**usage, cost_usd=Decimal("0.13"))
+    assert [(one.name, one.tokens, one.cost_usd) for one in found.kinds] == [
+        ("Input, fresh", 60, "$0.06"), ("Input, written to a cache", 10, "$0.01"),
+        ("Input, written to a cache for an hour", 30, "$0.06"), ("Output", 0, "$0"),
+    ]  # fmt: skip
+    assert found.cost_note == ""
+
+
 def test_the_prices_of_that_time_are_taken_and_others_are_not_guessed(model: Model) -> None:
     yesterday = timezone.now() - timedelta(days=1)
     Price.objects.create(model=model, starts_at=timezone.now() - timedelta(hours=1), input_per_1k=9, output_per_1k=9)

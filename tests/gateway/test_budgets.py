@@ -147,6 +147,16 @@ def test_what_has_no_price_is_not_paid(upstream: Upstream, tmp_path: Path) -> No
             assert ask(gateway, model="").headers["x-tokenhub-model"] != "unpriced"
 
 
+def test_what_prices_do_not_know_is_refused_to_a_key_with_a_budget_only(upstream: Upstream, tmp_path: Path) -> None:
+    with gateway_at(tmp_path, upstream, amount="100") as gateway:
+        dearer: list[dict[str, Any]] = [{"service_tier": "priority"}, {"speed": "fast"}]
+        for field in dearer:
+            refused = ask(gateway, **field)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, *field)
+            assert ask(gateway, key=OTHER_KEY, **field).status_code == 200
+        assert ask(gateway, service_tier="flex").status_code == 200
+
+
 def test_failures_cost_nothing_and_give_all_back(upstream: Upstream, tmp_path: Path) -> None:
     with gateway_at(tmp_path, upstream, amount="2") as gateway:
         for _ in range(6):

@@ -29,6 +29,12 @@ def test_each_kind_of_token_has_its_price() -> None:
     assert cost_nano(full, usage) == (5_000 * 3000 + 4_000 * 300 + 1_000 * 3750 + 1_500 * 15_000 + 500 * 60_000)
 
 
+def test_what_a_cache_keeps_for_an_hour_costs_twice_the_input() -> None:
+    full = prices(cache_write_per_1k=Decimal("0.00375"))
+    usage = Usage(input_tokens=5_000, cache_write_tokens=3_000, hour_cache_write_tokens=2_000)
+    assert cost_nano(full, usage) == 2_000 * 3000 + 1_000 * 3750 + 2_000 * 6000
+
+
 def test_unset_prices_fall_back_to_input_and_output() -> None:
     assert cost_nano(prices(), Usage(1000, 1000, 0, 1000, 1000)) == 3_000_000 + 15_000_000
 

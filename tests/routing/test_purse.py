@@ -21,7 +21,7 @@ from routing.policy import Policy
 from routing.pricing import upper_bound_nano
 from routing.purse import Purse, most_input
 from routing.snapshot import Snapshot, Target
-from tests.support.targets import key, prices, target
+from tests.support.targets import key, prices, provider, target
 
 CAP = NANO
 TARGET = target(max_output=100, priced=prices(1000, 1000))
@@ -67,6 +67,12 @@ def test_images_take_no_more_than_the_context_except_where_more_is_billed_than_r
     small, mini = target(context=20_000), target(upstream_model="gpt-4o-mini-2024-07-18", context=128_000)
     assert 20_000 < most(*[image] * 5, of=small) < 20_000 + texts
     assert 5 * 48_169 < most(*[image] * 5, of=mini) < 5 * 48_169 + texts
+
+
+def test_the_bound_of_what_anthropics_cache_keeps_for_an_hour_is_twice_as_high() -> None:
+    claude = target(at=provider(type_="anthropic", dialects=("anthropic-messages",)))
+    kept = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    assert most(kept, of=claude) == 2 * most(kept)
 
 
 async def covered(purse: Purse, asked: Call) -> int:

@@ -106,7 +106,7 @@ def test_a_row_says_all_that_the_entry_said(tmp_path: Path) -> None:
         provider="p2", reason="cheapest", error_class="none", error_code="no", stream=True, input_tokens=11,
         cached_input_tokens=5, cache_write_tokens=3, output_tokens=7, reasoning_tokens=2, usage_estimated=True,
         estimated_cost_nano=1, cost_nano=1_234_567_891, latency_ms=46, first_chunk_ms=40, disconnected=True,
-        tags=["a", "ä"], attempt_list=attempts, candidates=candidates,
+        tags=["a", "ä"], attempt_list=attempts, candidates=candidates, hour_cache_write_tokens=1,
     )  # fmt: skip
     abandoned(tmp_path, written)
     assert ingest_all(tmp_path) == 1
@@ -145,7 +145,11 @@ def test_a_row_says_all_that_the_entry_said(tmp_path: Path) -> None:
         "attempts": 2,
         "client_disconnected": True,
         "tags": ["a", "ä"],
-        "detail": {"attempts": msgspec.to_builtins(attempts), "candidates": msgspec.to_builtins(candidates)},
+        "detail": {
+            "attempts": msgspec.to_builtins(attempts),
+            "candidates": msgspec.to_builtins(candidates),
+            "hour_cache_write_tokens": 1,
+        },
     }
 
 

@@ -61,6 +61,17 @@ def test_a_cache_that_was_read_and_written_adds_up() -> None:
     assert read == Usage(input_tokens=2 * MOST_TOKENS, cached_input_tokens=MOST_TOKENS)
 
 
+def test_what_anthropics_cache_keeps_for_an_hour_is_told_apart_to_the_streams_end() -> None:
+    begun = {
+        "input_tokens": 5, "cache_creation_input_tokens": 300, "output_tokens": 1,
+        "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 200},
+    }  # fmt: skip
+    whole = anthropic_wire.inspect_response(json.dumps({"content": [], "usage": begun}).encode()).usage
+    assert whole == Usage(input_tokens=305, cache_write_tokens=300, output_tokens=1, hour_cache_write_tokens=200)
+    ended = anthropic_wire.WireUsage(cache_creation_input_tokens=300, input_tokens=5, output_tokens=40).over(whole)
+    assert (ended.output_tokens, ended.hour_cache_write_tokens) == (40, 200)
+
+
 SEPARATE: list[tuple[str, dict[str, Any], Usage]] = [
     (
         "xAI's reasoning stands beside the rest",
