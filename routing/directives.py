@@ -23,9 +23,11 @@ from routing.scoring import PROFILES
 
 MARK: Final = b"@@tokenhub"
 KEYS: Final = ("mode", "budget", "latency", "min_weight", "output_schema")
-_START = re.compile(r"^[ \t]*@@tokenhub(?:[ \t]+([^\r\n]*?))?[ \t]*\r?$", re.MULTILINE)
+_START = re.compile(r"^[ \t]*@@tokenhub(?![^ \t\r\n])([^\r\n]*+)\r?$", re.MULTILINE)  # in one pass, whatever the line
 _END = re.compile(r"^[ \t]*@@end[ \t]*\r?$", re.MULTILINE)
 _PAIR = re.compile(r"[ \t]*([^\s=]+)[ \t]*=[ \t]*")
+_WORD = re.compile(r"\S*")
+_SPACE = re.compile(r"\s*")
 _LIMIT_NAMES: Final = ("budget", "latency", "min_weight")
 _fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _any = msgspec.json.Decoder().decode
@@ -94,8 +96,8 @@ def taken_from(text: str) -> tuple[str, Directive | None]:
     at = 0
     while (start := _START.search(text, at)) is not None:
         rest.append(text[at : start.start()])
-        if start[1]:
-            found, at = Directive(_pairs(start[1])), start.end()
+        if wishes := start[1].strip(" \t"):
+            found, at = Directive(_pairs(wishes)), start.end()
         else:
             end = _END.search(text, start.end())
             if end is None:
@@ -129,13 +131,17 @@ def _pairs(text: str) -> dict[str, str]:
             except (ValueError, RecursionError):
                 raise _bad(f"the value of {name} is no JSON.", name) from None
         else:
-            space = re.search(r"\s", text[at:])
-            end = at + space.start() if space is not None else len(text)
+            end = _end(_WORD, text, at)
         if end == at:
             raise _bad(f"{name} has no value.", name)
-        values[name], at = text[at:end], end
-        at += len(text[at:]) - len(text[at:].lstrip())
+        values[name], at = text[at:end], _end(_SPACE, text, end)
     return values
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """Of what the pattern, which may be empty, finds there."""
+    found = pattern.match(text, at)
+    return found.end() if found is not None else at
 
 
 # -- in a request --------------------------------------------------------------------------------------------------

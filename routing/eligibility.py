@@ -19,7 +19,8 @@ TOKENS_PER_IMAGE = 1_500
 EXPECTED_OUTPUT_TOKENS = 512
 CACHED_FROM_TOKENS = 1_024  # the providers' caches begin there
 CACHED_SHARE = 0.8  # of a later turn's input, which is what came before it
-_BINARY = re.compile(rb"[A-Za-z0-9+/=]{512,}")
+BINARY_BYTES = 512
+_RUN = re.compile(rb"[A-Za-z0-9+/=]{16,}")  # shorter than BINARY_BYTES, lest every byte of a run begins another try
 
 
 class Needs(NamedTuple):
@@ -44,7 +45,7 @@ def needs_of(envelope: Envelope) -> Needs:
     size, extra = envelope.messages_size, 0
     wanted = set()
     if envelope.has_images or envelope.has_documents:
-        binary = _BINARY.findall(envelope.body)
+        binary = [run for run in _RUN.findall(envelope.body) if len(run) >= BINARY_BYTES]
         size -= sum(map(len, binary))
         extra = TOKENS_PER_IMAGE * max(len(binary), 1)
         if envelope.has_images:

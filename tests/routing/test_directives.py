@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from time import process_time
 from typing import Any
 
 import pytest
@@ -102,6 +104,22 @@ def test_no_text_gets_by_with_a_directive_in_it(text: str) -> None:
         assert left == text
     else:
         assert taken_from(left)[1] is None or "@@tokenhub" in text.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@@tokenhub mode=cheap" + " " * 60_000 + "budget",
+        "@@tokenhub" + " " * 2_000 + "\rx",
+        "@@tokenhub " + "mode=cheap " * 60_000,
+    ],
+    ids=["spaces", "broken off", "pairs"],
+)  # fmt: skip
+def test_no_text_takes_longer_than_its_length_allows(text: str) -> None:
+    begun = process_time()
+    with suppress(ApiError):
+        taken_from(text)
+    assert process_time() - begun < 2.0
 
 
 # -- in a request ----------------------------------------------------------------------------------------------------

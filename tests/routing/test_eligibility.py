@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
+from time import process_time
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from keys.auth import KeyRecord
 from providers.formats.envelope import Envelope
 from providers.formats.registry import DIALECTS
 from routing.eligibility import (
+    BINARY_BYTES,
     EXPECTED_OUTPUT_TOKENS,
     NO_ABILITIES,
     TOKENS_PER_IMAGE,
@@ -173,6 +175,15 @@ def test_an_image_counts_as_an_image_not_as_its_letters() -> None:
     one, two = (needs(messages=[{"role": "user", "content": [part] * count}]).input_tokens for count in (1, 2))
     assert TOKENS_PER_IMAGE < one < TOKENS_PER_IMAGE + 100
     assert 2 * TOKENS_PER_IMAGE < two < 2 * TOKENS_PER_IMAGE + 100
+
+
+def test_runs_that_are_nearly_binary_take_no_longer_than_other_text() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    text = {"type": "text", "text": ("x" * (BINARY_BYTES - 1) + " ") * 4_000}
+    messages = [{"role": "user", "content": [part, text]}]
+    begun = process_time()
+    assert needs(messages=messages).input_tokens > BINARY_BYTES * 1_000
+    assert process_time() - begun < 0.5
 
 
 def test_system_and_tools_count_as_input() -> None:
