@@ -24,7 +24,7 @@ from providers.formats.dialect import Usage
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.registry import DIALECTS
 from providers.outcomes import classify_failure
-from routing.attempt import Delivery
+from routing.attempt import Delivery, discreet
 from routing.call import Call
 from routing.chat_texts import messages_of, text_of
 from routing.consumers import broken, delivery_headers, drain, formed, learn_size, note_break, prepare
@@ -212,7 +212,7 @@ class Legs:
             exchange.close()
             raise
         if error is None and (stream.error is not None or not stream.finished):
-            said = stream.error.message if stream.error is not None else ""
+            said = discreet(delivery.target, stream.error.message) if stream.error is not None else ""
             error = broken("upstream_error", said or "The provider broke off.", "transient")
         seen = stream.usage
         estimated = seen is None or error is not None

@@ -172,9 +172,10 @@ async def _attempt(
     except UpstreamFailure as failure:
         raise AttemptFailed(classify_failure(failure.kind), failure.message, kind=failure.kind) from None
     except UnreadableAnswer as problem:
-        message, usage = f"The provider's answer cannot be read: {problem}", _usage_in(dialect, body)
+        why, usage = discreet(target, str(problem)), _usage_in(dialect, body)
         if (wire := dialect.told_error(body)) is not None:
             raise _told_failure(wire, secret, usage) from None
+        message = f"The provider's answer cannot be read: {why}"
         raise AttemptFailed(ErrorClass.TRANSIENT, message, kind=FailureKind.PROTOCOL, usage=usage) from None
     except TimeoutError:
         message = f"The provider did not answer within {limit:.3g} seconds."
@@ -255,6 +256,17 @@ async def _open_stream(delivery: Delivery, exchange: Exchange, stream: Relay, di
             raise UpstreamFailure(FailureKind.RESET, "The provider ended its stream before it said anything.")
         if len(heard) < MAX_ERROR_BYTES:
             heard += data
+
+
+def discreet(target: Target, text: str) -> str:
+    """A provider's words, short of the credential; none where nobody can tell whether it is in them."""
+    credential = target.provider.credential
+    if credential is None or not text:
+        return text
+    try:
+        return text.replace(credential.peek(), "***")
+    except (VaultLocked, Damaged):
+        return ""
 
 
 def _told_failure(wire: WireError, secret: str, usage: Usage | None = None) -> AttemptFailed:

@@ -22,7 +22,7 @@ from providers.formats.registry import DIALECTS
 from providers.outcomes import ErrorClass, classify_failure
 from routing.affinity import Conversation, conversation
 from routing.asking import in_words, natively
-from routing.attempt import Delivery
+from routing.attempt import Delivery, discreet
 from routing.call import Call, forwardable_headers, forwardable_query
 from routing.capturing import Capture
 from routing.directives import MARK, taken_from_body
@@ -273,7 +273,8 @@ class Chat(Endpoint):
             except UnreadableAnswer as problem:
                 error = broken("upstream_error", f"The provider's stream cannot be read: {problem}", "transient")
             if error is None and stream.error is not None:
-                error = broken("upstream_error", stream.error.message or "The provider broke off.", "transient")
+                said = discreet(delivery.target, stream.error.message)
+                error = broken("upstream_error", said or "The provider broke off.", "transient")
             elif error is None and not stream.finished:
                 error = broken("upstream_error", "The provider ended its stream in mid-answer.", "transient")
             usage = stream.usage

@@ -24,6 +24,15 @@ CREDENTIAL = "sk-a-very-secret-credential"
 ALONE = {"X-TokenHub-Fallback": "none"}
 PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
 USER = [{"role": "user", "content": "Hi"}]
+BEGUN = {
+    "openai": (b'data: {"id": "c", "choices": [{"index": 0, "delta": {"content": "Well"}}]}\n\n',),
+    "anthropic": (
+        b'event: message_start\ndata: {"type": "message_start", "message": {"id": "m", "usage": {}}}\n\n',
+        b'data: {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}\n\n',
+        b'data: {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Well"}}\n\n',
+    ),
+}
+"""Of a stream."""
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +239,33 @@ def test_a_broken_stream_ends_with_the_dialects_error_and_never_in_silence(
         assert data["error"]["message"]
         assert "[DONE]" not in answer.text
         assert ("event: error" in last) == (client == "anthropic")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_error_in_a_stream_is_told_without_the_credential_that_it_quotes(
+    gateway: Gateway, upstream: Upstream, number: int, is_first: bool
+) -> None:
+    quoted = json.dumps({"type": "error", "error": {"type": "api_error", "message": f"no quota for {CREDENTIAL} here"}})
+    for client, kind in (("openai", "openai"), ("anthropic", "anthropic"), ("openai", "anthropic"),
+                         ("anthropic", "openai")):  # fmt: skip
+        begun = () if is_first else BEGUN[kind]
+        failed = f"event: error\ndata: {quoted}\n\n".encode()
+        upstream.next(*[Reply(events=(*begun, failed))] * 12)
+        answer = ask(gateway, client, f"{kind}-{number}", stream=True)
+        upstream.forget()
+        assert answer.status_code == (502 if is_first else 200)
+        assert "no quota for *** here" in answer.text
+        assert CREDENTIAL not in answer.text
+
+
+def test_what_an_unauthorized_stream_quotes_is_not_told(gateway: Gateway, upstream: Upstream, number: int) -> None:
+    """Providers quote a credential in parts there."""
+    failed = {"error": {"code": "401", "message": f"bad key: {CREDENTIAL[:9]}"}}
+    upstream.next(*[Reply(events=(f"data: {json.dumps(failed)}\n\n".encode(),))] * 12)
+    answer = ask(gateway, "openai", f"openai-{number}", stream=True)
+    upstream.forget()
+    check_error(answer, "openai", 502, "upstream_error")
+    assert CREDENTIAL[:9] not in answer.text
 
 
 def test_failover_names_its_reason_and_an_explicit_rejection_stays(gateway: Gateway, upstream: Upstream) -> None:
