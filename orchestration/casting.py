@@ -181,7 +181,16 @@ def leg_key(key: KeyRecord, leg: Leg, snapshot: Snapshot) -> KeyRecord:
     """The client's key, for the models that the leg may be answered by. Its limits count the run, not each leg."""
     allowed: Collection[str] = key.allowed_models
     if leg.only:
-        allowed = leg.only
+        allowed = {usable for name in leg.only for usable in _usable(key, name, snapshot)} or {""}
     elif leg.without:
         allowed = set(allowed or {*snapshot.targets, *snapshot.aliases}) - set(leg.without) or {""}
     return replace(key, limits=(), allowed_models=frozenset(allowed))
+
+
+def _usable(key: KeyRecord, name: str, snapshot: Snapshot) -> list[str]:
+    """The name; or, of an alias that the key may not name, the models behind it that it may."""
+    if key.may_use(name):
+        return [name]
+    alias = snapshot.aliases.get(name)
+    models = [one.target.model_id for one in alias.variants] if alias is not None else []
+    return [one for one in models if key.may_use(one)]

@@ -30,6 +30,7 @@ NARROW = "tokenhub_" + "d2" * 32
 POOR = "tokenhub_" + "e3" * 32
 COUNTED = "tokenhub_" + "f4" * 32
 SHORT = "tokenhub_" + "a5" * 32
+PARTLY = "tokenhub_" + "b6" * 32
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
 GOOD, BAD = '{"age": 7}', '{"age": "seven"}'
 MODELS = [("best", 10), ("good", 8), ("fair", 6), ("poor", 4), ("free", 2)]
@@ -55,12 +56,16 @@ def gateway(server: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
             {"id": "unpriced", "provider_id": "chat", "enabled": True, "weight": 0},
             {"id": "handy", "provider_id": "chat", "abilities": ["tools"], "weight": 0, **PRICES},
         ],
-        aliases=[{"name": "team", "variants": [{"model_id": "fair", "weight": 1}]}],
+        aliases=[
+            {"name": "team", "variants": [{"model_id": "fair", "weight": 1}]},
+            {"name": "mix", "variants": [{"model_id": "best", "weight": 1000}, {"model_id": "good", "weight": 1}]},
+        ],
         profiles=[{"name": name, "cost": 0, "latency": 0, "failure": 0, "capability": 1} for name in BY_WEIGHT],
         keys=[
             {"key": KEY},
             {"key": CHAT_ONLY, "scopes": ["chat"]},
             {"key": NARROW, "scopes": ["plan"], "allowed_models": ["good", "fair"]},
+            {"key": PARTLY, "allowed_models": ["good", "fair", "free"]},
             {"key": POOR, "name": "poor"},
             {"key": SHORT, "name": "short"},
             {"key": COUNTED, "rate_limit_rpm": 50, "rate_limit_tpm": 1_000_000, "max_concurrent": 1},
@@ -481,6 +486,11 @@ def test_a_key_is_held_to_its_models(gateway: Gateway, upstream: Upstream) -> No
     refusal(plan(gateway, "vote", key=NARROW), 502, "no_eligible_models")
     told(plan(gateway, "adversarial", key=NARROW))
     assert {request.json["model"] for request in upstream.requests} == {"good", "fair"}
+
+
+def test_a_voter_named_by_an_alias_is_one_of_those_that_the_key_may_use(gateway: Gateway, upstream: Upstream) -> None:
+    told(plan(gateway, "vote", key=PARTLY, primary_model_id="mix", iterations=2))
+    assert {request.json["model"] for request in upstream.requests} == {"good", "fair", "free"}
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------
