@@ -143,6 +143,26 @@ def test_a_receiver_that_is_gone_is_tried_again(hook: Webhook, receiver: Receive
     assert "Connect" in delivery().last_error
 
 
+def test_a_host_in_other_letters_is_called_by_its_name_in_dns(hook: Webhook, receiver: Receiver) -> None:
+    hook.url = f"http://ｌｏｃａｌｈｏｓｔ:{receiver.server.server_port}/hook"  # noqa: RUF001  not those letters
+    hook.save()
+    webhooks.publish("budget_threshold", {})
+    webhooks.send_next()
+    assert delivery().state == DeliveryState.DELIVERED
+    assert receiver.got[0][0]["host"] == f"localhost:{receiver.server.server_port}"
+
+
+@pytest.mark.parametrize("url", ["http://localhost:99999/", f"http://{'a' * 64}.example/"])
+def test_an_address_that_cannot_be_called_is_given_up_as_any_other(hook: Webhook, url: str) -> None:
+    Webhook.objects.update(url=url)
+    webhooks.publish("budget_threshold", {})
+    for _ in range(len(webhooks.WAITS) + 1):
+        WebhookDelivery.objects.update(next_at=timezone.now())
+        assert webhooks.send_next()
+    assert delivery().state == DeliveryState.GIVEN_UP
+    assert "can be called" in delivery().last_error
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "[::1]", "10.0.0.1", "169.254.169.254", "[::ffff:10.0.0.1]"]
@@ -156,7 +176,8 @@ def test_private_addresses_are_refused(host: str, receiver: Receiver) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("url", ["ftp://a.example/", "no url", "https://user:secret@a.example/", "file:///etc/passwd"])
+@pytest.mark.parametrize("url", ["ftp://a.example/", "no url", "https://user:secret@a.example/", "file:///etc/passwd",
+                                 "https://a.example:99999/"])  # fmt: skip
 def test_a_bad_address_is_refused(url: str) -> None:
     with pytest.raises(ValidationError):
         webhooks.save(webhook=Webhook(url=url))
