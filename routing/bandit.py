@@ -26,8 +26,9 @@ _ID, _COST, _LATENCY = itemgetter(0), itemgetter(1), itemgetter(2)  # of an Arm
 
 
 # -- what a gateway knows of a request --------------------------------------------------------------------------------
-_CODE = re.compile(r"```|\bdef \w+\(|\bfunction\b|\bclass \w+|#include|\bSELECT\b.+\bFROM\b|[;{]\s*$", re.MULTILINE)
-_CHOICES = re.compile(r"\([A-Da-d1-4]\)|^\s*[A-D][.)] ", re.MULTILINE)
+_CODE = re.compile(r"```|\bdef \w+\(|\bfunction\b|\bclass \w+|#include|[;{]\s*$", re.MULTILINE)
+_SQL = re.compile(r"^(?>.*?\bSELECT\b).+\bFROM\b", re.MULTILINE)  # a line's first SELECT alone: one pass over any text
+_CHOICES = re.compile(r"\([A-Da-d1-4]\)|^[^\S\n]*[A-D][.)] ", re.MULTILINE)
 _NUMBER = re.compile(r"\d+")
 _OPENING = re.compile(r"\s*(\W?)(\w{0,12})")
 _OPENINGS: Final = frozenset(  # a request's first word says much of what it asks for
@@ -74,7 +75,7 @@ def context_of(
 
 def task_of(text: str) -> str:
     """`code`; else the word that the text opens with, if it is a common one, or `[` for a mark; else by its looks."""
-    if _CODE.search(text):
+    if _CODE.search(text) or ("FROM" in text and _SQL.search(text)):
         return "code"
     opening = _OPENING.match(text)
     if opening and opening[1]:

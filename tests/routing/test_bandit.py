@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 from statistics import mean
+from time import process_time
 
 import msgspec
 import pytest
@@ -181,6 +182,7 @@ def test_requests_are_told_apart_by_size(tokens: int, size: str) -> None:
     ("text", "task"),
     [
         ("```py\nx = 1\n```", "code"),
+        ("Make it faster: SELECT a FROM b", "code"),
         ("Translate this into French", "translate"),
         ("[Physics] What is heat?", "["),
         ("Colours of\n  (A) snow\n  (B) coal", "choices"),
@@ -195,6 +197,14 @@ def test_requests_are_told_apart_by_task(text: str, task: str) -> None:
 @pytest.mark.parametrize(("text", "name"), [("hello", "latin"), ("Привет", "cyrillic"), ("你好", "cjk"), ("", "")])
 def test_requests_are_told_apart_by_script(text: str, name: str) -> None:
     assert language_of(text) == name
+
+
+@pytest.mark.parametrize("text", ["x" + "\n" * 3_998 + "x", "SELECT " * 570 + "\nFROM"], ids=["lines", "words"])
+def test_no_text_takes_long_to_be_told_apart(text: str) -> None:
+    begun = process_time()
+    for _ in range(50):
+        context_of(input_tokens=1_000, text=text)
+    assert process_time() - begun < 0.2
 
 
 @given(st.text(max_size=200), st.text(max_size=20))
