@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from django.conf import settings
@@ -69,10 +69,26 @@ def _database_state() -> tuple[str, str]:
         close_old_connections()
 
 
+class DatabaseLook:
+    """One look at a time, whose finding goes to all who asked meanwhile: anybody may ask, and threads are few."""
+
+    def __init__(self) -> None:
+        self._looking: asyncio.Future[tuple[str, str]] | None = None
+
+    async def state(self) -> tuple[str, str]:
+        """Belongs to the event loop."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(asyncio.to_thread(_database_state))
+        return await asyncio.shield(self._looking)
+
+
+_LOOK: Final = DatabaseLook()
+
+
 async def readyz(scope: Any, receive: Any, send: Any) -> None:
     """A locked vault is a state, not a failure: providers without a credential go on working."""
     held = await _started()
-    database, migrations = await asyncio.to_thread(_database_state)
+    database, migrations = await _LOOK.state()
     journal = "ok" if held is not None and not held.journal.is_failing else "failing"
     ready = held is not None and database == migrations == journal == "ok"
     body = {
