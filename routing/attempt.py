@@ -172,10 +172,10 @@ async def _attempt(
     except UpstreamFailure as failure:
         raise AttemptFailed(classify_failure(failure.kind), failure.message, kind=failure.kind) from None
     except UnreadableAnswer as problem:
-        why, usage = discreet(target, str(problem)), _usage_in(dialect, body)
+        usage = _usage_in(dialect, body)
         if (wire := dialect.told_error(body)) is not None:
             raise _told_failure(wire, secret, usage) from None
-        message = f"The provider's answer cannot be read: {why}"
+        message = f"The provider's answer cannot be read: {discreet(target, str(problem))}"
         raise AttemptFailed(ErrorClass.TRANSIENT, message, kind=FailureKind.PROTOCOL, usage=usage) from None
     except TimeoutError:
         message = f"The provider did not answer within {limit:.3g} seconds."
