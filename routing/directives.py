@@ -97,7 +97,7 @@ def taken_from(text: str) -> tuple[str, Directive | None]:
     while (start := _START.search(text, at)) is not None:
         rest.append(text[at : start.start()])
         if wishes := start[1].strip(" \t"):
-            found, at = Directive(_pairs(wishes)), start.end()
+            found, at = Directive(_pairs(wishes, {})), start.end()
         else:
             end = _END.search(text, start.end())
             if end is None:
@@ -105,7 +105,7 @@ def taken_from(text: str) -> tuple[str, Directive | None]:
             values: dict[str, str] = {}
             for line in text[start.end() : end.start()].splitlines():
                 if line.strip():
-                    values |= _pairs(line.strip())
+                    _pairs(line.strip(), values)
             found, at = Directive(values), end.end()
         at += text[at : at + 1] == "\n"
     if found is None:
@@ -114,9 +114,9 @@ def taken_from(text: str) -> tuple[str, Directive | None]:
     return "".join(rest), found
 
 
-def _pairs(text: str) -> dict[str, str]:
-    """`name=value` pairs; a value that begins like JSON reaches to its end, any other to the next space."""
-    values: dict[str, str] = {}
+def _pairs(text: str, values: dict[str, str]) -> dict[str, str]:
+    """`name=value` pairs, added to the values; a value that begins like JSON reaches to its end, any other to the next
+    space."""
     at = 0
     while at < len(text):
         match = _PAIR.match(text, at)
@@ -125,6 +125,8 @@ def _pairs(text: str) -> dict[str, str]:
         name, at = match[1], match.end()
         if name not in KEYS:
             raise _bad(f"there is no {name[:60]!r}.", name[:60])
+        if name in values:
+            raise _bad(f"{name} stands there twice.", name)
         if text[at : at + 1] in {"{", "["}:
             try:
                 _, end = _json.raw_decode(text, at)

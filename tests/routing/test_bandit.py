@@ -204,7 +204,7 @@ def test_no_text_takes_long_to_be_told_apart(text: str) -> None:
     begun = process_time()
     for _ in range(50):
         context_of(input_tokens=1_000, text=text)
-    assert process_time() - begun < 0.2
+    assert process_time() - begun < 0.35
 
 
 @given(st.text(max_size=200), st.text(max_size=20))

@@ -94,6 +94,12 @@ def test_its_keys_go_before_the_requests_policy_key_by_key() -> None:
     assert (applied.max_budget_nano, applied.min_weight, applied.allow_fallback) == (5, 3, False)
 
 
+@pytest.mark.parametrize("text", ["@@tokenhub mode=cheap mode=fast", "@@tokenhub\nbudget=1\nbudget=2\n@@end"])
+def test_one_directive_that_says_something_twice_is_refused(text: str) -> None:
+    with pytest.raises(ApiError, match="stands there twice"):
+        taken_from(text)
+
+
 @given(st.text(alphabet='@tokenhub end=mode{}[]"\n\r 1.', max_size=80))
 def test_no_text_gets_by_with_a_directive_in_it(text: str) -> None:
     try:
