@@ -54,6 +54,18 @@ def issued() -> services.IssuedKey:
     return services.issue(name="shop", owner="ann")
 
 
+# -- what is refused -------------------------------------------------------------------------------------------------
+def test_a_new_key_cannot_have_expired_while_an_old_one_may_be_ended_so(
+    issued: services.IssuedKey, admin_client: Client
+) -> None:
+    over = {"expires_at_0": "2020-01-01", "expires_at_1": "00:00:00"}
+    refused = add(admin_client, name="late", **over)
+    assert "never work" in "".join(errors(refused)["expires_at"])
+    assert 'value="2020-01-01"' in text(refused)
+    assert submit(admin_client, page("change", issued.record), holding="owner", **over).status_code == 302
+    assert [key.name for key in ClientKey.objects.all()] == ["shop"]
+
+
 # -- shown once ------------------------------------------------------------------------------------------------------
 def test_a_key_is_shown_in_the_answer_that_made_it_which_nobody_may_store(admin_client: Client) -> None:
     answer = add(admin_client)
