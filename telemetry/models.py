@@ -4,7 +4,9 @@ no foreign keys, so that history survives the deletion of what it speaks of."""
 from __future__ import annotations
 
 import uuid
+from urllib.parse import urlsplit
 
+from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 from django.db import models
 from django.db.models import Q
@@ -198,6 +200,14 @@ class Webhook(models.Model):
 
     def __str__(self) -> str:
         return self.url
+
+    def clean(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+        except ValueError:
+            return  # the field says so
+        if parts.username or parts.password:
+            raise ValidationError({"url": "No user and password here: receivers check the signature."})
 
 
 class DeliveryState(models.TextChoices):
