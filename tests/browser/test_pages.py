@@ -66,6 +66,31 @@ def test_two_tabs_with_one_form_do_not_take_back_what_the_other_saved(tab: Tab, 
     tab.page.wait_for_url("**/keys/project/")
 
 
+def test_long_texts_of_a_list_are_whole_on_a_telephone(tab: Tab, urls: dict[str, str]) -> None:
+    tab.open(urls["admin:telemetry_webhookdelivery_changelist"])
+    tab.look("light", 360)
+    cell = tab.page.locator("#result_list td.field-last_error").first
+    cell.evaluate("(cell) => { cell.textContent = 'the_address_of_a_receiver '.repeat(9) + 'a'.repeat(60); }")
+    hidden = cell.evaluate("(it) => [it.scrollHeight - it.clientHeight, it.scrollWidth - it.clientWidth]")
+    assert max(hidden) <= 1
+    tab.check(looks=(("light", 360),), axe=False)
+
+
+def test_date_and_time_stand_close_below_each_other_on_a_telephone(tab: Tab, urls: dict[str, str]) -> None:
+    tab.open(urls["admin:keys_clientkey_add"])
+    tab.look("light", 360)
+    places = [tab.page.locator(f"[name=expires_at_{number}]").bounding_box() for number in range(2)]
+    assert places[0] is not None
+    assert places[1] is not None
+    assert 0 < places[1]["y"] - places[0]["y"] < 100
+
+
+def test_a_long_name_of_a_provider_does_not_widen_the_page_of_health(tab: Tab) -> None:
+    tab.open("/admin/health/")
+    tab.page.locator("h2.pg-title a").first.evaluate("(link) => { link.textContent = 'x'.repeat(200); }")
+    tab.check(looks=(("light", 360), ("dark", 1440)), axe=False)
+
+
 def test_the_page_of_the_api_shows_its_paths_under_the_content_security_policy(tab: Tab) -> None:
     tab.open("/admin/v1/docs")
     tab.page.get_by_text("/admin/v1/providers", exact=True).first.wait_for()
