@@ -271,6 +271,7 @@ class ClientKeyAdmin(ToldMoney, LimitedForms, Admin):
             "key": key,
             "secret": _mark(key),
             "stale": stale,
+            "in_grace": key.old_digest_until is not None and key.old_digest_until > timezone.now(),
             "opts": self.opts,
             "action_url": reverse("admin:keys_clientkey_rotate", args=[key.pk]),
         }

@@ -193,6 +193,17 @@ def test_a_page_rotates_only_the_secret_that_it_was_made_for(issued: services.Is
     assert known(last) == issued.record
 
 
+def test_whoever_rotates_is_told_of_a_secret_that_is_in_its_grace(
+    issued: services.IssuedKey, admin_client: Client
+) -> None:
+    told = "in any case"
+    assert told not in text(admin_client.get(page("rotate", issued.record)))
+    services.reissue(key=issued.record, grace=timedelta(hours=1))
+    assert told in text(admin_client.get(page("rotate", issued.record)))
+    ClientKey.objects.update(old_digest_until=timezone.now() - timedelta(seconds=1))
+    assert told not in text(admin_client.get(page("rotate", issued.record)))
+
+
 def test_rotating_without_the_csrf_token_is_refused(issued: services.IssuedKey, admin_user: User) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(admin_user)
