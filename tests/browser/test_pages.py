@@ -66,6 +66,45 @@ def test_two_tabs_with_one_form_do_not_take_back_what_the_other_saved(tab: Tab, 
     tab.page.wait_for_url("**/keys/project/")
 
 
+@pytest.mark.parametrize(
+    ("page", "field"),
+    [
+        ("routing_model_change", "input[name=enabled]"),
+        ("routing_model_change", ".field-provider .select2-selection"),
+        ("auth_user_change", "#id_groups_input"),
+    ],
+)
+def test_where_the_keyboard_is_shows(page: str, field: str, tab: Tab, urls: dict[str, str]) -> None:
+    tab.open(urls[f"admin:{page}"])
+    place = tab.page.locator(field)
+    place.wait_for()
+    place.evaluate("(place) => place.focus({focusVisible: true})")
+    assert place.evaluate("(place) => document.activeElement === place && getComputedStyle(place).outlineStyle") == "solid"
+
+
+def test_filters_are_opened_and_left_by_keyboard(tab: Tab, urls: dict[str, str]) -> None:
+    tab.open(urls["admin:telemetry_requestlog_changelist"])
+    filters = tab.page.get_by_role("button", name="Filters")
+    filters.focus()
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_function("document.getElementById('changelist-filter').contains(document.activeElement)")
+    tab.page.keyboard.press("Escape")
+    tab.page.locator("#changelist-filter").wait_for(state="hidden")
+    assert filters.evaluate("(it) => document.activeElement === it")
+
+
+@pytest.mark.parametrize(("width", "opens", "shows"), [(1440, "root", "Change password"), (360, "Menu", "Providers")])
+def test_menus_open_by_keyboard(width: int, opens: str, shows: str, tab: Tab) -> None:
+    tab.open("/admin/")
+    tab.look("light", width)
+    shown = tab.page.locator("a", has_text=shows).first
+    assert not shown.is_visible()
+    tab.page.get_by_role("button", name=opens).locator("visible=true").first.focus()
+    tab.page.keyboard.press("Enter")
+    shown.wait_for()
+    tab.check(looks=(("light", width),))
+
+
 def test_long_texts_of_a_list_are_whole_on_a_telephone(tab: Tab, urls: dict[str, str]) -> None:
     tab.open(urls["admin:telemetry_webhookdelivery_changelist"])
     tab.look("light", 360)
