@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Count, OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -56,6 +56,13 @@ class ClientKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # generic for t
             "name", "owner", "project", "tags", "scopes", "allowed_models", "allow_fallback", "allow_directives",
             "capture", "enabled", "expires_at", "rotation_days", *LIMIT_FIELDS,
         )  # fmt: skip
+
+    def clean_expires_at(self) -> datetime | None:
+        """A key that is here may be ended so; a new one would be refused from its first request on."""
+        expires_at: datetime | None = self.cleaned_data["expires_at"]
+        if expires_at is not None and expires_at <= timezone.now() and self.instance._state.adding:  # noqa: SLF001  Django's documented interface
+            raise ValidationError("This moment is over: the key would never work. Empty: it does not expire.")
+        return expires_at
 
 
 class GraceForm(forms.Form):
@@ -186,7 +193,8 @@ class ClientKeyAdmin(ToldMoney, LimitedForms, Admin):
             return page
         for key in rows:
             services.revoke(key=key)
-        messages.success(request, f"{len(rows)} client keys are revoked.")
+        what = "1 client key is" if len(rows) == 1 else f"{len(rows)} client keys are"
+        messages.success(request, f"{what} revoked.")
         return None
 
     @display(description="Spent this month")
@@ -263,6 +271,7 @@ class ClientKeyAdmin(ToldMoney, LimitedForms, Admin):
             "key": key,
             "secret": _mark(key),
             "stale": stale,
+            "in_grace": key.old_digest_until is not None and key.old_digest_until > timezone.now(),
             "opts": self.opts,
             "action_url": reverse("admin:keys_clientkey_rotate", args=[key.pk]),
         }

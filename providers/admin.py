@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Count, OuterRef, QuerySet, Subquery, Value
 from django.db.models.functions import Concat
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from unfold.widgets import UnfoldAdminPasswordWidget
 
 from providers import services
@@ -66,6 +66,14 @@ class ProviderAdmin(Admin):
             .annotate(models_count=Count("models"), fingerprint=Subquery(stored.values("fingerprint")[:1]))
         )
         return result
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **options: Any) -> HttpResponse:
+        """A form that comes back has lost the credential, as no page is sent one: it says so, or saving it again would
+        keep the stored one, or none."""
+        form = context["adminform"].form
+        if request.method == "POST" and request.POST.get(form.add_prefix("credential")):
+            messages.warning(request, "Give the credential again: it was not saved, and is never sent back to a page.")
+        return super().render_change_form(request, context, *args, **options)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Provider | None = None) -> tuple[str, ...]:
         return ("id",) if obj is not None else ()

@@ -96,7 +96,8 @@ class ModelAdmin(PricedForms, Admin):
         try:
             if request.method == "POST":
                 taken = catalogue.apply(only=set(request.POST.getlist("model")))
-                messages.success(request, f"The prices of {len(taken)} models are taken over.")
+                what = f"{len(taken)} model{'' if len(taken) == 1 else 's'}"
+                messages.success(request, f"The prices of {what} are taken over.")
                 return redirect("admin:routing_model_changelist")
             offers = catalogue.offers()
         except catalogue.CatalogueUnusable as trouble:

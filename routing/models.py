@@ -91,6 +91,8 @@ class Model(models.Model):
             raise ValidationError({"abilities": f"A list of: {', '.join(Ability.values)}."})
         if self.max_context_tokens is not None and self.max_context_tokens < 1:
             raise ValidationError({"max_context_tokens": "At least 1."})
+        if self._state.adding and Alias.objects.filter(pk=self.pk).exists():
+            raise ValidationError({"id": "An alias has this name already."})
 
 
 PRICE_FIELDS: Final = (

@@ -3,7 +3,7 @@ in no transaction with them. A kill in between loses the stamp, until the row is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -16,17 +16,18 @@ MAX_REMEMBERED: Final = 100_000
 
 
 class LastUse:
-    """One per process that reads journals. `key_of`: what an entry used; empty: nothing. `rows`: of such a key."""
+    """One per process that reads journals. `keys_of`: what an entry used; an empty text is nothing. `rows`: of such
+    a key."""
 
-    def __init__(self, key_of: Callable[[Entry], str], rows: Callable[[str], QuerySet[Any]]) -> None:
-        self._key_of = key_of
+    def __init__(self, keys_of: Callable[[Entry], Iterable[str]], rows: Callable[[str], QuerySet[Any]]) -> None:
+        self._keys_of = keys_of
         self._rows = rows
         self._written: dict[str, float] = {}
 
     def note(self, entries: Sequence[Entry]) -> None:
         seen: dict[str, float] = {}
         for entry in entries:
-            if key := self._key_of(entry):
+            for key in filter(None, self._keys_of(entry)):
                 seen[key] = max(seen.get(key, 0.0), entry.at / 1e6)
         for key, at in seen.items():
             if at - self._written.get(key, 0.0) < EVERY_SECONDS:

@@ -4,7 +4,9 @@ no foreign keys, so that history survives the deletion of what it speaks of."""
 from __future__ import annotations
 
 import uuid
+from urllib.parse import urlsplit
 
+from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 from django.db import models
 from django.db.models import Q
@@ -198,6 +200,28 @@ class Webhook(models.Model):
 
     def __str__(self) -> str:
         return self.url
+
+    def clean(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+        except ValueError:
+            return  # the field says so
+        if parts.username or parts.password:
+            raise ValidationError({"url": "No user and password here: receivers check the signature."})
+        try:
+            self.place()
+        except ValueError:
+            raise ValidationError({"url": "Its host or its port is none that can be called."}) from None
+
+    def place(self) -> tuple[str, int, str]:
+        """Host and port, and both as a Host header has them; a host of other letters as DNS knows it. Raises
+        ValueError."""
+        parts = urlsplit(self.url)
+        host = parts.hostname or ""
+        host = host if host.isascii() else host.encode("idna").decode("ascii")
+        shown = f"[{host}]" if ":" in host else host
+        default = 443 if parts.scheme == "https" else 80
+        return host, parts.port or default, f"{shown}:{parts.port}" if parts.port else shown
 
 
 class DeliveryState(models.TextChoices):

@@ -22,7 +22,7 @@ from datetime import timedelta
 from functools import partial
 from hashlib import sha256
 from typing import Any, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -56,13 +56,6 @@ def save(*, webhook: Webhook) -> None:
     if unknown:
         raise ValidationError({"events": f"There is no event {unknown[0]!r}. Events: {', '.join(EVENTS)}."})
     webhook.full_clean()
-    parts = urlsplit(webhook.url)
-    if parts.username or parts.password:
-        raise ValidationError({"url": "No user and password here: receivers check the signature."})
-    try:
-        _place(parts)
-    except ValueError:
-        raise ValidationError({"url": "Its host or its port is none that can be called."}) from None
     webhook.save()
 
 
@@ -200,7 +193,7 @@ def _post(delivery: WebhookDelivery) -> tuple[int | None, str]:
     parts = urlsplit(webhook.url)
     host = ""
     try:
-        host, port, named = _place(parts)
+        host, port, named = webhook.place()
         address = allowed_address(host, port)
     except ValueError as problem:  # of a row that `save` has not seen
         return None, f"its address is none that can be called: {problem}"
@@ -231,15 +224,6 @@ def _post(delivery: WebhookDelivery) -> tuple[int | None, str]:
     except (httpx.HTTPError, httpx.InvalidURL) as problem:
         return None, f"{type(problem).__name__}: {problem}"
     return status, "" if 200 <= status < 300 else f"it answered {status}"
-
-
-def _place(parts: SplitResult) -> tuple[str, int, str]:
-    """Host and port, and both as a Host header has them; a host of other letters as DNS knows it. Raises ValueError."""
-    host = parts.hostname or ""
-    host = host if host.isascii() else host.encode("idna").decode("ascii")
-    shown = f"[{host}]" if ":" in host else host
-    default = 443 if parts.scheme == "https" else 80
-    return host, parts.port or default, f"{shown}:{parts.port}" if parts.port else shown
 
 
 class AddressRefused(Exception):

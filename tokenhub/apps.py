@@ -25,8 +25,11 @@ class TokenHubConfig(AppConfig):
         audited.connect()
         post_migrate.connect(roles.install, sender=self, dispatch_uid="roles")
         ingest.SINKS.append(bank.book)
-        keys = LastUse(lambda entry: uuid_or_nothing(entry.key_id), lambda key: ClientKey.objects.filter(pk=key))
-        secrets = LastUse(lambda entry: entry.provider, lambda key: Secret.objects.filter(name=SECRET_PREFIX + key))
+        keys = LastUse(lambda entry: [uuid_or_nothing(entry.key_id)], lambda key: ClientKey.objects.filter(pk=key))
+        secrets = LastUse(
+            lambda entry: {entry.provider, *(attempt.provider for attempt in entry.attempt_list)},
+            lambda key: Secret.objects.filter(name=SECRET_PREFIX + key),
+        )
         ingest.WATCHERS += [keys.note, secrets.note]
         ingest.SWEEPS.append(bank.sweep)
         retention.PRUNERS += [prune_calls, captures.prune, store.prune, login.prune_sessions, playground.prune]

@@ -14,6 +14,7 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import path
 from django.urls.resolvers import URLPattern
+from django.utils.dateparse import parse_datetime
 from django.views.decorators.http import require_GET, require_http_methods
 
 from routing.api import own_store
@@ -147,6 +148,7 @@ def _lines(lines: list[Line]) -> list[dict[str, Any]]:
 # -- health ------------------------------------------------------------------------------------------------------------
 _PROBE: Final = "probe_providers"
 _STATES: Final = ("down", "degraded", "healthy")
+_MOMENTS: Final = ("cooldown_until", "last_success_at")
 
 
 @permission_required("providers.view_provider", raise_exception=True)
@@ -161,6 +163,8 @@ def health(request: HttpRequest) -> HttpResponse:
     providers = health_report(store=own_store())["providers"]
     providers.sort(key=lambda one: (_STATES.index(one["state"]), one["provider_id"]))
     models = [model for one in providers for model in one["models"]]
+    for one in (*providers, *models):  # moments, which the page shows in its time zone
+        one |= {name: parse_datetime(one[name]) for name in _MOMENTS if one.get(name)}
     return _shown(
         request,
         "tokenhub/health.html",

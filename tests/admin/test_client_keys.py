@@ -54,6 +54,18 @@ def issued() -> services.IssuedKey:
     return services.issue(name="shop", owner="ann")
 
 
+# -- what is refused -------------------------------------------------------------------------------------------------
+def test_a_new_key_cannot_have_expired_while_an_old_one_may_be_ended_so(
+    issued: services.IssuedKey, admin_client: Client
+) -> None:
+    over = {"expires_at_0": "2020-01-01", "expires_at_1": "00:00:00"}
+    refused = add(admin_client, name="late", **over)
+    assert "never work" in "".join(errors(refused)["expires_at"])
+    assert 'value="2020-01-01"' in text(refused)
+    assert submit(admin_client, page("change", issued.record), holding="owner", **over).status_code == 302
+    assert [key.name for key in ClientKey.objects.all()] == ["shop"]
+
+
 # -- shown once ------------------------------------------------------------------------------------------------------
 def test_a_key_is_shown_in_the_answer_that_made_it_which_nobody_may_store(admin_client: Client) -> None:
     answer = add(admin_client)
@@ -179,6 +191,17 @@ def test_a_page_rotates_only_the_secret_that_it_was_made_for(issued: services.Is
     assert (stored.digest, stored.old_digest) == (digest_of(fresh.encode()), digest_of(issued.plaintext.encode()))
     last = shown_key(admin_client.post(url, values(again, holding="hours")))  # who was told may go on
     assert known(last) == issued.record
+
+
+def test_whoever_rotates_is_told_of_a_secret_that_is_in_its_grace(
+    issued: services.IssuedKey, admin_client: Client
+) -> None:
+    told = "in any case"
+    assert told not in text(admin_client.get(page("rotate", issued.record)))
+    services.reissue(key=issued.record, grace=timedelta(hours=1))
+    assert told in text(admin_client.get(page("rotate", issued.record)))
+    ClientKey.objects.update(old_digest_until=timezone.now() - timedelta(seconds=1))
+    assert told not in text(admin_client.get(page("rotate", issued.record)))
 
 
 def test_rotating_without_the_csrf_token_is_refused(issued: services.IssuedKey, admin_user: User) -> None:

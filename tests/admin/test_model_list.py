@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from django.contrib.admin.utils import quote
 from django.contrib.messages import get_messages
 from django.test import Client
 
 from routing.models import Model
-from tests.admin.forms import Values, values
+from tests.admin.forms import Values, errors, values
 from tests.admin.samples import alias, model
 
 pytestmark = pytest.mark.django_db
@@ -86,3 +87,15 @@ def test_a_wrong_value_is_told_and_nothing_is_said_of_others(admin_client: Clien
     assert answer.status_code == 200
     assert values(answer, holding="form-TOTAL_FORMS")[f"initial-{field(page, one, 'weight')}"] == ["3"]
     assert state(one) == (True, 3)
+
+
+def test_a_new_model_cannot_have_the_name_of_an_alias_and_one_that_has_it_can_be_changed(admin_client: Client) -> None:
+    older = model(1)
+    alias(1, name=older.pk)  # from before this was refused
+    alias(2, name="fast")
+    page = values(admin_client.get(f"{URL}add/"), holding="upstream_model")
+    answer = admin_client.post(f"{URL}add/", page | {"id": ["fast"], "provider": [older.provider_id]})
+    assert errors(answer) == {"id": ["An alias has this name already."]}
+    change = f"{URL}{quote(older.pk)}/change/"
+    page = values(admin_client.get(change), holding="upstream_model")
+    assert admin_client.post(change, page | {"upstream_model": ["other"]}).status_code == 302

@@ -74,6 +74,20 @@ def test_a_credential_is_nowhere_in_the_database_in_plain_text(provider: Provide
             assert form not in held
 
 
+def test_a_credential_is_asked_for_again_when_the_form_comes_back(provider: Provider, admin_client: Client) -> None:
+    opened = values(admin_client.get(page("change")), holding="base_url")
+    for again in (
+        add(admin_client, id="acme/other", base_url="llm.example"),
+        change(admin_client, credential=OTHER, base_url="llm.example"),
+        admin_client.post(page("change"), {**opened, "credential": OTHER, "_version": "of another form"}),
+    ):
+        assert "Give the credential again" in text(again)
+        assert OTHER not in text(again)
+        assert CREDENTIAL not in text(again)
+    assert stored() == CREDENTIAL
+    assert "Give the credential again" not in text(change(admin_client, base_url="llm.example"))
+
+
 def database() -> bytes:
     """Every value of every table."""
     found = b""

@@ -214,6 +214,19 @@ def test_a_credential_wants_an_open_vault(admin_client: Client, upstream: Upstre
     assert not Provider.objects.exists()
 
 
+def test_a_credential_that_was_typed_is_asked_for_again_when_something_else_is_wrong(
+    admin_client: Client, open_vault: None
+) -> None:
+    page = do(admin_client, "provider", **card("house.example", credential="sk-typed"))
+    assert "is no address" in page
+    assert "Give the key again" in page
+    assert re.search(r'<input[^>]*name="credential"[^>]* required', page)
+    assert "sk-typed" not in page
+    page = do(admin_client, "provider", **card("house.example"))
+    assert "Give the key again" not in page
+    assert not re.search(r'<input[^>]*name="credential"[^>]* required', page)
+
+
 # -- models --------------------------------------------------------------------------------------------------------
 def test_the_catalogue_fills_in_prices_and_context_where_it_knows_the_model() -> None:
     openai = Provider(id="openai", type=ProviderType.OPENAI)

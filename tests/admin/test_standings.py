@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from django.db import transaction
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from pytest_django import Settings
 
 from routing.bandit import Bandit, Context
 from routing.models import BanditDelta, HealthRecord
@@ -118,6 +119,17 @@ def test_who_is_down_comes_first_with_the_last_error(admin_client: Client) -> No
     assert [one["provider_id"] for one in answer.context["providers"]] == [bad.provider_id, fine.provider_id]
     assert dict(answer.context["counts"]) == {"healthy": 1, "degraded": 1, "down": 0}
     assert "transient (HTTP 503)" in text(answer)
+
+
+def test_moments_are_told_in_the_time_zone_of_the_pages(admin_client: Client, settings: Settings) -> None:
+    bad = model(1)
+    HealthRecord.objects.create(
+        provider_id=bad.provider_id, model_id=bad.pk, calls=9, errors=9, updated_at=timezone.now(),
+        last_success_at=datetime(2026, 1, 1, 22, 30, tzinfo=UTC),
+    )  # fmt: skip
+    settings.TIME_ZONE = "Asia/Tokyo"
+    page = text(admin_client.get("/admin/health/"))
+    assert "2026-01-02 07:30:00" in page
 
 
 def test_providers_are_asked_now_by_a_post_of_those_who_may(admin_client: Client, staff_client: Client) -> None:

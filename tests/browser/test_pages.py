@@ -66,6 +66,71 @@ def test_two_tabs_with_one_form_do_not_take_back_what_the_other_saved(tab: Tab, 
     tab.page.wait_for_url("**/keys/project/")
 
 
+@pytest.mark.parametrize(
+    ("page", "field"),
+    [
+        ("routing_model_change", "input[name=enabled]"),
+        ("routing_model_change", ".field-provider .select2-selection"),
+        ("auth_user_change", "#id_groups_input"),
+    ],
+)
+def test_where_the_keyboard_is_shows(page: str, field: str, tab: Tab, urls: dict[str, str]) -> None:
+    tab.open(urls[f"admin:{page}"])
+    place = tab.page.locator(field)
+    place.wait_for()
+    place.evaluate("(place) => place.focus({focusVisible: true})")
+    assert place.evaluate("(place) => document.activeElement === place")
+    assert place.evaluate("(place) => getComputedStyle(place).outlineStyle") == "solid"
+
+
+def test_filters_are_opened_and_left_by_keyboard(tab: Tab, urls: dict[str, str]) -> None:
+    tab.open(urls["admin:telemetry_requestlog_changelist"])
+    filters = tab.page.get_by_role("button", name="Filters")
+    filters.focus()
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_function("document.getElementById('changelist-filter').contains(document.activeElement)")
+    tab.page.keyboard.press("Escape")
+    tab.page.locator("#changelist-filter").wait_for(state="hidden")
+    assert filters.evaluate("(it) => document.activeElement === it")
+
+
+@pytest.mark.parametrize(("width", "opens", "shows"), [(1440, "root", "Change password"), (360, "Menu", "Providers")])
+def test_menus_open_by_keyboard(width: int, opens: str, shows: str, tab: Tab) -> None:
+    tab.open("/admin/")
+    tab.look("light", width)
+    shown = tab.page.locator("a", has_text=shows).first
+    assert not shown.is_visible()
+    tab.page.get_by_role("button", name=opens).locator("visible=true").first.focus()
+    tab.page.keyboard.press("Enter")
+    shown.wait_for()
+    tab.check(looks=(("light", width),))
+
+
+def test_long_texts_of_a_list_are_whole_on_a_telephone(tab: Tab, urls: dict[str, str]) -> None:
+    tab.open(urls["admin:telemetry_webhookdelivery_changelist"])
+    tab.look("light", 360)
+    cell = tab.page.locator("#result_list td.field-last_error").first
+    cell.evaluate("(cell) => { cell.textContent = 'the_address_of_a_receiver '.repeat(9) + 'a'.repeat(60); }")
+    hidden = cell.evaluate("(it) => [it.scrollHeight - it.clientHeight, it.scrollWidth - it.clientWidth]")
+    assert max(hidden) <= 1
+    tab.check(looks=(("light", 360),), axe=False)
+
+
+def test_date_and_time_stand_close_below_each_other_on_a_telephone(tab: Tab, urls: dict[str, str]) -> None:
+    tab.open(urls["admin:keys_clientkey_add"])
+    tab.look("light", 360)
+    places = [tab.page.locator(f"[name=expires_at_{number}]").bounding_box() for number in range(2)]
+    assert places[0] is not None
+    assert places[1] is not None
+    assert 0 < places[1]["y"] - places[0]["y"] < 100
+
+
+def test_a_long_name_of_a_provider_does_not_widen_the_page_of_health(tab: Tab) -> None:
+    tab.open("/admin/health/")
+    tab.page.locator("h2.pg-title a").first.evaluate("(link) => { link.textContent = 'x'.repeat(200); }")
+    tab.check(looks=(("light", 360), ("dark", 1440)), axe=False)
+
+
 def test_the_page_of_the_api_shows_its_paths_under_the_content_security_policy(tab: Tab) -> None:
     tab.open("/admin/v1/docs")
     tab.page.get_by_text("/admin/v1/providers", exact=True).first.wait_for()

@@ -31,6 +31,7 @@ from tests.support import postgres
 from tests.support.gateway import Gateway
 from tests.telemetry.test_ingest import AT, abandoned, entry, logged, names
 from tests.telemetry.test_partitions import Database
+from vault.models import Secret
 
 TABLES = (
     "telemetry_requestlog, telemetry_sample, telemetry_series, telemetry_keyspending, telemetry_journalsegment,"
@@ -174,7 +175,7 @@ def test_a_watcher_that_fails_costs_neither_rows_nor_other_watchers(
 @pytest.mark.django_db(transaction=True)
 def test_a_stamp_that_could_not_be_written_is_written_the_next_time() -> None:
     key = services.issue(name="app").record
-    use = LastUse(lambda one: one.key_id, lambda name: ClientKey.objects.filter(pk=name))
+    use = LastUse(lambda one: [one.key_id], lambda name: ClientKey.objects.filter(pk=name))
 
     def fail(*_: object) -> None:
         raise DatabaseError("away")
@@ -184,6 +185,19 @@ def test_a_stamp_that_could_not_be_written_is_written_the_next_time() -> None:
     use.note([entry(2, key_id=str(key.pk))])
     key.refresh_from_db()
     assert key.last_used_at == datetime.fromtimestamp((AT + 2) / 1e6, UTC)
+
+
+@pytest.mark.django_db
+def test_the_credential_of_a_provider_that_failed_was_used_too() -> None:
+    named = ("stamp-answered", "stamp-failed", "stamp-idle")  # what was stamped is remembered in the process
+    answered, failed, idle = (Secret.objects.create(name=f"provider/{one}", sealed=b"s") for one in named)
+    attempts = [Attempt("m", named[1], "auth", 401), Attempt("m", named[0])]
+    for watch in ingest.WATCHERS:
+        watch([entry(1, provider=named[0], attempt_list=attempts)])
+    for secret in (answered, failed, idle):
+        secret.refresh_from_db()
+    moment = datetime.fromtimestamp((AT + 1) / 1e6, UTC)
+    assert [one.last_used_at for one in (answered, failed, idle)] == [moment, moment, None]
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------

@@ -76,6 +76,12 @@ class ProviderCard(forms.Form):
         for field, messages in problem.message_dict.items():
             self.add_error(places.get(field), messages)
 
+    def ask_again(self) -> None:
+        """For the credential that was typed: no page is sent one, and without it the next attempt would save none."""
+        if self.data.get("credential"):
+            self.fields["credential"].widget.attrs["required"] = True
+            self.add_error("credential", "Nothing was saved. Give the key again: it is never sent back to a page.")
+
 
 class CredentialCard(forms.Form):
     """For a provider that is here already."""

@@ -151,6 +151,7 @@ def add_provider(request: HttpRequest) -> HttpResponse:
             return _models(request, form.provider, said=said) if facts.may(request.user, "models") else _page(
                 request, "", said=said
             )  # fmt: skip
+    form.ask_again()
     return _page(request, "provider", form=form)
 
 
