@@ -14,8 +14,8 @@ from providers.formats.errors import InvalidRequest
 from providers.formats.reading import read_body
 from routing.consumers_chat import Inner, OutputFormat, PolicyFields, schema_text, shape_of
 from routing.errors import ApiError
-from routing.policy import AUTO
 from routing.shaping import Shape
+from routing.words import AUTO
 
 Weight = Annotated[float, Meta(ge=0, le=10)]
 _EMPTY: Final = (b"", b"null", b"[]")

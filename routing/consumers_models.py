@@ -12,9 +12,10 @@ from django.conf import settings
 from keys.auth import KeyRecord, authenticate
 from routing.consumers import Endpoint
 from routing.errors import ApiError
-from routing.policy import MODE_PREFIX, usable_names
+from routing.policy import usable_names
 from routing.snapshot import Snapshot, Target
 from routing.visit import Visit
+from routing.words import MODE_PREFIX
 
 _encode = msgspec.json.Encoder().encode
 _EPOCH = "1970-01-01T00:00:00Z"

@@ -14,6 +14,12 @@ from django.db.models import Q
 from django.utils import timezone
 
 from providers.models import Provider, validate_id
+from routing.words import AUTO, MODE_PREFIX
+
+
+def _refuse_names_of_the_router(name: str, field: str) -> None:
+    if name in AUTO or name.startswith(MODE_PREFIX):
+        raise ValidationError({field: "By this name clients ask the router to choose."})
 
 
 class Ability(models.TextChoices):
@@ -91,8 +97,10 @@ class Model(models.Model):
             raise ValidationError({"abilities": f"A list of: {', '.join(Ability.values)}."})
         if self.max_context_tokens is not None and self.max_context_tokens < 1:
             raise ValidationError({"max_context_tokens": "At least 1."})
-        if self._state.adding and Alias.objects.filter(pk=self.pk).exists():
-            raise ValidationError({"id": "An alias has this name already."})
+        if self._state.adding:
+            if Alias.objects.filter(pk=self.pk).exists():
+                raise ValidationError({"id": "An alias has this name already."})
+            _refuse_names_of_the_router(self.pk, "id")
 
 
 PRICE_FIELDS: Final = (
@@ -165,6 +173,8 @@ class Alias(models.Model):
     def clean(self) -> None:
         if Model.objects.filter(pk=self.name).exists():
             raise ValidationError({"name": "A model has this name already."})
+        if self._state.adding:
+            _refuse_names_of_the_router(self.name, "name")
 
 
 class AliasVariant(models.Model):

@@ -12,6 +12,7 @@ from keys.auth import KeyRecord
 from routing.errors import ApiError
 from routing.pricing import NANO
 from routing.scoring import PROFILES
+from routing.words import AUTO, MODE_PREFIX
 
 if TYPE_CHECKING:  # a snapshot holds the policy that is the default
     from routing.snapshot import Alias, Snapshot, Target
@@ -19,8 +20,6 @@ if TYPE_CHECKING:  # a snapshot holds the policy that is the default
 MAX_BUDGET_USD = 100.0
 MAX_LATENCY_MS = 300_000
 MAX_WEIGHT = 10
-AUTO = frozenset({"", "*", "auto", "tokenhub/auto"})
-MODE_PREFIX = "tokenhub/"
 
 
 @dataclass(frozen=True, slots=True)

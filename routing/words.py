@@ -24,6 +24,9 @@ UNPRICED: Final = (
     " keys with a budget nor requests with a ceiling of their own can use them."
 )
 """What it means that models have no price."""
+AUTO: Final = frozenset({"", "*", "auto", "tokenhub/auto"})
+MODE_PREFIX: Final = "tokenhub/"
+"""Names in requests by which the router chooses, in its usual mode and in the one that is named."""
 LAST_RESORT: Final = "last-resort"
 _LACKS: Final = "lacks_"
 _ROUTED: Final = "routed-weight-"

@@ -12,10 +12,9 @@ from django.utils import timezone
 
 from providers.formats.dialect import Usage
 from routing.models import Model
-from routing.policy import AUTO
 from routing.pricing import NANO, Prices, cost_nano, dollars
 from routing.snapshot_build import prices_of
-from routing.words import exclusion_in_words, reason_in_words
+from routing.words import AUTO, exclusion_in_words, reason_in_words
 from telemetry.models import RequestLog
 from tokenhub.refusals import Refusal, refusal
 

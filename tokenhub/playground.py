@@ -21,8 +21,8 @@ from keys import playground
 from orchestration.registry import MODES
 from routing.learning import MODE as THOMPSON
 from routing.models import Ability, Alias, Model, RoutingProfile
-from routing.policy import MODE_PREFIX
 from routing.scoring import PROFILES
+from routing.words import MODE_PREFIX
 from telemetry.models import RequestLog
 
 PERMISSION: Final = "keys.use_playground"

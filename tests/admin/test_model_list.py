@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from django.contrib.admin.utils import quote
 from django.contrib.messages import get_messages
+from django.core.exceptions import ValidationError
 from django.test import Client
 
-from routing.models import Model
+from routing.models import Alias, Model
 from tests.admin.forms import Values, errors, values
 from tests.admin.samples import alias, model
 
@@ -99,3 +100,10 @@ def test_a_new_model_cannot_have_the_name_of_an_alias_and_one_that_has_it_can_be
     change = f"{URL}{quote(older.pk)}/change/"
     page = values(admin_client.get(change), holding="upstream_model")
     assert admin_client.post(change, page | {"upstream_model": ["other"]}).status_code == 302
+
+
+@pytest.mark.parametrize("name", ["auto", "tokenhub/cheap"])
+def test_names_by_which_clients_ask_the_router_are_nobodys(name: str, db: None) -> None:
+    for made in (Model(id=name, provider=model(1).provider), Alias(name=name)):
+        with pytest.raises(ValidationError, match="ask the router to choose"):
+            made.full_clean()

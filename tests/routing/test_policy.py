@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.errors import ApiError
-from routing.policy import AUTO, Choice, Policy, choose, from_headers, with_limits, with_mode
+from routing.policy import Choice, Policy, choose, from_headers, with_limits, with_mode
 from routing.pricing import NANO
 from routing.scoring import PROFILES
 from routing.snapshot import Snapshot
+from routing.words import AUTO
 from tests.support.targets import key, snapshot, target
 
 PLAIN = Policy(mode="normal", max_budget_nano=50_000_000, max_latency_ms=20_000)
