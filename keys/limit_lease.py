@@ -12,8 +12,9 @@ from keys.limits import Limits, Standings
 LEASE_SECONDS: Final = 0.1
 HOT_SECONDS: Final = 0.02  # who asks again so soon asks often
 PART: Final = 128  # of what is left, a lease takes no more than one part
-MOST: Final = 64  # requests
+MOST: Final = 1_024  # requests
 LEAST: Final = 4
+TOLD_SECONDS: Final = 0.005  # so old may be what clients are told, who ask hundreds of times a second
 Moments = tuple[float, float, float]
 
 
@@ -22,7 +23,10 @@ class Lease:
     the buckets, with all of the lease taken out of them. `tokens_full_at`: when the bucket of tokens was last found
     full. `most_calls`: more are not kept; 0: it is the record of one request, and nothing was taken ahead."""
 
-    __slots__ = ("calls", "full_at", "limits", "most_calls", "requests", "since", "tokens", "tokens_full_at", "until")
+    __slots__ = (
+        "_told", "_told_until", "calls", "full_at", "limits", "most_calls", "requests", "since", "tokens",
+        "tokens_full_at", "until",
+    )  # fmt: skip
 
     def __init__(self, limits: Limits, since: float, full_at: Moments, tokens_full_at: float) -> None:
         self.limits = limits
@@ -34,6 +38,17 @@ class Lease:
         self.tokens: float = 0
         self.calls: float = 0
         self.most_calls: float = 0
+        self._told = b""
+        self._told_until = 0.0
+
+    def ended(self, more_tokens: float) -> bool:
+        """A request that it let in is over, and took so many more tokens than was said. False, and nothing done: the
+        lease was given back before."""
+        if not self.most_calls:
+            return False
+        self.calls += 1
+        self.tokens -= more_tokens
+        return True
 
     def standing_at(self) -> Moments:
         """When the buckets are full again without what is left of it."""
@@ -53,7 +68,9 @@ class Lease:
         return self.limits.standings(self.standing_at(), now)
 
     def lines(self, now: float) -> bytes:
-        """The same as lines of an answer's head."""
+        """The same as lines of an answer's head; where some is taken ahead, as it was a moment ago."""
+        if now < self._told_until:
+            return self._told
         limits, full_at = self.limits, self.full_at
         is_ahead = self.most_calls > 0
         values: tuple[object, ...] = ()
@@ -67,7 +84,10 @@ class Lease:
             if is_ahead:
                 lacking -= self.tokens * bucket.unit
             values += bucket.told(lacking)
-        return limits.lines % values
+        told = limits.lines % values
+        if is_ahead:
+            self._told, self._told_until = told, now + TOLD_SECONDS
+        return told
 
     def take_ahead(self, count: int, tokens: float, now: float) -> int:
         """Takes a part of what is left beside `count` requests under way, and tells how many of those it took. Takes

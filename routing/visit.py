@@ -292,9 +292,10 @@ class Visit:
         if self.ticket is not None:
             self.ticket.close(self._used_tokens)
         if self._admitted:
-            now, more = monotonic(), self._used_tokens - self._tokens
+            more = self._used_tokens - self._tokens
             for lease in self._admitted:
-                TABLE.leave(lease.limits, more, now, since=self._admitted_at)
+                if not lease.ended(more):
+                    TABLE.leave(lease.limits, more, monotonic(), since=self._admitted_at)
             self._admitted = []
 
     def close(self) -> None:

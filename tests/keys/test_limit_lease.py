@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keys.limit_lease import LEASE_SECONDS, MOST
+from keys.limit_lease import LEASE_SECONDS, MOST, TOLD_SECONDS, Lease
 from keys.limit_table import LimitTable, owner_of
 from keys.limits import Bucket, LimitExceeded, Limits
 from tests.support.forked import in_child, passed_in_children
@@ -160,6 +160,7 @@ def test_an_answers_lines_say_what_headers_say(
 ) -> None:
     (worker,) = workers(1)
     one, now = limits(second=second, minute=minute, tokens=tokens), 1000.0
+    said, said_at, said_of = b"", 0.0, Lease(one, 0.0, (0.0, 0.0, 0.0), 0.0)
     with worker as table:
         for pause, amount in asked:
             now += pause
@@ -169,7 +170,24 @@ def test_an_answers_lines_say_what_headers_say(
                 continue
             at = now + pause / 3
             headers = lease.standings(at).told()
-            assert lease.lines(at) == b"".join(b"%b: %b\r\n" % header for header in headers)
+            if lease is not said_of or at >= said_at + TOLD_SECONDS:
+                said, said_at, said_of = b"".join(b"%b: %b\r\n" % header for header in headers), at, lease
+            assert lease.lines(at) == said
+
+
+def test_a_request_whose_lease_was_given_back_is_taken_out_of_the_table() -> None:
+    (worker,) = workers(1)
+    one = limits(concurrent=1_000_000, tokens=Bucket(NEVER, 1e6))
+    with worker as table:
+        for _ in range(3):
+            lease = table.enter(one, 10.0, 5.0)
+        assert lease.ended(-4.0)
+        table.sweep(6.0)
+        assert not lease.ended(-4.0)
+        table.leave(one, -4.0, 6.0, since=5.0)
+        told = table.enter(one, 10.0, 6.0).standings(6.0)
+        assert told.tokens is not None
+        assert told.tokens.remaining == 1_000_000 - 4 * 10 + 2 * 4
 
 
 def test_tokens_beyond_the_estimate_are_charged_though_a_lease_pays_first() -> None:
