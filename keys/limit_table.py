@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Final
 
 from keys.limit_lease import LEASE_SECONDS, Lease
-from keys.limits import CONCURRENT, MINUTE, SECOND, TOKENS, Bucket, LimitExceeded, Limits
+from keys.limits import CONCURRENT, MINUTE, SECOND, TOKENS, Bucket, LimitExceeded, Limits, network_of
 from keys.shared_locks import SharedLocks
 
 WAYS: Final = 8
@@ -38,6 +38,11 @@ Later = Callable[[float, Callable[[], None]], object]
 @lru_cache(maxsize=8_192)
 def owner_of(kind: str, name: str) -> bytes:
     return blake2b(f"{kind}\0{name}".encode(), digest_size=16).digest()
+
+
+@lru_cache(maxsize=8_192)
+def owner_of_address(address: str) -> bytes:
+    return owner_of("address", network_of(address))
 
 
 def _refusal(
@@ -359,17 +364,17 @@ class Addresses:
         place, full_at = self._find(address)
         if wait := bucket.wait(full_at, 1.0, now):
             return wait
-        self.ENTRY.pack_into(self._memory, place, owner_of("address", address), bucket.taken(full_at, 1.0, now))
+        self.ENTRY.pack_into(self._memory, place, owner_of_address(address), bucket.taken(full_at, 1.0, now))
         return 0.0
 
     def learn(self, address: str, full_at: float) -> None:
         """Its bucket is full again no sooner than that: what other hosts have let in."""
         place, known = self._find(address)
-        self.ENTRY.pack_into(self._memory, place, owner_of("address", address), max(known, full_at))
+        self.ENTRY.pack_into(self._memory, place, owner_of_address(address), max(known, full_at))
 
     def _find(self, address: str) -> tuple[int, float]:
         """Its place, or that of the one that is full again the soonest; and when its bucket is full again."""
-        owner, memory, size = owner_of("address", address), self._memory, self.ENTRY.size
+        owner, memory, size = owner_of_address(address), self._memory, self.ENTRY.size
         first = int.from_bytes(owner[:8], "little") % self._sets * WAYS * size
         oldest, room = 1e300, first
         for place in range(first, first + WAYS * size, size):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
 TOLERANCE: Final = 1e-9  # a float clock is never exact
@@ -204,6 +206,20 @@ class LimitExceeded(Exception):
         return told
 
 
+@lru_cache(maxsize=8_192)
+def network_of(address: str) -> str:
+    """Whose limit it is: of IPv6, the 64 bits of a network, in which one customer may take any address."""
+    if ":" not in address:
+        return address
+    try:
+        one = IPv6Address(address)
+    except ValueError:
+        return address
+    if one.ipv4_mapped is not None:
+        return str(one.ipv4_mapped)
+    return f"{IPv6Address(int(one) >> 64 << 64)}/64"
+
+
 class AddressLimiter:
     """Of one process, a bucket per address: `rate` requests a second on average, `burst` at once. A rate of 0 lets all
     pass."""
@@ -219,6 +235,7 @@ class AddressLimiter:
         """0.0 and one token taken, or the seconds until there is one."""
         if not self.rate:
             return 0.0
+        address = network_of(address)
         tokens, at = self._buckets.get(address, (self.burst, now))
         tokens = min(self.burst, tokens + (now - at) * self.rate)
         if tokens < 1.0 - 1e-9:  # a float clock is never exact
@@ -230,7 +247,7 @@ class AddressLimiter:
         return 0.0
 
     def remaining(self, address: str) -> int:
-        return int(self._buckets.get(address, (self.burst, 0.0))[0])
+        return int(self._buckets.get(network_of(address), (self.burst, 0.0))[0])
 
     def _forget_full(self, now: float) -> None:
         """Drops the addresses whose bucket is full again; if that frees too little, the older half."""

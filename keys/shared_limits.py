@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from keys.limit_scripts import DEBTS, LEASE_SECONDS, REFUSAL, UNDO, Owner, Scripts, bulks, moment_of
-from keys.limit_table import TABLE, Addresses, LimitTable, owner_of
+from keys.limit_table import TABLE, Addresses, LimitTable, owner_of_address
 from keys.limits import LimitExceeded, Limits, Standings
 from keys.redis_pipe import Pipe, Server
 from telemetry.logs import EventLogger
@@ -271,7 +271,7 @@ class SharedLimits:
         if owner is None:
             if len(self._address_owners) >= REMEMBERED:
                 self._address_owners.clear()
-            owner = Owner.of(Limits(owner_of("address", address), "", second=self.addresses.whole))
+            owner = Owner.of(Limits(owner_of_address(address), "", second=self.addresses.whole))
             self._address_owners[address] = owner
         return owner
 

@@ -52,6 +52,10 @@ _TIERS: Final = frozenset(_DEARER)
 _ELSEWHERE: Final = frozenset({"previous_response_id", "conversation", "prompt"})  # name texts that stand there
 
 
+class _Thinking(msgspec.Struct):
+    budget_tokens: int | None = None
+
+
 class NoPrice(Exception):
     """What nobody can price, no budget can bear."""
 
@@ -105,7 +109,7 @@ class Purse:
         tokens = most_input(envelope, target)
         asked = most_output(envelope, target)
         count = envelope.n
-        least = upper_bound_nano(prices, tokens, min(asked, LEAST_OUTPUT_TOKENS) * count)
+        least = upper_bound_nano(prices, tokens, min(asked, least_output(envelope)) * count)
         most = upper_bound_nano(prices, tokens, asked * count)
         before = self.spent + self._open
         try:
@@ -210,6 +214,19 @@ def most_output(envelope: Envelope, target: Target) -> int:
     if envelope.max_output_tokens is None:
         return ceiling
     return envelope.max_output_tokens
+
+
+def least_output(envelope: Envelope) -> int:
+    """Tokens of the shortest answer worth sending, which Anthropic wants to be longer than the thoughts that the client
+    wants."""
+    if thinking := envelope.raw("thinking"):
+        try:
+            wanted = msgspec.json.decode(thinking, type=_Thinking).budget_tokens
+        except msgspec.DecodeError:  # its provider will say what is wrong with it
+            wanted = None
+        if wanted is not None:
+            return max(wanted, 0) + LEAST_OUTPUT_TOKENS
+    return LEAST_OUTPUT_TOKENS
 
 
 def _affordable(target: Target, tokens: int, count: int, amount: int, asked: int) -> int:

@@ -99,6 +99,17 @@ def test_an_answer_is_limited_to_what_the_rest_can_pay(upstream: Upstream, tmp_p
         assert 16 <= upstream.requests[-1].json["max_tokens"] < limit
 
 
+def test_thoughts_that_the_rest_cannot_pay_are_refused_rather_than_cut(upstream: Upstream, tmp_path: Path) -> None:
+    """Anthropic refuses a limit that is not above `thinking.budget_tokens`."""
+    with gateway_at(tmp_path, upstream, amount="1") as gateway:
+        body = {"model": "m", "max_tokens": 1900, "messages": [{"role": "user", "content": "Hi"}]}
+        thinking, before = {"type": "enabled", "budget_tokens": 1024}, len(upstream.requests)
+        answer = gateway.post("/v1/messages", {**body, "thinking": thinking})
+        assert (answer.status_code, answer.headers["x-tokenhub-error-code"]) == (429, "budget_exceeded")
+        assert len(upstream.requests) == before
+        assert gateway.post("/v1/messages", body).status_code == 200
+
+
 def test_a_model_of_unknown_length_gets_a_limit(upstream: Upstream, tmp_path: Path) -> None:
     with gateway_at(tmp_path, upstream, amount="100") as gateway:
         answer = ask(gateway, model="open", max_tokens=None)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keys.limit_table import WAYS, Addresses, LimitTable, owner_of
-from keys.limits import Bucket, LimitExceeded, Limits
+from keys.limits import Bucket, LimitExceeded, Limits, network_of
 from tests.support.forked import in_child, passed_in_children
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -206,3 +206,15 @@ def test_addresses_are_counted_by_all_processes() -> None:
     assert [addresses.take("10.0.0.1", 1.0) > 0.0 for _ in range(4)] == [False, False, True, True]
     assert addresses.take("10.0.0.2", 1.0) == 0.0
     assert Addresses(mmap(-1, 4096), rate=0.0, burst=1).take("10.0.0.1", 1.0) == 0.0
+
+
+def test_the_addresses_of_one_customers_network_are_one() -> None:
+    addresses = Addresses(mmap(-1, 64 * 1024), rate=1e-6, burst=2)
+    assert addresses.take("2001:db8:0:1::1", 1.0) == 0.0
+    assert addresses.take("2001:db8:0:1:ffff:ffff:ffff:ffff", 1.0) == 0.0
+    assert addresses.take("2001:DB8::1:0:0:0:7", 1.0) > 0.0
+    assert addresses.take("2001:db8:0:2::1", 1.0) == 0.0
+    assert [addresses.take("::ffff:10.0.0.1", 1.0), addresses.take("10.0.0.1", 1.0)] == [0.0, 0.0]
+    assert addresses.take("10.0.0.1", 1.0) > 0.0
+    assert addresses.take("::ffff:10.0.0.2", 1.0) == 0.0
+    assert [network_of(one) for one in ("", "unix:1:2", "fe80::1%eth0")] == ["", "unix:1:2", "fe80::/64"]

@@ -19,7 +19,7 @@ from routing.call import Call
 from routing.eligibility import needs_of
 from routing.policy import Policy
 from routing.pricing import upper_bound_nano
-from routing.purse import Purse, most_input
+from routing.purse import Purse, least_output, most_input
 from routing.snapshot import Snapshot, Target
 from tests.support.targets import key, prices, provider, target
 
@@ -67,6 +67,21 @@ def test_images_take_no_more_than_the_context_except_where_more_is_billed_than_r
     small, mini = target(context=20_000), target(upstream_model="gpt-4o-mini-2024-07-18", context=128_000)
     assert 20_000 < most(*[image] * 5, of=small) < 20_000 + texts
     assert 5 * 48_169 < most(*[image] * 5, of=mini) < 5 * 48_169 + texts
+
+
+def test_an_answer_is_not_limited_to_less_than_the_thoughts_that_are_wanted() -> None:
+    def least(thinking: bytes) -> int:
+        body = b'{"model":"m1","messages":[{"role":"user","content":"Hi"}],"max_tokens":9000%b}' % thinking
+        return least_output(DIALECTS["anthropic-messages"].read_envelope(body))
+
+    assert least(b',"thinking":{"type":"enabled","budget_tokens":2048}') == 2048 + 16
+    for other in (
+        b"",
+        b',"thinking":{"type":"adaptive"}',
+        b',"thinking":{"budget_tokens":"many"}',
+        b',"thinking":null',
+    ):
+        assert least(other) == 16
 
 
 def test_the_bound_of_what_anthropics_cache_keeps_for_an_hour_is_twice_as_high() -> None:
