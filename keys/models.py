@@ -54,6 +54,11 @@ class Limited(models.Model):
     class Meta:
         abstract = True
 
+    def clean(self) -> None:
+        super().clean()
+        if self.rate_limit_burst and not self.rate_limit_rps:
+            raise ValidationError({"rate_limit_burst": "Limits nothing without requests per second: set those, too."})
+
 
 LIMIT_FIELDS: Final = (
     "rate_limit_rps", "rate_limit_burst", "rate_limit_rpm", "rate_limit_tpm", "max_concurrent",
@@ -159,6 +164,10 @@ class ClientKey(Limited):
                 errors[field] = "A word has a character that no text can hold."
         if "scopes" not in errors and (unknown := set(self.scopes) - set(Scope.values)):
             errors["scopes"] = f"There is no scope {min(unknown)!r}. Scopes: {', '.join(Scope.values)}."
+        try:
+            super().clean()
+        except ValidationError as problem:
+            errors |= {name: " ".join(told) for name, told in problem.message_dict.items()}
         if errors:
             raise ValidationError(errors)
 

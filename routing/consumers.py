@@ -326,7 +326,7 @@ class Chat(Endpoint):
                 with visit.patience.within(pause):
                     while not stream.finished and stream.error is None:
                         if delivery.first:
-                            if visit.capture is not None:
+                            if visit.capture is not None and not blocked_on_client:
                                 visit.capture.streamed(delivery.first)
                             blocked_on_client = True
                             await visit.send(delivery.first, more=True)
@@ -340,12 +340,14 @@ class Chat(Endpoint):
                         delivery.first = stream.feed(chunk)
                     return False
             except TimeoutError:
-                if blocked_on_client:
-                    visit.client_left = True
-                    raise asyncio.CancelledError from None
                 silent_seconds += pause
                 if silent_seconds >= idle:
-                    raise
+                    if not blocked_on_client:
+                        raise
+                    visit.client_left = True
+                    raise asyncio.CancelledError from None
+                if blocked_on_client:
+                    continue  # servers write when there is room again: nothing of it was written yet
             delivery.first = KEEP_ALIVE
 
 

@@ -92,6 +92,7 @@ def test_a_key_may_expire_after_a_while(api: Api, text: str, span: timedelta) ->
         ({"expires_at": "9999-12-31T23:59:59-23:00"}, "expires_at"),
         ({"digest": "x"}, "digest"),
         ({"surprise": 1}, "surprise"),
+        ({"rate_limit_burst": 5}, "rate_limit_burst"),
     ],
 )
 def test_a_wrong_field_is_named(api: Api, fields: dict[str, Any], param: str) -> None:

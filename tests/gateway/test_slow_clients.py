@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,33 @@ def test_a_client_that_takes_nothing_of_its_streams_end_is_let_go(gateway: Gatew
         client.sendall(request(stream=True))
         assert until(client, b"\r\n").startswith(b"HTTP/1.1 200 ")
         gateway.wait_until(lambda: in_flight(gateway) == 0, seconds=10)
+
+
+def test_a_client_that_takes_nothing_for_a_while_gets_the_rest(upstream: Upstream, tmp_path: Path) -> None:
+    """Longer than a silent client is sent a sign of life, and less than it may be silent."""
+    env = {"TOKENHUB_STREAM_IDLE_TIMEOUT_SECS": "8", "TOKENHUB_STREAM_KEEPALIVE_SECS": "0.5"}
+    whole = wire.chat_events("m", 1, None)
+    large = wire.chat_events("x" * 12_000_000, 1, None)[0]
+    upstream.next(Reply(events=(whole[0], large, b"".join(whole[1:])), interval=0.1))
+    with (
+        Gateway(
+            tmp_path,
+            providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "dialects": ["openai-chat"]}],
+            models=[{"id": "m", "provider_id": "p"}],
+            env=env,
+        ) as gateway,
+        connected(gateway, small=True) as client,
+    ):
+        client.sendall(request(stream=True))
+        until(client, b"\r\n")
+        time.sleep(3)
+        size, end = 0, b""
+        while not end.endswith(b"0\r\n\r\n") and (more := client.recv(1 << 20)):
+            size, end = size + len(more), (end + more)[-100:]
+        assert end.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        assert size > 12_000_000
+        (row,) = gateway.rows(at_least=1)
+        assert (row["status"], row["client_disconnected"]) == (200, 0)
 
 
 def test_a_head_without_end_is_refused_before_it_fills_the_memory(gateway: Gateway) -> None:
