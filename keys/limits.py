@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
@@ -206,7 +205,6 @@ class LimitExceeded(Exception):
         return told
 
 
-@lru_cache(maxsize=8_192)
 def network_of(address: str) -> str:
     """Whose limit it is: of IPv6, the 64 bits of a network, in which one customer may take any address."""
     if ":" not in address:

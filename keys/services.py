@@ -80,7 +80,8 @@ def reissue(*, key: ClientKey, grace: timedelta | None = None) -> IssuedKey:
     """A fresh secret for a key, saved or not; the old one is refused from now on, or after the grace. One that was in
     its grace already is refused at once. Of a key that was read before, only the secret is taken as it was read. Raises
     ValidationError, SecretChanged."""
-    if not key._state.adding:  # noqa: SLF001  Django's interface
+    is_new = key._state.adding  # noqa: SLF001  Django's interface
+    if not is_new:
         read = key.digest
         if not _read_again(key) or key.digest != read:
             raise SecretChanged
@@ -90,8 +91,10 @@ def reissue(*, key: ClientKey, grace: timedelta | None = None) -> IssuedKey:
     plaintext = "tokenhub_" + secrets.token_hex(32)
     key.digest = digest_of(plaintext.encode("ascii"))
     key.key_prefix = plaintext[:SHOWN_PREFIX_LENGTH]
-    with audit.doing("apikey.issue" if key._state.adding else "apikey.rotate"):  # noqa: SLF001  Django's interface
-        save(key=key)
+    if is_new:
+        key.full_clean()  # what is there already may be older than a rule, and must get its secret nonetheless
+    with audit.doing("apikey.issue" if is_new else "apikey.rotate"):
+        key.save()
     return IssuedKey(key, plaintext)
 
 
@@ -132,7 +135,7 @@ def revoke(*, key: ClientKey) -> None:
         return
     key.enabled = False
     with audit.doing("apikey.revoke"):
-        save(key=key)
+        key.save()  # whatever rules there are by now
 
 
 def _read_again(key: ClientKey) -> bool:

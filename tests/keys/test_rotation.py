@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from importlib import import_module
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
-from django.db import DatabaseError
+from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from keys import services
 from keys.auth import AuthError, authenticate
-from keys.models import ClientKey
+from keys.models import ClientKey, Project
 from routing.snapshot_build import build_snapshot
 from telemetry import webhooks
 
@@ -145,3 +148,24 @@ def test_a_key_whose_event_fails_is_told_of_later(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(DatabaseError):
             services.tell_due(timezone.now() + timedelta(days=2))
     assert services.tell_due(timezone.now() + timedelta(days=2)) == 1
+
+
+def test_a_key_that_rules_of_today_would_refuse_can_be_revoked_and_rotated() -> None:
+    first = services.issue(name="app")
+    ClientKey.objects.update(rate_limit_burst=5)  # without requests per second
+    second = services.reissue(key=ClientKey.objects.get())
+    assert (works(first.plaintext), works(second.plaintext)) == (False, True)
+    services.revoke(key=ClientKey.objects.get())
+    assert not works(second.plaintext)
+
+
+def test_the_upgrade_takes_out_bursts_that_limit_nothing() -> None:
+    alone, paired = (services.issue(name=name).record.pk for name in ("alone", "paired"))
+    ClientKey.objects.update(rate_limit_burst=5)
+    ClientKey.objects.filter(pk=paired).update(rate_limit_rps=1.0)
+    Project.objects.create(name="web", rate_limit_burst=5)
+    upgrade = import_module("keys.migrations.0009_bursts_that_limit_nothing")
+    upgrade.take_out(apps, SimpleNamespace(connection=connection))
+    found = dict(ClientKey.objects.values_list("pk", "rate_limit_burst"))
+    assert found == {alone: None, paired: 5}
+    assert Project.objects.get().rate_limit_burst is None
