@@ -7,13 +7,12 @@ settled, and tries again: where money is short, voters are asked one after the o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
 from keys.auth import BudgetRecord
-from keys.ledger import BudgetExceeded, Ledger
+from keys.ledger import BudgetExceeded
 from routing.purse import Purse, limited
 from routing.snapshot import Target
 from telemetry.journal import Charge
@@ -72,45 +71,33 @@ class Funds:
         self._settled = asyncio.Event()
 
 
-class LegPurse(Purse):
+class LegPurse(Purse, eq=False, kw_only=True):
     """Of one leg. `max_tokens`: of its answer, where the client set no limit."""
 
-    __slots__ = ("_funds", "_max_tokens")
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        budgets: Sequence[BudgetRecord],
-        *,
-        fail_open: bool,
-        funds: Funds,
-        max_tokens: int | None,
-    ) -> None:
-        super().__init__(ledger, budgets, fail_open=fail_open)
-        self._funds = funds
-        self._max_tokens = max_tokens
+    funds: Funds
+    max_tokens: int | None = None
 
     def cover_at_once(self, call: Call, target: Target) -> int | None:
         return None
 
     async def cover(self, call: Call, target: Target) -> tuple[Call, int]:
-        if self._max_tokens is not None and call.envelope.max_output_tokens is None:
-            call = replace(limited(call, target, self._max_tokens), lowered_to=None)
-        if not self._budgets and not self._funds.has_ceiling:
+        if self.max_tokens is not None and call.envelope.max_output_tokens is None:
+            call = replace(limited(call, target, self.max_tokens), lowered_to=None)
+        if not self.budgets and not self.funds.has_ceiling:
             return call, 0
         while True:
             try:
                 funded = await super().cover(call, target)
             except BudgetExceeded:
-                if not await self._funds.another_settled(self):
+                if not await self.funds.another_settled(self):
                     raise
             else:
-                self._funds.began(self)
+                self.funds.began(self)
                 return funded
 
     async def _reserve(self, *, most: int, least: int) -> int:
-        return await super()._reserve(most=self._funds.hold(self, most=most, least=least), least=least)
+        return await super()._reserve(most=self.funds.hold(self, most=most, least=least), least=least)
 
     def settle(self, cost: int) -> list[Charge]:
-        self._funds.settle(self, cost)
+        self.funds.settle(self, cost)
         return super().settle(cost)

@@ -315,7 +315,7 @@ class Engine:
         try:
             return await self._tried(funded, target, failures)
         finally:
-            call.purse.uncover(amount)
+            call.purse.open -= amount
 
     async def _tried(self, call: Call, target: Target, failures: list[tuple[Target, AttemptFailed]]) -> Delivery | None:
         door = self._doors.get(target.provider.type) or self._doors[""]

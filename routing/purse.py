@@ -50,6 +50,7 @@ _DEARER: Final = {
 """Parameters for which providers charge other prices than a model's, with the words that make nothing dearer."""
 _TIERS: Final = frozenset(_DEARER)
 _ELSEWHERE: Final = frozenset({"previous_response_id", "conversation", "prompt"})  # name texts that stand there
+_UNUSUAL: Final = _TIERS | _ELSEWHERE
 
 
 class _Thinking(msgspec.Struct):
@@ -60,48 +61,57 @@ class NoPrice(Exception):
     """What nobody can price, no budget can bear."""
 
 
-class Purse:
-    """`budgets`: of the payer; at least one. `fail_open`: where the budgets cannot be read, requests are free."""
+class Purse(msgspec.Struct, eq=False):
+    """`budgets`: of the payer; at least one. `fail_open`: where the budgets cannot be read, requests are free. `open`:
+    reserved for attempts under way; whoever began one takes its amount back when it is over. `spent`: by answers that
+    came before the one that the client gets."""
 
-    __slots__ = ("_budgets", "_fail_open", "_held", "_ledger", "_open", "_turn", "spent")
-
-    def __init__(self, ledger: Ledger, budgets: Sequence[BudgetRecord], *, fail_open: bool = False) -> None:
-        self._ledger = ledger
-        self._fail_open = fail_open
-        self._budgets = budgets
-        self._held: list[Reservation] = []
-        self._turn: asyncio.Lock | None = None
-        """Of attempts that are begun at the same time; None: nobody has asked to wait yet."""
-        self._open = 0
-        self.spent = 0
-        """By answers that came before the one that the client gets."""
+    ledger: Ledger
+    budgets: Sequence[BudgetRecord]
+    fail_open: bool = False
+    open: int = 0
+    spent: int = 0
+    held: list[Reservation] = []
+    turn: asyncio.Lock | None = None
+    """Of attempts that are begun at the same time; None: nobody has asked to wait yet."""
 
     def cover_at_once(self, call: Call, target: Target) -> int | None:
-        """As `cover`, for a first attempt whose call can go as it is, out of what this process has at hand. None:
-        `cover` must see to it."""
-        envelope = call.envelope
-        asked = most_output(envelope, target)
-        is_bounded = not asked or target.max_output_tokens is not None or asked == envelope.max_output_tokens
-        if target.prices is None or not is_bounded or self._held or self._turn is not None:
+        """As `cover`, for a first attempt whose call can go as it is, and is like most are, out of what this process
+        has at hand. None: `cover` must see to it."""
+        envelope, prices = call.envelope, target.prices
+        limit = envelope.max_output_tokens
+        if limit is None and (limit := target.max_output_tokens) is None and not envelope.n:
+            limit = 0
+        if (
+            prices is None
+            or prices.tiers
+            or limit is None
+            or envelope.has_media
+            or not _UNUSUAL.isdisjoint(envelope.fields)
+            or (ANTHROPIC in target.provider.dialects and _HOUR in envelope.body)
+            or self.held
+            or self.turn is not None
+        ):
             return None
-        tokens = most_input(envelope, target)
-        most = upper_bound_nano(target.prices, tokens, asked * envelope.n)
-        for budget in self._budgets:
-            one = self._ledger.reserve_at_once(budget, self.spent + most)
+        size = envelope.messages_size + HIDDEN_TOKENS
+        most = -(-(size * prices.dearest_input + limit * envelope.n * prices.dearest_output) // 1000)
+        for budget in self.budgets:
+            one = self.ledger.reserve_at_once(budget, self.spent + most)
             if one is None:
                 return None
-            self._held.append(one)
-        self._open += most
+            self.held.append(one)
+        self.open += most
         return most
 
     async def cover(self, call: Call, target: Target) -> tuple[Call, int]:
-        """Reserves for one attempt; the call as it may be sent, and the amount, which `uncover` takes back when the
-        attempt is over. Raises BudgetExceeded, NoPrice, ApiError when the budgets cannot be read."""
+        """Reserves for one attempt; the call as it may be sent, and the amount, which is `open` until the attempt is
+        over. Raises BudgetExceeded, NoPrice, ApiError when the budgets cannot be read, or a parameter has no price."""
+        require_priced(call.envelope)
         if target.prices is None:
             raise NoPrice
-        if self._turn is None:
-            self._turn = asyncio.Lock()
-        async with self._turn:
+        if self.turn is None:
+            self.turn = asyncio.Lock()
+        async with self.turn:
             return await self._cover(call, target, target.prices)
 
     async def _cover(self, call: Call, target: Target, prices: Prices) -> tuple[Call, int]:
@@ -111,11 +121,11 @@ class Purse:
         count = envelope.n
         least = upper_bound_nano(prices, tokens, min(asked, least_output(envelope)) * count)
         most = upper_bound_nano(prices, tokens, asked * count)
-        before = self.spent + self._open
+        before = self.spent + self.open
         try:
             got = await self._reserve(most=before + most, least=before + least) - before
         except DatabaseError as problem:
-            if self._fail_open:
+            if self.fail_open:
                 log.error("money_fail_open", error=type(problem).__name__)
                 return call, 0
             raise ApiError(
@@ -128,43 +138,36 @@ class Purse:
         if got < most:
             limit = _affordable(target, tokens, count, got, asked)
             got = upper_bound_nano(prices, tokens, limit * count)
-            for one in self._held:
-                self._ledger.lower_to(one, before + got)
-        self._open += got
+            for one in self.held:
+                self.ledger.lower_to(one, before + got)
+        self.open += got
         is_known = not asked or target.max_output_tokens is not None
         if limit == envelope.max_output_tokens or (limit == asked and is_known):
             return call, got
         return limited(call, target, limit), got
 
-    def uncover(self, amount: int) -> None:
-        self._open -= amount
-
     async def _reserve(self, *, most: int, least: int) -> int:
         """What every budget has reserved by now, at least. One that is no more is forgotten."""
         place = 0
-        while place < len(self._budgets):
+        while place < len(self.budgets):
             try:
-                if place < len(self._held):
-                    await self._ledger.raise_to(self._held[place], most=most, least=least)
+                if place < len(self.held):
+                    await self.ledger.raise_to(self.held[place], most=most, least=least)
                 else:
-                    self._held.append(await self._ledger.reserve(self._budgets[place], most=most, least=least))
+                    self.held.append(await self.ledger.reserve(self.budgets[place], most=most, least=least))
             except BudgetGone:
-                self._budgets = [*self._budgets[:place], *self._budgets[place + 1 :]]
-                del self._held[place : place + 1]
+                self.budgets = [*self.budgets[:place], *self.budgets[place + 1 :]]
+                del self.held[place : place + 1]
                 continue
-            most = min(most, self._held[place].amount)
+            most = min(most, self.held[place].amount)
             place += 1
         return most
 
     def settle(self, cost: int) -> list[Charge]:
         """At the end, whatever it was. The charges must go into the journal before the answer's end goes out."""
-        charges = []
-        for one in self._held:
-            charge = self._ledger.settle(one, cost)
-            if charge.nano or charge.overrun:
-                charges.append(charge)
-        self._held, self._open = [], 0
-        return charges
+        held, self.held, self.open = self.held, [], 0
+        charges = [self.ledger.settle(one, cost) for one in held]
+        return [one for one in charges if one.nano or one.overrun]
 
 
 def most_input(envelope: Envelope, target: Target) -> int:

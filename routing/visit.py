@@ -61,6 +61,7 @@ class Visit:
         "_admitted_at",
         "_earlier",
         "_has_estimates",
+        "_is_held",
         "_lines",
         "_receive",
         "_send",
@@ -155,7 +156,7 @@ class Visit:
         self.spent_nano = 0
         self.purse: Purse | None = None
         self._earlier: list[Usage] | None = None
-        self._has_estimates = False
+        self._has_estimates = self._is_held = False
         self._lines = b""
         self._task = asyncio.current_task()
         self.patience = Patience()
@@ -298,10 +299,18 @@ class Visit:
                     TABLE.leave(lease.limits, more, monotonic(), since=self._admitted_at)
             self._admitted = []
 
+    def _complete(self, entry: Entry) -> None:
+        """Once the journal takes it, ahead of the answer."""
+        self._is_held = False
+        if self.purse is not None:
+            entry.charges = self.purse.settle(entry.cost_nano or 0)
+        self.leave()
+
     def close(self) -> None:
         if self.ticket is None and not self.is_noted and (shared := self.runtime.shared_limits) is not None:
             shared.note(self.address)
-        self.leave()
+        if not self._is_held:
+            self.leave()
         if self._timer is not None:
             self._timer.cancel()
         if self._watcher is not None:
@@ -450,59 +459,60 @@ class Visit:
         if usage.is_unlikely:
             estimated = True
             log.warning("usage_unlikely", request=self.request_id, model=model, provider=provider)
-        journal = runtime.journal.append
-        if answer_follows and self.scope.get("extensions") is OUTBOX_EXTENSION:
-            journal = runtime.journal.hold
-            runtime.outbox.schedule()
-        journal(
-            entry := Entry(
-                id=self.request_id,
-                at=time_ns() // 1000,
-                endpoint=self.endpoint,
-                status=status,
-                client_id=self.client_id,
-                key_id=key.id if key is not None else "",
-                key_name=key.name if key is not None else "",
-                project=key.project if key is not None else "",
-                dialect=self.dialect.name,
-                requested_model=self.requested_model,
-                alias=self.alias,
-                mode=self.mode,
-                model=model,
-                provider=provider,
-                reason=self.reason,
-                error_class=error.error_class if error is not None else "",
-                error_code=error.code if error is not None else "",
-                stream=self.stream,
-                input_tokens=usage.input_tokens,
-                cached_input_tokens=usage.cached_input_tokens,
-                cache_write_tokens=usage.cache_write_tokens,
-                hour_cache_write_tokens=usage.hour_cache_write_tokens,
-                output_tokens=usage.output_tokens,
-                reasoning_tokens=usage.reasoning_tokens,
-                usage_estimated=estimated,
-                estimated_cost_nano=self.estimated_cost_nano,
-                cost_nano=cost,
-                latency_ms=int(latency_ms),
-                first_chunk_ms=self.first_chunk_ms,
-                disconnected=self.client_left,
-                tags=list(key.tags) if key is not None else [],
-                attempt_list=self.attempts,
-                candidates=self.candidates,
-                context=self.context,
-                pressure=self.lesson.pressure if self.lesson is not None else 0.0,
-                charges=self.purse.settle(cost or 0) if self.purse is not None else [],
-                reward=self.reward.value if self.reward is not None else None,
-                reward_parts=self.reward.shown() if self.reward is not None else {},
-                at_home=self.at_home,
-                capture=self.capture.take(self.request_id) if self.capture is not None else b"",
-                plan=self.plan,
-                leg=self.leg,
-                refusal=error.noted if error is not None else None,
-                retry_after=error.retry_after if error is not None and not self.started else 0,
-                warning=self.warning,
-            )
+        entry = Entry(
+            id=self.request_id,
+            at=time_ns() // 1000,
+            endpoint=self.endpoint,
+            status=status,
+            client_id=self.client_id,
+            key_id=key.id if key is not None else "",
+            key_name=key.name if key is not None else "",
+            project=key.project if key is not None else "",
+            dialect=self.dialect.name,
+            requested_model=self.requested_model,
+            alias=self.alias,
+            mode=self.mode,
+            model=model,
+            provider=provider,
+            reason=self.reason,
+            error_class=error.error_class if error is not None else "",
+            error_code=error.code if error is not None else "",
+            stream=self.stream,
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            hour_cache_write_tokens=usage.hour_cache_write_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            usage_estimated=estimated,
+            estimated_cost_nano=self.estimated_cost_nano,
+            cost_nano=cost,
+            latency_ms=int(latency_ms),
+            first_chunk_ms=self.first_chunk_ms,
+            disconnected=self.client_left,
+            tags=list(key.tags) if key is not None else [],
+            attempt_list=self.attempts,
+            candidates=self.candidates,
+            context=self.context,
+            pressure=self.lesson.pressure if self.lesson is not None else 0.0,
+            reward=self.reward.value if self.reward is not None else None,
+            reward_parts=self.reward.shown() if self.reward is not None else {},
+            at_home=self.at_home,
+            capture=self.capture.take(self.request_id) if self.capture is not None else b"",
+            plan=self.plan,
+            leg=self.leg,
+            refusal=error.noted if error is not None else None,
+            retry_after=error.retry_after if error is not None and not self.started else 0,
+            warning=self.warning,
         )
+        if answer_follows and self.scope.get("extensions") is OUTBOX_EXTENSION:
+            self._is_held = self.purse is not None or bool(self._admitted)
+            runtime.journal.hold(entry, self._complete if self._is_held else None)
+            runtime.outbox.schedule()
+        else:
+            if self.purse is not None:
+                entry.charges = self.purse.settle(cost or 0)
+            runtime.journal.append(entry)
         if runtime.events.wanted[0]:
             runtime.events.finished(entry)
         metrics.requests[self.mode, model, provider, str(status)].n += 1

@@ -83,13 +83,13 @@ class Envelope:
     answers that are asked for; 0: none that has tokens. `has_media`: there may be some that only `media` can tell."""
 
     __slots__ = (
-        "_fields", "_media", "_turns", "body", "has_documents", "has_images", "has_json_schema", "has_media",
+        "_media", "_turns", "body", "fields", "has_documents", "has_images", "has_json_schema", "has_media",
         "has_tools", "include_usage", "max_output_tokens", "messages_size", "model", "n", "stream",
     )  # fmt: skip
 
     def __init__(self, body: bytes, fields: dict[str, Raw], known: _Known | _KnownResponse | _KnownEmbedding) -> None:
         self.body = body
-        self._fields = fields
+        self.fields = fields
         self._turns = known.messages if isinstance(known, _Known) else known.input
         self._media: Media | None = None
         self.model = known.model or ""
@@ -167,7 +167,7 @@ class Envelope:
 
     def _count(self, tools: tuple[str, ...], formats: tuple[str, ...]) -> None:
         """What else counts as input, and which abilities it takes."""
-        fields = self._fields
+        fields = self.fields
         for name in tools:
             if name in fields and (text := bytes(fields[name])) not in _EMPTY:
                 self.messages_size += len(text)
@@ -199,10 +199,10 @@ class Envelope:
 
     def raw(self, name: str) -> bytes:
         """A field as it stands in the body; empty when it is not there."""
-        return bytes(self._fields.get(name, b""))
+        return bytes(self.fields.get(name, b""))
 
     def has_any(self, names: frozenset[str]) -> bool:
-        return not names.isdisjoint(self._fields)
+        return not names.isdisjoint(self.fields)
 
     def with_model(self, upstream_model: str, *, ask_usage: bool = False) -> bytes:
         """The body for an upstream: itself where nothing has to change."""
@@ -210,10 +210,10 @@ class Envelope:
         if self.model == upstream_model and not ask_usage:
             return self.body
         fields: dict[str, Any] = {"model": upstream_model}
-        fields |= self._fields
+        fields |= self.fields
         fields["model"] = upstream_model
         if ask_usage:
-            options: dict[str, Any] = dict(_options_fields(self._fields.get("stream_options") or b"null") or {})
+            options: dict[str, Any] = dict(_options_fields(self.fields.get("stream_options") or b"null") or {})
             options["include_usage"] = True
             fields["stream_options"] = options
         return _encode(fields)

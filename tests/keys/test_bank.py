@@ -66,7 +66,18 @@ def test_what_is_short_is_recalled_from_the_others() -> None:
 def test_what_a_process_is_giving_back_itself_is_waited_for() -> None:
     made = budget()
     record = BudgetRecord(made.pk, CAP, "total", "of the project p")
-    bank = DatabaseBank(holder="a", host="h")
+    turn = threading.Lock()
+
+    class OneAtATime(DatabaseBank):  # two threads' connections to a database in memory do not wait for each other
+        def grant(self, budget_id: int, *args: Any, **fields: Any) -> Grant:
+            with turn:
+                return super().grant(budget_id, *args, **fields)
+
+        def give_back(self, one: Return) -> None:
+            with turn:
+                super().give_back(one)
+
+    bank = OneAtATime(holder="a", host="h")
     ledger = Ledger(bank)
 
     async def give_back_soon() -> None:

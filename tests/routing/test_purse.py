@@ -120,7 +120,7 @@ def test_a_hedge_that_begins_while_the_first_one_waits_for_money_is_paid_once(*,
         may_go_on.set()
         bound = upper_bound_nano(prices(1000, 1000), most_input(one.envelope, TARGET), 100)
         assert tuple(await asyncio.gather(first, second)) == (bound, bound)
-        assert [held.amount for held in purse._held] == [2 * bound, 2 * bound]
+        assert [held.amount for held in purse.held] == [2 * bound, 2 * bound]
         charges = purse.settle(bound)
         assert [charge.nano for charge in charges] == [bound, bound]
         assert len({charge.period for charge in charges}) == 2
@@ -136,7 +136,7 @@ def test_a_budget_that_is_deleted_between_two_attempts_is_charged_no_more_and_th
         ledger, one = Ledger(DatabaseBank(holder="a", host="h")), call()
         purse = Purse(ledger, [gone, kept])
         bound = await covered(purse, one)
-        purse.uncover(bound)
+        purse.open -= bound
         await asyncio.to_thread(Budget.objects.filter(pk=gone.id).delete)
         purse.spent = CAP // 2
         assert await covered(purse, one) == bound
