@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic, time
@@ -30,7 +30,7 @@ REFUSED_SECONDS: Final = 1.0  # for so long nobody asks the database again about
 IDLE_SECONDS: Final = 10.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Holding:
     """This process's lease of one period of a budget. `ends_at`, `used_at`: Unix time."""
 
@@ -39,13 +39,18 @@ class Holding:
     starts_at: float
     ends_at: float
     granted: int = 0
-    reserved: int = 0
+    free: int = 0
     spent: int = 0
     used_at: float = 0.0
 
     @property
-    def free(self) -> int:
-        return self.granted - self.reserved - self.spent
+    def reserved(self) -> int:
+        return self.granted - self.free - self.spent
+
+    def grow(self, amount: int) -> None:
+        """Negative: some that is free goes."""
+        self.granted += amount
+        self.free += amount
 
 
 class Grant(NamedTuple):
@@ -107,12 +112,14 @@ class BudgetExceeded(Exception):
         self.resets_at = resets_at
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Account:
-    """`holdings`: the newest last; older ones wait for their reservations to end."""
+    """`holdings`: the newest last; older ones wait for their reservations to end. `at_hand`: the newest, while nobody
+    waits for an amount: whoever comes later waits behind."""
 
     record: BudgetRecord
     holdings: list[Holding] = field(default_factory=list)
+    at_hand: Holding | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     refused_until: float = 0.0
     refused: int = 0
@@ -121,14 +128,36 @@ class _Account:
     """Questions to the bank that are under way, even if nobody waits for them any more."""
     period: int = 0
     """The newest, which `spent` and `ends_at` are of."""
-    spent: int = 0
+    elsewhere: int = 0
+    """Spent of it, but for what the holdings have."""
     ends_at: float = inf
     is_short: bool = False
-    """Somebody waits for an amount; whoever comes later waits behind."""
+    """Somebody waits for an amount."""
 
     @property
     def is_busy(self) -> bool:
         return self.asking > 0 or self.lock.locked()
+
+    @property
+    def spent(self) -> int:
+        return self.elsewhere + self._spent_here()
+
+    @spent.setter
+    def spent(self, amount: int) -> None:
+        self.elsewhere = amount - self._spent_here()
+
+    def _spent_here(self) -> int:
+        return sum(one.spent for one in self.holdings if one.period == self.period)
+
+    def drop(self, holding: Holding) -> None:
+        if holding.period == self.period:
+            self.elsewhere += holding.spent
+        self.holdings.remove(holding)
+        self.look()
+
+    def look(self) -> None:
+        """After what is at hand may have changed."""
+        self.at_hand = self.holdings[-1] if self.holdings and not self.is_short else None
 
 
 class Reservation(msgspec.Struct, eq=False):
@@ -152,17 +181,20 @@ class Ledger:
         self._accounts: dict[int, _Account] = {}
         self.returns: deque[Return] = deque()
 
-    def reserve_at_once(self, budget: BudgetRecord, amount: int) -> Reservation | None:
-        """All of the amount, out of what this process has; None where it must ask for more: `reserve` does."""
-        account = self._accounts.get(budget.id)
-        if account is None or account.record is not budget or account.is_short or not account.holdings:
-            return None
-        holding, now = account.holdings[-1], self._clock()
-        if holding.granted - holding.reserved - holding.spent < amount or now >= holding.ends_at:
-            return None
-        holding.reserved += amount
-        holding.used_at = now
-        return Reservation(account, holding, amount)
+    def reserve_at_once(self, budgets: Iterable[BudgetRecord], amount: int) -> list[Reservation]:
+        """All of the amount of each, out of what this process has, until the first where it must ask for more:
+        `reserve` does."""
+        held, now = [], self._clock()
+        for budget in budgets:
+            account = self._accounts.get(budget.id)
+            if account is None or (holding := account.at_hand) is None or account.record is not budget:
+                break
+            if holding.free < amount or now >= holding.ends_at:
+                break
+            holding.free -= amount
+            holding.used_at = now
+            held.append(Reservation(account, holding, amount))
+        return held
 
     async def reserve(self, budget: BudgetRecord, *, most: int, least: int) -> Reservation:
         """Between `least` and `most`. Raises BudgetExceeded, BudgetGone, and what the bank raises."""
@@ -171,7 +203,7 @@ class Ledger:
         if holding is None or holding.free < most or account.is_short:
             holding = await self._more(account, most, least)
         amount = min(most, holding.free)
-        holding.reserved += amount
+        holding.free -= amount
         holding.used_at = self._clock()
         return Reservation(account, holding, amount)
 
@@ -186,24 +218,26 @@ class Ledger:
         more = min(most - one.amount, holding.free)
         if one.amount + more < least:
             raise _exceeded(account, least)
-        holding.reserved += more
+        holding.free -= more
         one.amount += more
 
     def lower_to(self, one: Reservation, amount: int) -> None:
         if amount < one.amount:
-            one.holding.reserved -= one.amount - amount
+            one.holding.free += one.amount - amount
             one.amount = amount
 
-    def settle(self, one: Reservation, cost: int) -> Charge:
-        """Ends the reservation. The charge, of which the journal must hear if it is not empty."""
-        holding = one.holding
-        charged = min(cost, one.amount)
-        holding.reserved -= one.amount
-        holding.spent += charged
-        if holding.period == one.account.period:
-            one.account.spent += charged
-        one.amount = 0
-        return Charge(holding.lease, holding.period, charged, cost - charged)
+    @staticmethod
+    def settle(held: Iterable[Reservation], cost: int) -> list[Charge]:
+        """Ends the reservations. The charges, of which the journal must hear."""
+        charges = []
+        for one in held:
+            holding, amount = one.holding, one.amount
+            charged = cost if cost < amount else amount
+            holding.free += amount - charged
+            holding.spent += charged
+            if cost:
+                charges.append(Charge(holding.lease, holding.period, charged, cost - charged))
+        return charges
 
     def pace_of(self, budget: BudgetRecord) -> Pace | None:
         """None where nobody knows yet, and for a budget without periods."""
@@ -227,9 +261,9 @@ class Ledger:
                     continue  # who waits for more hands in what there is with each question
                 is_last = is_over and not holding.reserved and not account.is_busy
                 if is_last:
-                    account.holdings.remove(holding)
+                    account.drop(holding)
                 if (free := holding.free) or is_last:
-                    holding.granted -= free
+                    holding.grow(-free)
                     account.refused_until = 0.0  # the bank may have more than when it refused
                     self.returns.append(Return(holding.lease, free, is_last))
 
@@ -267,6 +301,7 @@ class Ledger:
                 return await self._wait_for(account, most, least)
             finally:
                 account.is_short = False
+                account.look()
 
     async def _wait_for(self, account: _Account, most: int, least: int) -> Holding:
         until = monotonic() + PATIENCE_SECONDS
@@ -280,6 +315,7 @@ class Ledger:
                     return holding
                 if may_come and monotonic() < until:
                     account.is_short = True
+                    account.look()
                     await asyncio.sleep(PAUSE_SECONDS)
                     continue
                 if least < most:
@@ -300,7 +336,7 @@ class Ledger:
         lease, have = (holding.lease, max(holding.free, 0)) if holding is not None else ("", 0)
         on_its_way = self._on_its_way(account)
         if holding is not None:
-            holding.granted -= have  # nobody may spend it in the meantime
+            holding.grow(-have)  # nobody may spend it in the meantime
         gone = 0
         account.asking += 1
         try:
@@ -318,7 +354,7 @@ class Ledger:
         finally:
             account.asking -= 1
             if holding is not None:
-                holding.granted += have - gone
+                holding.grow(have - gone)
         holding = self._book(account, grant, on_its_way)
         may_come = grant.elsewhere > 0 or on_its_way > 0 or any(one.reserved for one in account.holdings)
         return holding, may_come
@@ -333,7 +369,8 @@ class Ledger:
         if holding is None or holding.lease != grant.lease:
             holding = Holding(grant.lease, grant.period, grant.starts_at, grant.ends_at)
             account.holdings.append(holding)
-        holding.granted += grant.amount
+            account.look()
+        holding.grow(grant.amount)
         holding.used_at = self._clock()
         booked = min(max(holding.granted + on_its_way - grant.remaining, 0), holding.spent)
         account.period, account.ends_at = grant.period, grant.ends_at

@@ -41,15 +41,6 @@ class Lease:
         self._told = b""
         self._told_until = 0.0
 
-    def ended(self, more_tokens: float) -> bool:
-        """A request that it let in is over, and took so many more tokens than was said. False, and nothing done: the
-        lease was given back before."""
-        if not self.most_calls:
-            return False
-        self.calls += 1
-        self.tokens -= more_tokens
-        return True
-
     def standing_at(self) -> Moments:
         """When the buckets are full again without what is left of it."""
         second_at, minute_at, tokens_at = self.full_at

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from math import inf
@@ -85,21 +85,38 @@ class LimitTable:
             self.sweep(inf)
 
     def enter(self, limits: Limits, tokens: float, now: float) -> Lease:
+        """As `enter_all`."""
+        return self.enter_all((limits,), tokens, now)[0]
+
+    def enter_all(self, all_limits: Iterable[Limits], tokens: float, now: float) -> list[Lease]:
         """Lets one request in, which may take so many tokens. Raises LimitExceeded, and then nothing has changed. Must
-        be followed by `leave`."""
-        lease = self._leases.get(limits.owner)
-        if (
-            lease is not None
-            and lease.requests > 0
-            and lease.tokens >= tokens
-            and lease.calls > 0
-            and now < lease.until
-            and lease.limits is limits
-        ):
-            lease.requests -= 1
-            lease.tokens -= tokens
-            lease.calls -= 1
-            return lease
+        be followed by `leave_all`."""
+        entered: list[Lease] = []
+        for limits in all_limits:
+            lease = self._leases.get(limits.owner)
+            if (
+                lease is not None
+                and lease.requests > 0
+                and lease.tokens >= tokens
+                and lease.calls > 0
+                and now < lease.until
+                and lease.limits is limits
+            ):
+                lease.requests -= 1
+                lease.tokens -= tokens
+                lease.calls -= 1
+            else:
+                try:
+                    lease = self._enter(limits, lease, tokens, now)
+                except LimitExceeded:
+                    for one in entered:
+                        self.leave(one.limits, -tokens, now, undo=True)
+                    raise
+            entered.append(lease)
+        return entered
+
+    def _enter(self, limits: Limits, lease: Lease | None, tokens: float, now: float) -> Lease:
+        """By the table. `lease`: the owner's, which cannot let it in."""
         if self._worker < 0:
             self._claim()
         one_set = int.from_bytes(limits.owner[:8], "little") % self._sets
@@ -186,6 +203,15 @@ class LimitTable:
                 self._put_back(limits, 1.0 if undo else 0.0, -more_tokens, 1 if limits.concurrent else 0, now, since)
             finally:
                 self._locks.release(number)
+
+    def leave_all(self, entered: Iterable[Lease], more_tokens: float, *, since: float) -> None:
+        """As `leave`, of all that `enter_all` told."""
+        for lease in entered:
+            if lease.most_calls:
+                lease.calls += 1
+                lease.tokens -= more_tokens
+            else:  # it was given back before
+                self.leave(lease.limits, more_tokens, monotonic(), since=since)
 
     def _put_back(self, limits: Limits, requests: float, tokens: float, calls: int, now: float, since: float) -> None:
         """Into buckets that were not full since it was taken, at `since`; negative: takes more. Holds the lock."""

@@ -297,12 +297,13 @@ class Engine:
         """The target's delivery, after retries where they help. None: it failed, as the last of `failures` says, or the
         request cannot be said in its dialect. A 404 may be about the endpoint, which compatible services lack in part:
         then the client is translated."""
-        if call.purse is None:
+        purse = call.purse
+        if purse is None:
             return await self._tried(call, target, failures)
-        funded, amount = call, call.purse.cover_at_once(call, target)
+        amount = purse.cover_at_once(call, target)
         if amount is None:
             try:
-                funded, amount = await call.purse.cover(call, target)
+                call, amount = await purse.cover(call, target)
             except NoPrice:
                 if target is call.hint:
                     raise unusable(target, "no_price") from None
@@ -313,9 +314,9 @@ class Engine:
                     raise exceeded(problem) from None
                 return None
         try:
-            return await self._tried(funded, target, failures)
+            return await self._tried(call, target, failures)
         finally:
-            call.purse.open -= amount
+            purse.open -= amount
 
     async def _tried(self, call: Call, target: Target, failures: list[tuple[Target, AttemptFailed]]) -> Delivery | None:
         door = self._doors.get(target.provider.type) or self._doors[""]

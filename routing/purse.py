@@ -72,6 +72,7 @@ class Purse(msgspec.Struct, eq=False):
     open: int = 0
     spent: int = 0
     held: list[Reservation] = []
+    is_begun: bool = False
     turn: asyncio.Lock | None = None
     """Of attempts that are begun at the same time; None: nobody has asked to wait yet."""
 
@@ -79,33 +80,33 @@ class Purse(msgspec.Struct, eq=False):
         """As `cover`, for a first attempt whose call can go as it is, and is like most are, out of what this process
         has at hand. None: `cover` must see to it."""
         envelope, prices = call.envelope, target.prices
-        limit = envelope.max_output_tokens
-        if limit is None and (limit := target.max_output_tokens) is None and not envelope.n:
-            limit = 0
         if (
-            prices is None
+            self.is_begun
+            or prices is None
             or prices.tiers
-            or limit is None
             or envelope.has_media
             or not _UNUSUAL.isdisjoint(envelope.fields)
             or (ANTHROPIC in target.provider.dialects and _HOUR in envelope.body)
-            or self.held
-            or self.turn is not None
         ):
             return None
-        size = envelope.messages_size + HIDDEN_TOKENS
-        most = -(-(size * prices.dearest_input + limit * envelope.n * prices.dearest_output) // 1000)
-        for budget in self.budgets:
-            one = self.ledger.reserve_at_once(budget, self.spent + most)
-            if one is None:
+        limit = envelope.max_output_tokens
+        if limit is None:
+            if (limit := target.max_output_tokens) is None and envelope.n:
                 return None
-            self.held.append(one)
-        self.open += most
+            limit = limit or 0
+        self.is_begun = True
+        tokens = envelope.messages_size + HIDDEN_TOKENS
+        most = -(-(tokens * prices.dearest_input + limit * envelope.n * prices.dearest_output) // 1000)
+        self.held = held = self.ledger.reserve_at_once(self.budgets, most)
+        if len(held) < len(self.budgets):
+            return None
+        self.open = most
         return most
 
     async def cover(self, call: Call, target: Target) -> tuple[Call, int]:
         """Reserves for one attempt; the call as it may be sent, and the amount, which is `open` until the attempt is
         over. Raises BudgetExceeded, NoPrice, ApiError when the budgets cannot be read, or a parameter has no price."""
+        self.is_begun = True
         require_priced(call.envelope)
         if target.prices is None:
             raise NoPrice
@@ -166,8 +167,7 @@ class Purse(msgspec.Struct, eq=False):
     def settle(self, cost: int) -> list[Charge]:
         """At the end, whatever it was. The charges must go into the journal before the answer's end goes out."""
         held, self.held, self.open = self.held, [], 0
-        charges = [self.ledger.settle(one, cost) for one in held]
-        return [one for one in charges if one.nano or one.overrun]
+        return self.ledger.settle(held, cost)
 
 
 def most_input(envelope: Envelope, target: Target) -> int:

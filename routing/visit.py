@@ -247,12 +247,8 @@ class Visit:
         self._tokens = tokens
         self._admitted_at = now = monotonic()
         try:
-            for limits in self.key.limits:
-                self._admitted.append(TABLE.enter(limits, tokens, now))
+            self._admitted = TABLE.enter_all(self.key.limits, tokens, now)
         except LimitExceeded as problem:
-            for lease in self._admitted:
-                TABLE.leave(lease.limits, -tokens, now, undo=True)
-            self._admitted = []
             raise self._refusal(problem) from None
 
     async def admitted(self) -> None:
@@ -292,11 +288,8 @@ class Visit:
         """It is accounted for, and counts no more as under way."""
         if self.ticket is not None:
             self.ticket.close(self._used_tokens)
-        if self._admitted:
-            more = self._used_tokens - self._tokens
-            for lease in self._admitted:
-                if not lease.ended(more):
-                    TABLE.leave(lease.limits, more, monotonic(), since=self._admitted_at)
+        elif self._admitted:
+            TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, since=self._admitted_at)
             self._admitted = []
 
     def _complete(self, entry: Entry) -> None:
@@ -304,7 +297,9 @@ class Visit:
         self._is_held = False
         if self.purse is not None:
             entry.charges = self.purse.settle(entry.cost_nano or 0)
-        self.leave()
+        if self._admitted:
+            TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, since=self._admitted_at)
+            self._admitted = []
 
     def close(self) -> None:
         if self.ticket is None and not self.is_noted and (shared := self.runtime.shared_limits) is not None:
