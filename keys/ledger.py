@@ -172,6 +172,25 @@ class Reservation(msgspec.Struct, eq=False):
         return self.account.record
 
 
+class Reserved(msgspec.Struct, eq=False):
+    """What one request holds of each of its budgets."""
+
+    held: list[Reservation] = []
+
+    def settle(self, cost: int) -> list[Charge]:
+        """Ends the reservations. The charges must go into the journal before the answer's end goes out."""
+        held, self.held = self.held, []
+        charges = []
+        for one in held:
+            holding, amount = one.holding, one.amount
+            charged = cost if cost < amount else amount
+            holding.free += amount - charged
+            holding.spent += charged
+            if cost:
+                charges.append(Charge(holding.lease, holding.period, charged, cost - charged))
+        return charges
+
+
 class Ledger:
     """One per process."""
 
@@ -181,16 +200,23 @@ class Ledger:
         self._accounts: dict[int, _Account] = {}
         self.returns: deque[Return] = deque()
 
-    def reserve_at_once(self, budgets: Iterable[BudgetRecord], amount: int) -> list[Reservation]:
-        """All of the amount of each, out of what this process has, until the first where it must ask for more:
-        `reserve` does."""
-        held, now = [], self._clock()
+    def reserve_at_once(self, budgets: Iterable[BudgetRecord], amount: int) -> list[Reservation] | None:
+        """All of the amount of each, out of what this process has; None, and nothing is reserved, where it must ask for
+        more: `reserve` does."""
+        held: list[Reservation] = []
+        now = self._clock()
         for budget in budgets:
             account = self._accounts.get(budget.id)
-            if account is None or (holding := account.at_hand) is None or account.record is not budget:
-                break
-            if holding.free < amount or now >= holding.ends_at:
-                break
+            if (
+                account is None
+                or (holding := account.at_hand) is None
+                or holding.free < amount
+                or now >= holding.ends_at
+                or account.record is not budget
+            ):
+                for one in held:
+                    one.holding.free += amount
+                return None
             holding.free -= amount
             holding.used_at = now
             held.append(Reservation(account, holding, amount))
@@ -225,19 +251,6 @@ class Ledger:
         if amount < one.amount:
             one.holding.free += one.amount - amount
             one.amount = amount
-
-    @staticmethod
-    def settle(held: Iterable[Reservation], cost: int) -> list[Charge]:
-        """Ends the reservations. The charges, of which the journal must hear."""
-        charges = []
-        for one in held:
-            holding, amount = one.holding, one.amount
-            charged = cost if cost < amount else amount
-            holding.free += amount - charged
-            holding.spent += charged
-            if cost:
-                charges.append(Charge(holding.lease, holding.period, charged, cost - charged))
-        return charges
 
     def pace_of(self, budget: BudgetRecord) -> Pace | None:
         """None where nobody knows yet, and for a budget without periods."""

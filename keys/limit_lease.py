@@ -19,13 +19,15 @@ Moments = tuple[float, float, float]
 
 
 class Lease:
-    """`requests`, `tokens`, `calls` (at the same time): left of it, infinite where nothing limits them. `full_at`: of
-    the buckets, with all of the lease taken out of them. `tokens_full_at`: when the bucket of tokens was last found
+    """`requests`, `tokens`, `calls` (at the same time): left of it, infinite where nothing limits them; of requests and
+    calls as of the last `count`. Since then requests began, of which `passes` more may at once, and `ended` of them
+    did. `full_at`: of the buckets, with all of the lease taken out of them. `tokens_full_at`: when the bucket of tokens
+    was last found
     full. `most_calls`: more are not kept; 0: it is the record of one request, and nothing was taken ahead."""
 
     __slots__ = (
-        "_told", "_told_until", "calls", "full_at", "limits", "most_calls", "requests", "since", "tokens",
-        "tokens_full_at", "until",
+        "_filled", "_told", "_told_until", "calls", "ended", "full_at", "limits", "most_calls", "passes", "requests",
+        "since", "tokens", "tokens_full_at", "until",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, since: float, full_at: Moments, tokens_full_at: float) -> None:
@@ -38,13 +40,34 @@ class Lease:
         self.tokens: float = 0
         self.calls: float = 0
         self.most_calls: float = 0
+        self.passes = self.ended = self._filled = 0
         self._told = b""
         self._told_until = 0.0
+
+    def count(self) -> None:
+        """What began and ended since the last time."""
+        began = self._filled - self.passes
+        self.requests -= began
+        self.calls += self.ended - began
+        self._filled, self.ended = self.passes, 0
+
+    def fill(self) -> bool:
+        """Whether there is another pass."""
+        self.count()
+        self.passes = self._filled = int(min(self.requests, self.calls, MOST))
+        return self.passes > 0
+
+    def close(self) -> None:
+        """Nothing is taken ahead any more."""
+        self.full_at = self.standing_at()
+        self.requests = self.tokens = self.calls = self.most_calls = 0
+        self.passes = self.ended = self._filled = 0
 
     def standing_at(self) -> Moments:
         """When the buckets are full again without what is left of it."""
         second_at, minute_at, tokens_at = self.full_at
         if self.most_calls:
+            self.count()
             limits = self.limits
             if limits.second is not None:
                 second_at -= self.requests * limits.second.unit
@@ -64,6 +87,7 @@ class Lease:
             return self._told
         limits, full_at = self.limits, self.full_at
         is_ahead = self.most_calls > 0
+        self.count()
         values: tuple[object, ...] = ()
         if (bucket := limits.requests_told) is not None:
             lacking = full_at[limits.requests_at] - now

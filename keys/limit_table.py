@@ -96,15 +96,13 @@ class LimitTable:
             lease = self._leases.get(limits.owner)
             if (
                 lease is not None
-                and lease.requests > 0
+                and lease.passes > 0
                 and lease.tokens >= tokens
-                and lease.calls > 0
                 and now < lease.until
                 and lease.limits is limits
             ):
-                lease.requests -= 1
+                lease.passes -= 1
                 lease.tokens -= tokens
-                lease.calls -= 1
             else:
                 try:
                     lease = self._enter(limits, lease, tokens, now)
@@ -116,7 +114,12 @@ class LimitTable:
         return entered
 
     def _enter(self, limits: Limits, lease: Lease | None, tokens: float, now: float) -> Lease:
-        """By the table. `lease`: the owner's, which cannot let it in."""
+        """By the table, unless there are more passes. `lease`: the owner's, which cannot let it in at once."""
+        if lease is not None and lease.limits is limits and now < lease.until and lease.tokens >= tokens:  # noqa: SIM102
+            if lease.fill():
+                lease.passes -= 1
+                lease.tokens -= tokens
+                return lease
         if self._worker < 0:
             self._claim()
         one_set = int.from_bytes(limits.owner[:8], "little") % self._sets
@@ -193,7 +196,8 @@ class LimitTable:
         if lease is not None and lease.most_calls and now < lease.until and lease.limits is limits and not undo:
             if more_tokens > 0 or since >= lease.tokens_full_at:
                 lease.tokens -= more_tokens
-            lease.calls += 1
+            lease.ended += 1
+            lease.count()
             if lease.calls > lease.most_calls:
                 self._end(lease, now)
         elif limits.concurrent or undo or (limits.tokens is not None and more_tokens):
@@ -204,11 +208,11 @@ class LimitTable:
             finally:
                 self._locks.release(number)
 
-    def leave_all(self, entered: Iterable[Lease], more_tokens: float, *, since: float) -> None:
+    def leave_all(self, entered: Iterable[Lease], more_tokens: float, since: float) -> None:
         """As `leave`, of all that `enter_all` told."""
         for lease in entered:
             if lease.most_calls:
-                lease.calls += 1
+                lease.ended += 1
                 lease.tokens -= more_tokens
             else:  # it was given back before
                 self.leave(lease.limits, more_tokens, monotonic(), since=since)
@@ -270,9 +274,9 @@ class LimitTable:
         """Holds the lock."""
         del self._leases[lease.limits.owner]
         if lease.most_calls:
+            lease.count()
             requests, tokens, calls = (one if one < inf else 0.0 for one in (lease.requests, lease.tokens, lease.calls))
-            lease.full_at, lease.most_calls = lease.standing_at(), 0
-            lease.requests = lease.calls = lease.tokens = 0
+            lease.close()
             self._put_back(lease.limits, requests, tokens, int(calls), now, lease.since)
 
     # -- entries -------------------------------------------------------------------------------------------------------

@@ -168,8 +168,8 @@ class Legs:
         call.is_strict = plan.is_strict
         call.started_at = monotonic()
         visit.purse = call.purse = LegPurse(
-            runtime.ledger,
-            key.budgets,
+            ledger=runtime.ledger,
+            budgets=key.budgets,
             fail_open=runtime.money_fail_open,
             funds=self._funds,
             max_tokens=leg.max_tokens,

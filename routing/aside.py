@@ -73,7 +73,7 @@ class Asides:
         """The whole answer, or None; the entry tells which, and is in the journal."""
         started, attempt = monotonic(), Attempt(target.model_id, target.provider.id)
         if call.snapshot.budgets:
-            call.purse = Purse(self._ledger, call.snapshot.budgets)
+            call.purse = Purse(ledger=self._ledger, budgets=call.snapshot.budgets)
         try:
             delivery = await self._engine.ask_once(call, target)
             answer = delivery.answer

@@ -34,7 +34,6 @@ from routing.learning import MODE as THOMPSON
 from routing.learning import Lesson, lesson_of
 from routing.policy import Policy, choose, from_headers
 from routing.pricing import dollars
-from routing.purse import Purse
 from routing.runtime import runtime
 from routing.settling import settle
 from routing.shaped import in_shape, mismatch, require_usable
@@ -429,8 +428,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
     if (key.limits or visit.runtime.shared_limits is not None) and not visit.leg:  # of a run that was let in
         visit.admit(needs.input_tokens + needs.output_tokens)
     if key.budgets:
-        held = visit.runtime
-        visit.purse = Purse(held.ledger, key.budgets, fail_open=held.money_fail_open)
+        visit.purse = visit.runtime.new_purse(budgets=key.budgets)
     return Call(
         snapshot=snapshot,
         key=key,

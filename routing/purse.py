@@ -21,14 +21,12 @@ import msgspec
 from django.db.utils import DatabaseError
 
 from keys.auth import BudgetRecord
-from keys.ledger import BudgetExceeded, BudgetGone, Ledger, Reservation
-from providers.formats.anthropic_messages import NAME as ANTHROPIC
+from keys.ledger import BudgetExceeded, BudgetGone, Ledger, Reserved
 from providers.formats.base import Dialect
 from providers.formats.envelope import Envelope
 from routing.errors import ApiError
 from routing.pricing import HOUR_CACHE_FACTOR, Prices, dollars, upper_bound_nano
 from routing.snapshot import Target
-from telemetry.journal import Charge
 from telemetry.logs import EventLogger
 
 log = EventLogger(__name__)
@@ -61,7 +59,7 @@ class NoPrice(Exception):
     """What nobody can price, no budget can bear."""
 
 
-class Purse(msgspec.Struct, eq=False):
+class Purse(Reserved, eq=False, kw_only=True):
     """`budgets`: of the payer; at least one. `fail_open`: where the budgets cannot be read, requests are free. `open`:
     reserved for attempts under way; whoever began one takes its amount back when it is over. `spent`: by answers that
     came before the one that the client gets."""
@@ -71,7 +69,6 @@ class Purse(msgspec.Struct, eq=False):
     fail_open: bool = False
     open: int = 0
     spent: int = 0
-    held: list[Reservation] = []
     is_begun: bool = False
     turn: asyncio.Lock | None = None
     """Of attempts that are begun at the same time; None: nobody has asked to wait yet."""
@@ -79,14 +76,13 @@ class Purse(msgspec.Struct, eq=False):
     def cover_at_once(self, call: Call, target: Target) -> int | None:
         """As `cover`, for a first attempt whose call can go as it is, and is like most are, out of what this process
         has at hand. None: `cover` must see to it."""
-        envelope, prices = call.envelope, target.prices
+        envelope, prices = call.envelope, target.flat_prices
         if (
             self.is_begun
             or prices is None
-            or prices.tiers
             or envelope.has_media
             or not _UNUSUAL.isdisjoint(envelope.fields)
-            or (ANTHROPIC in target.provider.dialects and _HOUR in envelope.body)
+            or (target.may_cache_for_an_hour and _HOUR in envelope.body)
         ):
             return None
         limit = envelope.max_output_tokens
@@ -97,10 +93,10 @@ class Purse(msgspec.Struct, eq=False):
         self.is_begun = True
         tokens = envelope.messages_size + HIDDEN_TOKENS
         most = -(-(tokens * prices.dearest_input + limit * envelope.n * prices.dearest_output) // 1000)
-        self.held = held = self.ledger.reserve_at_once(self.budgets, most)
-        if len(held) < len(self.budgets):
+        held = self.ledger.reserve_at_once(self.budgets, most)
+        if held is None:
             return None
-        self.open = most
+        self.held, self.open = held, most
         return most
 
     async def cover(self, call: Call, target: Target) -> tuple[Call, int]:
@@ -164,11 +160,6 @@ class Purse(msgspec.Struct, eq=False):
             place += 1
         return most
 
-    def settle(self, cost: int) -> list[Charge]:
-        """At the end, whatever it was. The charges must go into the journal before the answer's end goes out."""
-        held, self.held, self.open = self.held, [], 0
-        return self.ledger.settle(held, cost)
-
 
 def most_input(envelope: Envelope, target: Target) -> int:
     size = envelope.messages_size + HIDDEN_TOKENS
@@ -182,7 +173,7 @@ def most_input(envelope: Envelope, target: Target) -> int:
         is_elsewhere = is_elsewhere or media.has_more_elsewhere
     if is_elsewhere:
         size = max(size, target.max_context_tokens)
-    if ANTHROPIC in target.provider.dialects and _HOUR in envelope.body:
+    if target.may_cache_for_an_hour and _HOUR in envelope.body:
         size *= HOUR_CACHE_FACTOR
     return size
 

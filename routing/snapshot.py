@@ -8,6 +8,7 @@ from math import inf
 
 from keys.auth import BudgetRecord, KeyRecord
 from providers.client import Headers, Url
+from providers.formats.anthropic_messages import NAME as ANTHROPIC
 from providers.formats.base import Dialect
 from providers.formats.reasoning import is_openai_reasoner
 from providers.formats.registry import DIALECTS
@@ -53,6 +54,14 @@ class Target:
     max_output_tokens: int | None
     abilities: frozenset[str]
     prices: Prices | None
+    flat_prices: Prices | None = field(init=False, repr=False)
+    """The same, where they do not depend on the input's size."""
+    may_cache_for_an_hour: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        is_flat = self.prices is not None and not self.prices.tiers
+        object.__setattr__(self, "flat_prices", self.prices if is_flat else None)
+        object.__setattr__(self, "may_cache_for_an_hour", ANTHROPIC in self.provider.dialects)
 
     def dialect_for(self, client: Dialect, missing: Container[str] = ()) -> Dialect | None:
         """The one to call it in: the client's own where its provider speaks it, else the first of the same family.

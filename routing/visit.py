@@ -289,17 +289,15 @@ class Visit:
         if self.ticket is not None:
             self.ticket.close(self._used_tokens)
         elif self._admitted:
-            TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, since=self._admitted_at)
+            TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, self._admitted_at)
             self._admitted = []
 
     def _complete(self, entry: Entry) -> None:
         """Once the journal takes it, ahead of the answer."""
-        self._is_held = False
         if self.purse is not None:
             entry.charges = self.purse.settle(entry.cost_nano or 0)
         if self._admitted:
-            TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, since=self._admitted_at)
-            self._admitted = []
+            TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, self._admitted_at)
 
     def close(self) -> None:
         if self.ticket is None and not self.is_noted and (shared := self.runtime.shared_limits) is not None:
@@ -317,7 +315,7 @@ class Visit:
             (b"x-request-id", (self.client_id or self.request_id).encode("ascii")),
             (b"x-tokenhub-request-id", self.request_id.encode("ascii")),
         ]
-        if len(self._admitted) == 1 and self.scope.get("extensions") is OUTBOX_EXTENSION:
+        if self._is_held and len(self._admitted) == 1:
             self._lines = self._admitted[0].lines(monotonic())
         elif self._admitted:
             headers += _told(self._admitted)

@@ -16,7 +16,7 @@ from hypothesis.extra.django import TestCase
 
 from keys.auth import BudgetRecord
 from keys.bank import DatabaseBank, book, host_of, release_dead, release_host
-from keys.ledger import BudgetExceeded, BudgetGone, Grant, Ledger, OutcomeUnknown, Return
+from keys.ledger import BudgetExceeded, BudgetGone, Grant, Ledger, OutcomeUnknown, Reserved, Return
 from keys.models import NANO, Budget, BudgetPeriod, Lease, Subject
 from telemetry.journal import Charge, Entry, Journal
 
@@ -86,7 +86,7 @@ def test_what_a_process_is_giving_back_itself_is_waited_for() -> None:
         ledger.returns.popleft()
 
     async def reserve_what_was_just_recalled() -> int:
-        ledger.settle([await ledger.reserve(record, most=CAP * 3 // 4, least=1)], 100)
+        Reserved([await ledger.reserve(record, most=CAP * 3 // 4, least=1)]).settle(100)
         ledger.surrender(recalled=ledger.periods())
         asyncio.get_running_loop().create_task(give_back_soon())
         return (await ledger.reserve(record, most=CAP * 3 // 4, least=CAP * 3 // 4)).amount
@@ -186,8 +186,8 @@ def test_the_pace_of_a_new_period_knows_nothing_of_what_is_under_way_in_the_old_
         new = await ledger.reserve(weekly, most=CAP // 10, least=1)
         assert ledger.periods() == [old.holding.period, new.holding.period]
         ledger.saw({old.holding.period: CAP, new.holding.period: 3})
-        ledger.settle([old], CAP // 2)
-        ledger.settle([new], 40)
+        Reserved([old]).settle(CAP // 2)
+        Reserved([new]).settle(40)
         pace = ledger.pace_of(weekly)
         assert pace is not None
         assert (pace.period, pace.spent) == (new.holding.period, 43)

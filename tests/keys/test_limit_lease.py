@@ -181,9 +181,9 @@ def test_a_request_whose_lease_was_given_back_is_taken_out_of_the_table() -> Non
     with worker as table:
         for _ in range(3):
             lease = table.enter(one, 10.0, 5.0)
-        table.leave_all([lease], -4.0, since=5.0)
+        table.leave_all([lease], -4.0, 5.0)
         table.sweep(6.0)
-        table.leave_all([lease], -4.0, since=5.0)
+        table.leave_all([lease], -4.0, 5.0)
         told = table.enter(one, 10.0, 6.0).standings(6.0)
         assert told.tokens is not None
         assert told.tokens.remaining == 1_000_000 - 4 * 10 + 2 * 4

@@ -112,7 +112,7 @@ def test_a_hedge_that_begins_while_the_first_one_waits_for_money_is_paid_once(*,
 
     async def hedge() -> None:
         ledger, one = Ledger(Slow(holder="a", host="h")), call()
-        purse = Purse(ledger, budgets)
+        purse = Purse(ledger=ledger, budgets=budgets)
         first = asyncio.ensure_future(covered(purse, one))
         await asyncio.to_thread(asked.wait, 20)
         second = asyncio.ensure_future(covered(purse, one))
@@ -134,7 +134,7 @@ def test_a_budget_that_is_deleted_between_two_attempts_is_charged_no_more_and_th
 
     async def ask() -> list[int]:
         ledger, one = Ledger(DatabaseBank(holder="a", host="h")), call()
-        purse = Purse(ledger, [gone, kept])
+        purse = Purse(ledger=ledger, budgets=[gone, kept])
         bound = await covered(purse, one)
         purse.open -= bound
         await asyncio.to_thread(Budget.objects.filter(pk=gone.id).delete)
