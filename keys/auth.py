@@ -4,10 +4,14 @@ Django. Client keys are 256 random bits, so a fast digest is enough."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from keys.limits import Limits
+
+if TYPE_CHECKING:
+    from keys.allowance import Allowance
 
 KEY_PREFIX = b"tokenhub_"
 KEY_LENGTH = len(KEY_PREFIX) + 64
@@ -28,7 +32,7 @@ class BudgetRecord:
 class KeyRecord:
     """A client key as the data plane needs it. Empty `scopes` or `allowed_models`: all. `expires_at`: Unix time.
     `capture`: its prompts and answers. `budgets`: its own, its project's and the installation's; `limits`: its own and
-    its project's. All must hold."""
+    its project's. All must hold. `allowance`: of them, what this process has ready for its next requests."""
 
     id: str
     name: str
@@ -43,6 +47,10 @@ class KeyRecord:
     budgets: tuple[BudgetRecord, ...] = ()
     limits: tuple[Limits, ...] = ()
     capture: bool = False
+    allowance: Allowance | None = field(default=None, init=False, repr=False, compare=False)
+
+    def grant(self, allowance: Allowance | None) -> None:
+        object.__setattr__(self, "allowance", allowance)
 
     def may_use(self, model_id: str) -> bool:
         return not self.allowed_models or model_id in self.allowed_models

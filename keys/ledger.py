@@ -198,6 +198,8 @@ class Ledger:
         self._bank = bank
         self._clock = clock
         self._accounts: dict[int, _Account] = {}
+        self.collect: Callable[[], None] = lambda: None
+        """Brings back what allowances hold and do not need."""
         self.returns: deque[Return] = deque()
 
     def reserve_at_once(self, budgets: Iterable[BudgetRecord], amount: int) -> list[Reservation] | None:
@@ -221,6 +223,11 @@ class Ledger:
             holding.used_at = now
             held.append(Reservation(account, holding, amount))
         return held
+
+    def at_hand(self, budgets: Iterable[BudgetRecord]) -> int:
+        """The least that this process has of any of them."""
+        found = (self._accounts.get(budget.id) for budget in budgets)
+        return min((one.at_hand.free if one is not None and one.at_hand is not None else 0 for one in found), default=0)
 
     async def reserve(self, budget: BudgetRecord, *, most: int, least: int) -> Reservation:
         """Between `least` and `most`. Raises BudgetExceeded, BudgetGone, and what the bank raises."""
@@ -265,6 +272,7 @@ class Ledger:
     def surrender(self, *, recalled: Collection[int] = (), everything: bool = False) -> None:
         """Puts into `returns` what this process needs no more: all that is free of leases that nobody used for a while,
         of periods that are over, and of those that are recalled. Until it is handed to the bank it is nobody's."""
+        self.collect()
         now = self._clock()
         for account in self._accounts.values():
             for holding in list(account.holdings):
@@ -309,6 +317,7 @@ class Ledger:
 
     async def _more(self, account: _Account, most: int, least: int) -> Holding:
         """The current holding, with at least `least` free."""
+        self.collect()
         async with account.lock:
             try:
                 return await self._wait_for(account, most, least)

@@ -14,7 +14,6 @@ HOT_SECONDS: Final = 0.02  # who asks again so soon asks often
 PART: Final = 128  # of what is left, a lease takes no more than one part
 MOST: Final = 1_024  # requests
 LEAST: Final = 4
-TOLD_SECONDS: Final = 0.005  # so old may be what clients are told, who ask hundreds of times a second
 Moments = tuple[float, float, float]
 
 
@@ -22,11 +21,11 @@ class Lease:
     """`requests`, `tokens`, `calls` (at the same time): left of it, infinite where nothing limits them; of requests and
     calls as of the last `count`. Since then requests began, of which `passes` more may at once, and `ended` of them
     did. `full_at`: of the buckets, with all of the lease taken out of them. `tokens_full_at`: when the bucket of tokens
-    was last found
-    full. `most_calls`: more are not kept; 0: it is the record of one request, and nothing was taken ahead."""
+    was last found full. `most_calls`: more are not kept; 0: it is the record of one request, and nothing was taken
+    ahead. `asked_at`: the last time that a request asked for itself."""
 
     __slots__ = (
-        "_filled", "_told", "_told_until", "calls", "ended", "full_at", "limits", "most_calls", "passes", "requests",
+        "_filled", "asked_at", "calls", "ended", "full_at", "limits", "most_calls", "passes", "requests",
         "since", "tokens", "tokens_full_at", "until",
     )  # fmt: skip
 
@@ -41,8 +40,7 @@ class Lease:
         self.calls: float = 0
         self.most_calls: float = 0
         self.passes = self.ended = self._filled = 0
-        self._told = b""
-        self._told_until = 0.0
+        self.asked_at = 0.0
 
     def count(self) -> None:
         """What began and ended since the last time."""
@@ -82,9 +80,7 @@ class Lease:
         return self.limits.standings(self.standing_at(), now)
 
     def lines(self, now: float) -> bytes:
-        """The same as lines of an answer's head; where some is taken ahead, as it was a moment ago."""
-        if now < self._told_until:
-            return self._told
+        """The same as lines of an answer's head."""
         limits, full_at = self.limits, self.full_at
         is_ahead = self.most_calls > 0
         self.count()
@@ -99,10 +95,7 @@ class Lease:
             if is_ahead:
                 lacking -= self.tokens * bucket.unit
             values += bucket.told(lacking)
-        told = limits.lines % values
-        if is_ahead:
-            self._told, self._told_until = told, now + TOLD_SECONDS
-        return told
+        return limits.lines % values
 
     def take_ahead(self, count: int, tokens: float, now: float) -> int:
         """Takes a part of what is left beside `count` requests under way, and tells how many of those it took. Takes

@@ -217,6 +217,22 @@ class LimitTable:
             else:  # it was given back before
                 self.leave(lease.limits, more_tokens, monotonic(), since=since)
 
+    def take_back(self, lease: Lease, passes: int, tokens: float, ended: int) -> None:
+        """What an allowance has left of a lease, and how many of its requests are over."""
+        if lease.most_calls:
+            lease.passes += passes
+            lease.tokens += tokens
+            lease.ended += ended
+            return
+        limits = lease.limits  # the lease was given back before
+        number = int.from_bytes(limits.owner[:8], "little") % self._sets % LOCKS
+        self._locks.acquire(number)
+        try:
+            calls = passes + ended if limits.concurrent else 0
+            self._put_back(limits, passes, tokens, calls, monotonic(), lease.since)
+        finally:
+            self._locks.release(number)
+
     def _put_back(self, limits: Limits, requests: float, tokens: float, calls: int, now: float, since: float) -> None:
         """Into buckets that were not full since it was taken, at `since`; negative: takes more. Holds the lock."""
         one_set = int.from_bytes(limits.owner[:8], "little") % self._sets

@@ -428,7 +428,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
     if (key.limits or visit.runtime.shared_limits is not None) and not visit.leg:  # of a run that was let in
         visit.admit(needs.input_tokens + needs.output_tokens)
     if key.budgets:
-        visit.purse = visit.runtime.new_purse(budgets=key.budgets)
+        visit.purse = visit.runtime.new_purse(budgets=key.budgets, allowance=visit.allowance)
     return Call(
         snapshot=snapshot,
         key=key,

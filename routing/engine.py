@@ -298,21 +298,19 @@ class Engine:
         request cannot be said in its dialect. A 404 may be about the endpoint, which compatible services lack in part:
         then the client is translated."""
         purse = call.purse
-        if purse is None:
+        if purse is None or (call.begun is None and purse.cover_at_once(call, target)):
             return await self._tried(call, target, failures)
-        amount = purse.cover_at_once(call, target)
-        if amount is None:
-            try:
-                call, amount = await purse.cover(call, target)
-            except NoPrice:
-                if target is call.hint:
-                    raise unusable(target, "no_price") from None
-                return None
-            except BudgetExceeded as problem:
-                call.unaffordable = problem
-                if target is call.hint and call.alias is None:
-                    raise exceeded(problem) from None
-                return None
+        try:
+            call, amount = await purse.cover(call, target)
+        except NoPrice:
+            if target is call.hint:
+                raise unusable(target, "no_price") from None
+            return None
+        except BudgetExceeded as problem:
+            call.unaffordable = problem
+            if target is call.hint and call.alias is None:
+                raise exceeded(problem) from None
+            return None
         try:
             return await self._tried(call, target, failures)
         finally:

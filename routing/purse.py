@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 from django.db.utils import DatabaseError
 
+from keys.allowance import Allowance
 from keys.auth import BudgetRecord
 from keys.ledger import BudgetExceeded, BudgetGone, Ledger, Reserved
 from providers.formats.base import Dialect
@@ -27,6 +28,7 @@ from providers.formats.envelope import Envelope
 from routing.errors import ApiError
 from routing.pricing import HOUR_CACHE_FACTOR, Prices, dollars, upper_bound_nano
 from routing.snapshot import Target
+from telemetry.journal import Charge
 from telemetry.logs import EventLogger
 
 log = EventLogger(__name__)
@@ -69,13 +71,17 @@ class Purse(Reserved, eq=False, kw_only=True):
     fail_open: bool = False
     open: int = 0
     spent: int = 0
+    allowance: Allowance | None = None
+    """Of the client key, which its limits let the request in by."""
+    taken: int = 0
+    """Of that, in place of what is `held`."""
     is_begun: bool = False
     turn: asyncio.Lock | None = None
     """Of attempts that are begun at the same time; None: nobody has asked to wait yet."""
 
-    def cover_at_once(self, call: Call, target: Target) -> int | None:
-        """As `cover`, for a first attempt whose call can go as it is, and is like most are, out of what this process
-        has at hand. None: `cover` must see to it."""
+    def cover_at_once(self, call: Call, target: Target) -> bool:
+        """As `cover`, for a first attempt that has none beside it, whose call can go as it is, and is like most are,
+        out of what this process has at hand. False: `cover` must see to it."""
         envelope, prices = call.envelope, target.flat_prices
         if (
             self.is_begun
@@ -84,25 +90,32 @@ class Purse(Reserved, eq=False, kw_only=True):
             or not _UNUSUAL.isdisjoint(envelope.fields)
             or (target.may_cache_for_an_hour and _HOUR in envelope.body)
         ):
-            return None
+            return False
         limit = envelope.max_output_tokens
         if limit is None:
             if (limit := target.max_output_tokens) is None and envelope.n:
-                return None
+                return False
             limit = limit or 0
         self.is_begun = True
         tokens = envelope.messages_size + HIDDEN_TOKENS
         most = -(-(tokens * prices.dearest_input + limit * envelope.n * prices.dearest_output) // 1000)
+        allowance = self.allowance
+        if allowance is not None and (allowance.free >= most or allowance.fund(self.ledger, self.budgets, most)):
+            allowance.free -= most
+            self.taken = most
+            return True
         held = self.ledger.reserve_at_once(self.budgets, most)
         if held is None:
-            return None
-        self.held, self.open = held, most
-        return most
+            return False
+        self.held = held
+        return True
 
     async def cover(self, call: Call, target: Target) -> tuple[Call, int]:
         """Reserves for one attempt; the call as it may be sent, and the amount, which is `open` until the attempt is
         over. Raises BudgetExceeded, NoPrice, ApiError when the budgets cannot be read, or a parameter has no price."""
         self.is_begun = True
+        if self.allowance is not None and self.taken:
+            self.held, self.taken = self.allowance.carve(self.taken), 0
         require_priced(call.envelope)
         if target.prices is None:
             raise NoPrice
@@ -159,6 +172,12 @@ class Purse(Reserved, eq=False, kw_only=True):
             most = min(most, self.held[place].amount)
             place += 1
         return most
+
+    def settle(self, cost: int) -> list[Charge]:
+        if self.allowance is not None and self.taken:
+            taken, self.taken = self.taken, 0
+            return self.allowance.settle(taken, cost)
+        return super().settle(cost)
 
 
 def most_input(envelope: Envelope, target: Target) -> int:

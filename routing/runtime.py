@@ -23,6 +23,7 @@ from django.db import close_old_connections
 from django.db.utils import DatabaseError
 from django.utils import timezone
 
+from keys.allowance import Allowances
 from keys.bank import DatabaseBank, host_of, recalled, settled
 from keys.ledger import Ledger, OutcomeUnknown
 from keys.limit_table import ADDRESS_MEMORY, TABLE, Addresses
@@ -140,12 +141,14 @@ class Runtime:
             await asyncio.to_thread(self._load_health)
             self._loop = asyncio.get_running_loop()
             TABLE.lease_by(self._loop.call_later)
+            self.allowances = Allowances(TABLE, self._loop.call_later)
             if KEYRING.is_untouched:  # no master process did it: uvicorn or daphne by themselves
                 await asyncio.to_thread(_open_vault)
             await asyncio.to_thread(self._make_capture_key)
             self.journal.open()
             self._bank = DatabaseBank(holder=self.journal.holder, host=host_of(journal_folder()))
             self.ledger = Ledger(self._bank)
+            self.ledger.collect = self.allowances.close_all
             self.new_purse = partial(Purse, ledger=self.ledger, fail_open=self.money_fail_open)
             default, sandbox = build_transport(settings.TOKENHUB_UPSTREAM_TRANSPORT), SandboxTransport()
             self._transports = [default, sandbox]
@@ -196,6 +199,7 @@ class Runtime:
             return
         self.ready = False
         self._stop.set()
+        self.allowances.close_all()
         TABLE.lease_by(None)
         CHANGED.set()
         self._webhooks.stop()

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import reduce
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import astuple
 
+from keys.allowance import headers_of, lines_of
 from keys.auth import KeyRecord
 from keys.limit_table import TABLE
-from keys.limits import NOTHING, LimitExceeded, Standings
+from keys.limits import LimitExceeded
 from providers.formats.base import Dialect
 from providers.formats.dialect import ClientError, Usage
 from routing.errors import ApiError
@@ -27,7 +27,9 @@ from telemetry.journal import OUTRUN, Attempt, Candidate, Entry
 from telemetry.logs import EventLogger
 
 if TYPE_CHECKING:
+    from keys.allowance import Allowance
     from keys.limit_lease import Lease
+    from keys.limits import Standings
     from keys.shared_limits import Ticket
     from providers.formats.envelope import Envelope
     from routing.bandit import Reward
@@ -74,6 +76,7 @@ class Visit:
         "_watcher",
         "address",
         "alias",
+        "allowance",
         "at_home",
         "attempts",
         "candidates",
@@ -151,6 +154,8 @@ class Visit:
         self.is_noted = True
         """Whether its address's limit has nothing more to learn of it."""
         self._admitted: list[Lease] = []
+        self.allowance: Allowance | None = None
+        """By which its limits let it in, in place of leases of its own."""
         self._admitted_at = 0.0
         self._tokens = self._used_tokens = self.tokens_elsewhere = 0
         self.spent_nano = 0
@@ -246,10 +251,17 @@ class Visit:
             return
         self._tokens = tokens
         self._admitted_at = now = monotonic()
+        allowance = self.key.allowance
+        if allowance is not None and allowance.passes > 0 and allowance.tokens >= tokens and now < allowance.until:
+            allowance.passes -= 1
+            allowance.tokens -= tokens
+            self.allowance = allowance
+            return
         try:
             self._admitted = TABLE.enter_all(self.key.limits, tokens, now)
         except LimitExceeded as problem:
             raise self._refusal(problem) from None
+        self.runtime.allowances.offer(self.key, self._admitted, now)
 
     async def admitted(self) -> None:
         """Once the limits that hosts share have let the request in, where `admit` asked them. Raises ApiError."""
@@ -288,6 +300,9 @@ class Visit:
         """It is accounted for, and counts no more as under way."""
         if self.ticket is not None:
             self.ticket.close(self._used_tokens)
+        elif self.allowance is not None:
+            self.allowance.leave(self._used_tokens - self._tokens, self._admitted_at)
+            self.allowance = None
         elif self._admitted:
             TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, self._admitted_at)
             self._admitted = []
@@ -296,7 +311,9 @@ class Visit:
         """Once the journal takes it, ahead of the answer."""
         if self.purse is not None:
             entry.charges = self.purse.settle(entry.cost_nano or 0)
-        if self._admitted:
+        if self.allowance is not None:
+            self.allowance.leave(self._used_tokens - self._tokens, self._admitted_at)
+        elif self._admitted:
             TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, self._admitted_at)
 
     def close(self) -> None:
@@ -315,10 +332,16 @@ class Visit:
             (b"x-request-id", (self.client_id or self.request_id).encode("ascii")),
             (b"x-tokenhub-request-id", self.request_id.encode("ascii")),
         ]
-        if self._is_held and len(self._admitted) == 1:
-            self._lines = self._admitted[0].lines(monotonic())
+        if self.allowance is not None:
+            if self._is_held:
+                self._lines = self.allowance.lines
+            else:
+                headers += self.allowance.headers()
         elif self._admitted:
-            headers += _told(self._admitted)
+            if self._is_held:
+                self._lines = lines_of(self._admitted, monotonic())
+            else:
+                headers += headers_of(self._admitted, monotonic())
         elif self.standings is not None:
             headers += self.standings.told()
         origin = self.headers.get(b"origin")
@@ -499,7 +522,7 @@ class Visit:
             warning=self.warning,
         )
         if answer_follows and self.scope.get("extensions") is OUTBOX_EXTENSION:
-            self._is_held = self.purse is not None or bool(self._admitted)
+            self._is_held = self.purse is not None or self.allowance is not None or bool(self._admitted)
             runtime.journal.hold(entry, self._complete if self._is_held else None)
             runtime.outbox.schedule()
         else:
@@ -531,12 +554,6 @@ class Visit:
 
 
 _NOTHING = Usage()
-
-
-def _told(leases: Sequence[Lease]) -> ResponseHeaders:
-    """Of whoever has the least left."""
-    now = monotonic()
-    return reduce(Standings.tightest, (one.standings(now) for one in leases), NOTHING).told()
 
 
 def added(usages: Sequence[Usage]) -> Usage:
