@@ -21,10 +21,10 @@ from keys.limit_table import LimitTable
 from keys.limits import NOTHING, Standings
 from telemetry.journal import Charge
 
-SECONDS: Final = 0.005  # so old may be what clients are told, who ask hundreds of times a second
+SECONDS: Final = 0.01  # so old may be what clients are told, who ask hundreds of times a second
 BUSY_SECONDS: Final = 0.001  # who asks its limits again so soon is busy
 LEAST: Final = 8  # requests
-MOST: Final = 64
+MOST: Final = 128
 USED: Final = 4  # by fewer, it costs more than it spares
 PART: Final = 4  # of what a budget has at hand, no more than one part
 Later = Callable[[float, Callable[[], None]], object]
@@ -36,7 +36,7 @@ class Allowance:
     then. Holds one part of its leases, as long as they last, and ends with them."""
 
     __slots__ = (
-        "_drawn", "_table", "ended", "free", "is_closed", "leases", "lines", "passes", "reserved", "spent", "tokens", "until",
+        "_drawn", "_places", "_table", "ended", "free", "is_closed", "leases", "lines", "passes", "reserved", "spent", "tokens", "until",
     )  # fmt: skip
 
     def __init__(self, table: LimitTable, leases: list[Lease]) -> None:
@@ -48,6 +48,8 @@ class Allowance:
         self.passes = self.ended = self.free = self.spent = self._drawn = 0
         self.tokens = 0.0
         self.reserved: list[Reservation] = []
+        self._places: list[tuple[str, int]] = []
+        """Lease and period of each."""
 
     def renew(self, now: float) -> None:
         """Its leases must last."""
@@ -55,8 +57,11 @@ class Allowance:
         for lease in self.leases:
             lease.fill()
         self.lines = lines_of(self.leases, now)
-        self.passes = min(MOST, *(lease.passes // 2 for lease in self.leases))
-        self.tokens = min(lease.tokens / 2 for lease in self.leases)
+        self.passes, self.tokens = MOST, inf
+        for lease in self.leases:
+            part = 2 if lease.limits.project else 1  # a project's are there for its other keys, too
+            self.passes = min(self.passes, lease.passes // part)
+            self.tokens = min(self.tokens, lease.tokens / part)
         for lease in self.leases:
             lease.passes -= self.passes
             lease.tokens -= self.tokens if self.tokens < inf else 0.0
@@ -94,6 +99,7 @@ class Allowance:
             return False
         if not self.reserved:
             self.reserved = held
+            self._places = [(one.holding.lease, one.holding.period) for one in held]
         elif [one.holding for one in held] == [one.holding for one in self.reserved]:
             for one, more in zip(self.reserved, held, strict=True):
                 one.amount += more.amount
@@ -114,10 +120,9 @@ class Allowance:
             self._give_back(amount - charged, charged)
         if not cost:
             return []
-        charges = []
-        for one in self.reserved:
-            holding = one.holding
-            charges.append(Charge(holding.lease, holding.period, charged, cost - charged))
+        overrun, charges = cost - charged, []
+        for lease, period in self._places:
+            charges.append(Charge(lease, period, charged, overrun))
         return charges
 
     def carve(self, amount: int) -> list[Reservation]:

@@ -244,24 +244,25 @@ class Visit:
     def admit(self, tokens: int = 0) -> None:
         """Lets the request in, as far as the limits of its key and its project go. `tokens`: that it may take. Raises
         ApiError. Where hosts share their limits, it asks, and `admitted` must follow."""
-        assert self.key is not None  # noqa: S101  whoever is limited is known
-        if (shared := self.runtime.shared_limits) is not None:
-            self.is_noted = True
-            self.ticket = shared.ask(self.key.limits, self.address, tokens)
-            return
+        key = self.key
+        assert key is not None  # noqa: S101  whoever is limited is known
+        allowance = key.allowance
         self._tokens = tokens
         self._admitted_at = now = monotonic()
-        allowance = self.key.allowance
         if allowance is not None and allowance.passes > 0 and allowance.tokens >= tokens and now < allowance.until:
             allowance.passes -= 1
             allowance.tokens -= tokens
             self.allowance = allowance
             return
+        if (shared := self.runtime.shared_limits) is not None:
+            self.is_noted = True
+            self.ticket = shared.ask(key.limits, self.address, tokens)
+            return
         try:
-            self._admitted = TABLE.enter_all(self.key.limits, tokens, now)
+            self._admitted = TABLE.enter_all(key.limits, tokens, now)
         except LimitExceeded as problem:
             raise self._refusal(problem) from None
-        self.runtime.allowances.offer(self.key, self._admitted, now)
+        self.runtime.allowances.offer(key, self._admitted, now)
 
     async def admitted(self) -> None:
         """Once the limits that hosts share have let the request in, where `admit` asked them. Raises ApiError."""
@@ -309,10 +310,15 @@ class Visit:
 
     def _complete(self, entry: Entry) -> None:
         """Once the journal takes it, ahead of the answer."""
-        if self.purse is not None:
-            entry.charges = self.purse.settle(entry.cost_nano or 0)
-        if self.allowance is not None:
-            self.allowance.leave(self._used_tokens - self._tokens, self._admitted_at)
+        purse, allowance = self.purse, self.allowance
+        if purse is not None:
+            cost = entry.cost_nano or 0
+            if allowance is not None and purse.taken:
+                entry.charges = allowance.settle(purse.taken, cost)
+            else:
+                entry.charges = purse.settle(cost)
+        if allowance is not None:
+            allowance.leave(self._used_tokens - self._tokens, self._admitted_at)
         elif self._admitted:
             TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, self._admitted_at)
 
