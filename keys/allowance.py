@@ -36,7 +36,8 @@ class Allowance:
     then. Holds one part of its leases, as long as they last, and ends with them."""
 
     __slots__ = (
-        "_drawn", "_places", "_table", "ended", "free", "is_closed", "leases", "lines", "passes", "reserved", "spent", "tokens", "until",
+        "_drawn", "_places", "_table", "ended", "free", "is_closed", "leases", "lines", "passes", "reserved", "spent",
+        "tokens", "until",
     )  # fmt: skip
 
     def __init__(self, table: LimitTable, leases: list[Lease]) -> None:
@@ -65,7 +66,7 @@ class Allowance:
         for lease in self.leases:
             lease.passes -= self.passes
             lease.tokens -= self.tokens if self.tokens < inf else 0.0
-        self.until = now + SECONDS
+        self.until = min(now + SECONDS, *(lease.until for lease in self.leases))
         self._drawn = self.passes
 
     @property

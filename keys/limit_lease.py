@@ -9,7 +9,7 @@ from typing import Final
 
 from keys.limits import Limits, Standings
 
-LEASE_SECONDS: Final = 0.1
+LEASE_SECONDS: Final = 0.25
 HOT_SECONDS: Final = 0.02  # who asks again so soon asks often
 PART: Final = 128  # of what is left, a lease takes no more than one part
 MOST: Final = 1_024  # requests
