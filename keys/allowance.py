@@ -32,12 +32,13 @@ Later = Callable[[float, Callable[[], None]], object]
 
 class Allowance:
     """`passes`, `tokens`, `free` (nano-dollars): left of it. `ended`: of its requests, `spent`: by them, as far as
-    leases and holdings do not know yet. `lines`: what its clients are told of their limits. `until`: it must be renewed
-    then. Holds one part of its leases, as long as they last, and ends with them."""
+    leases and holdings do not know yet. `used`: passes, between its last renewal and pause. `lines`: what its clients
+    are told of their limits. `until`: it must be renewed then. Holds one part of its leases, as long as they last, and
+    ends with them."""
 
     __slots__ = (
         "_drawn", "_places", "_table", "ended", "free", "is_closed", "leases", "lines", "passes", "reserved", "spent",
-        "tokens", "until",
+        "tokens", "until", "used",
     )  # fmt: skip
 
     def __init__(self, table: LimitTable, leases: list[Lease]) -> None:
@@ -46,15 +47,25 @@ class Allowance:
         self.is_closed = False
         self.lines = b""
         self.until = 0.0
-        self.passes = self.ended = self.free = self.spent = self._drawn = 0
+        self.passes = self.ended = self.free = self.spent = self.used = self._drawn = 0
         self.tokens = 0.0
         self.reserved: list[Reservation] = []
         self._places: list[tuple[str, int]] = []
         """Lease and period of each."""
 
+    def pause(self) -> None:
+        """Until it is renewed: its leases have all of it back."""
+        self.used = self._drawn - self.passes
+        self._drawn = 0
+        tokens = self.tokens if self.tokens < inf else 0.0
+        for lease in self.leases:
+            self._table.take_back(lease, self.passes, tokens, self.ended)
+        self.passes = self.ended = 0
+        self.tokens = 0.0
+        self.until = 0.0
+
     def renew(self, now: float) -> None:
         """Its leases must last."""
-        self._return()
         for lease in self.leases:
             lease.fill()
         self.lines = lines_of(self.leases, now)
@@ -69,24 +80,11 @@ class Allowance:
         self.until = min(now + SECONDS, *(lease.until for lease in self.leases))
         self._drawn = self.passes
 
-    @property
-    def is_worth_it(self) -> bool:
-        """It was of use since it was renewed."""
-        return self._drawn - self.passes >= USED
-
     def close(self) -> None:
-        self._return()
+        self.pause()
         self._give_back(self.free, self.spent)
         self.is_closed = True
-        self.until = 0.0
         self.free = self.spent = 0
-
-    def _return(self) -> None:
-        tokens = self.tokens if self.tokens < inf else 0.0
-        for lease in self.leases:
-            self._table.take_back(lease, self.passes, tokens, self.ended)
-        self.passes = self.ended = 0
-        self.tokens = 0.0
 
     # -- money ---------------------------------------------------------------------------------------------------------
     def fund(self, ledger: Ledger, budgets: Sequence[BudgetRecord], amount: int) -> bool:
@@ -162,13 +160,13 @@ class Allowances:
 
     def offer(self, key: KeyRecord, leases: list[Lease], now: float) -> None:
         """To the requests after one that its limits have let in, which asked for itself. A busy key gets an allowance,
-        and keeps it while it is."""
+        and keeps it while it is. The one that it has must be paused by then."""
         is_busy, one = True, key.allowance
         for lease in leases:
             is_busy = is_busy and now - lease.asked_at < BUSY_SECONDS and lease.passes >= 2 * LEAST
             lease.asked_at = now
         if one is not None:
-            if one.leases == leases and one.is_worth_it:
+            if one.leases == leases and one.used >= USED:
                 one.renew(now)
             else:
                 self._close(key, one)

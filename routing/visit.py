@@ -258,6 +258,8 @@ class Visit:
             self.is_noted = True
             self.ticket = shared.ask(key.limits, self.address, tokens)
             return
+        if allowance is not None:
+            allowance.pause()
         try:
             self._admitted = TABLE.enter_all(key.limits, tokens, now)
         except LimitExceeded as problem:

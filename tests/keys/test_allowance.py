@@ -92,6 +92,8 @@ class House:
             one.tokens -= tokens
             guest = Guest(tokens, now, one, one.leases)
         else:
+            if one is not None:
+                one.pause()
             leases = self.table.enter_all(self.limits, tokens, now)
             self.allowances.offer(self.key, leases, now)
             guest = Guest(tokens, now, None, leases)
