@@ -136,18 +136,21 @@ def settled(periods: Collection[int]) -> dict[int, int]:
 def book(entries: Sequence[Entry]) -> None:
     """The charges of requests that were not seen before. To be called in the transaction that takes them out of the
     journal: then each is booked once."""
-    by_period: defaultdict[int, int] = defaultdict(int)
+    by_charged: defaultdict[tuple[str, int], int] = defaultdict(int)
     overruns: defaultdict[int, int] = defaultdict(int)
-    by_lease: defaultdict[str, int] = defaultdict(int)
     for entry in entries:
         for charge in entry.charges:
-            by_period[charge.period] += charge.nano
-            by_lease[charge.lease] += charge.nano
+            by_charged[charge.lease, charge.period] += charge.nano
             if charge.overrun:
                 overruns[charge.period] += charge.overrun
                 log.warning("budget_overrun", request=entry.id, model=entry.model, usd=f"{charge.overrun / NANO:.9f}")
-    if not by_period:
+    if not by_charged:
         return
+    by_period: defaultdict[int, int] = defaultdict(int)
+    by_lease: defaultdict[str, int] = defaultdict(int)
+    for (name, pk), nano in by_charged.items():
+        by_period[pk] += nano
+        by_lease[name] += nano
     periods = {one.pk: one for one in _locked(by_period)}
     leases = {one.pk: one for one in Lease.objects.filter(pk__in=list(by_lease))}
     for name, nano in by_lease.items():

@@ -311,23 +311,26 @@ class Visit:
             self._admitted = []
 
     def _complete(self, entry: Entry) -> None:
-        """Once the journal takes it, ahead of the answer."""
-        purse, allowance = self.purse, self.allowance
+        """Ahead of the answer, once the journal takes it: what the entry lacks; `leave`, where no ticket does it."""
+        purse, allowance, more_tokens = self.purse, self.allowance, self._used_tokens - self._tokens
+        if allowance is not None and not allowance.is_closed:
+            allowance.ended += 1
+            allowance.tokens -= more_tokens
+            if purse is not None:
+                taken, cost = purse.taken, entry.cost_nano or 0
+                entry.charges = allowance.settle(taken, cost) if taken else purse.settle(cost)
+            return
         if purse is not None:
-            cost = entry.cost_nano or 0
-            if allowance is not None and purse.taken:
-                entry.charges = allowance.settle(purse.taken, cost)
-            else:
-                entry.charges = purse.settle(cost)
+            entry.charges = purse.settle(entry.cost_nano or 0)
         if allowance is not None:
-            allowance.leave(self._used_tokens - self._tokens, self._admitted_at)
+            allowance.leave(more_tokens, self._admitted_at)
         elif self._admitted:
             TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, self._admitted_at)
 
     def close(self) -> None:
         if self.ticket is None and not self.is_noted and (shared := self.runtime.shared_limits) is not None:
             shared.note(self.address)
-        if not self._is_held:
+        if self.ticket is not None or not self._is_held:
             self.leave()
         if self._timer is not None:
             self._timer.cancel()

@@ -36,6 +36,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "outage": {"rate_limit_rpm": 20},
     "afterwards": {"rate_limit_rpm": 30},
     "wide": {"rate_limit_rpm": 10**6, "rate_limit_tpm": 10**9, "max_concurrent": 1000},
+    "paid": {"max_concurrent": 2},
 }
 ADDRESSES = count(int(ip_address("10.0.0.1")))
 KEYS = {name: "tokenhub_" + f"{number:02x}" * 32 for number, name in enumerate(LIMITS, 16)}
@@ -58,8 +59,12 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
             Gateway(
                 tmp_path_factory.mktemp(name),
                 providers=[{"id": "p", "type": "openai", "base_url": upstream.url, "dialects": ["openai-chat"]}],
-                models=[{"id": "m", "provider_id": "p"}, {"id": "slow", "provider_id": "p"}],
+                models=[
+                    {"id": "m", "provider_id": "p", "input_per_1k": "0.001", "output_per_1k": "0.002"},
+                    {"id": "slow", "provider_id": "p"},
+                ],
                 keys=keys,
+                budgets=[{"of_key": KEYS["paid"], "amount_usd": "100"}],
                 workers=WORKERS,
                 env={
                     "TOKENHUB_REDIS_URL": redis.patient_url,
@@ -167,6 +172,10 @@ def test_requests_at_the_same_time_are_exact_across_hosts(hosts: Hosts) -> None:
     assert refused[0].json()["error"]["message"] == "This client key is limited to 4 requests at the same time."
     assert hosts.upstream.most_at_once(first) == 4
     assert [ask(hosts.both[number % 2], "at-once").status_code for number in range(6)] == [200] * 6
+
+
+def test_a_request_that_a_budget_pays_counts_no_more_as_under_way_when_it_is_over(hosts: Hosts) -> None:
+    assert [ask(hosts.both[number % 2], "paid").status_code for number in range(6)] == [200] * 6
 
 
 def test_without_redis_no_request_fails_and_with_it_limits_are_shared_again(hosts: Hosts) -> None:
