@@ -116,7 +116,8 @@ class Purse(Reserved, eq=False, kw_only=True):
         self.is_begun = True
         if self.allowance is not None and self.taken:
             self.held, self.taken = self.allowance.carve(self.taken), 0
-        require_priced(call.envelope)
+        if self.budgets:
+            require_priced(call.envelope)
         if target.prices is None:
             raise NoPrice
         if self.turn is None:
