@@ -185,6 +185,8 @@ class Legs:
         idle = self._runtime.stream_idle_timeout
         error: ApiError | None = None
         data, ended = delivery.first, False
+        is_clients = False
+        """The deadline that the next wait may reach."""
         visit.first_chunk_ms = int((monotonic() - visit.started_at) * 1000)
         try:
             while True:
@@ -196,6 +198,7 @@ class Legs:
                 if stream.finished or stream.error is not None or ended:
                     break
                 seconds = self._plan.seconds_left(time())
+                is_clients = seconds is not None and seconds <= idle
                 with visit.patience.within(idle if seconds is None else min(idle, seconds)):
                     chunk = await exchange.chunk()
                 ended = not chunk
@@ -203,6 +206,7 @@ class Legs:
         except TimeoutError:
             error = broken("upstream_timeout", "The provider was silent for too long.", "timeout")
         except UpstreamFailure as failure:
+            is_clients = False
             error = broken("upstream_error", failure.message, classify_failure(failure.kind).value)
         except UnreadableAnswer as problem:
             error = broken("upstream_error", f"The provider's stream cannot be read: {problem}", "transient")
@@ -220,7 +224,7 @@ class Legs:
         if estimated:
             usage = estimate(seen, input_tokens=call.needs.input_tokens, produced_bytes=stream.produced_bytes)
         if error is not None:
-            if error.error_class != "timeout" or not call.deadline_passed:  # else it was the client who did not wait
+            if error.error_class != "timeout" or not (is_clients or call.deadline_passed):  # who did not wait longer
                 note_break(visit, call, delivery, error)
             visit.add_leg(delivery.target, usage, estimated=True)
             exchange.close()
