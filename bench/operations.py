@@ -106,7 +106,7 @@ def wait_until_it_listens() -> None:
             time.sleep(0.2)
         else:
             return
-    sys.exit("The gateway did not start.")
+    sys.exit("The gateway did not start; what it wrote above says why.")
 
 
 def main() -> None:
@@ -116,9 +116,8 @@ def main() -> None:
         env = {**os.environ, **prepare(Path(folder) / "data", with_limited=True)}
         upstream = bench.spawn([f"{bench.BUILD}/mock_upstream", str(bench.MOCK_PORT)], bench.LOAD_CPU)
         server = subprocess.Popen(
-            [sys.executable, __file__, "--serve"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            [sys.executable, __file__, "--serve"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         try:
             wait_until_it_listens()
             found = []

@@ -21,7 +21,7 @@ from keys.limit_table import LimitTable
 from keys.limits import NOTHING, Standings
 from telemetry.journal import Charge
 
-SECONDS: Final = 0.01  # so old may be what clients are told, who ask hundreds of times a second
+SECONDS: Final = 0.01  # so old may be what clients are told, who ask a thousand times a second
 BUSY_SECONDS: Final = 0.001  # who asks its limits again so soon is busy
 LEAST: Final = 8  # requests
 MOST: Final = 128

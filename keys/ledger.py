@@ -317,7 +317,6 @@ class Ledger:
 
     async def _more(self, account: _Account, most: int, least: int) -> Holding:
         """The current holding, with at least `least` free."""
-        self.collect()
         async with account.lock:
             try:
                 return await self._wait_for(account, most, least)
@@ -328,6 +327,7 @@ class Ledger:
     async def _wait_for(self, account: _Account, most: int, least: int) -> Holding:
         until = monotonic() + PATIENCE_SECONDS
         while True:
+            self.collect()
             holding = self._current(account)
             if holding is not None and holding.free >= most:
                 return holding

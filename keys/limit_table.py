@@ -115,11 +115,11 @@ class LimitTable:
 
     def _enter(self, limits: Limits, lease: Lease | None, tokens: float, now: float) -> Lease:
         """By the table, unless there are more passes. `lease`: the owner's, which cannot let it in at once."""
-        if lease is not None and lease.limits is limits and now < lease.until and lease.tokens >= tokens:  # noqa: SIM102
-            if lease.fill():
-                lease.passes -= 1
-                lease.tokens -= tokens
-                return lease
+        is_good = lease is not None and lease.limits is limits and now < lease.until and lease.tokens >= tokens
+        if lease is not None and is_good and lease.fill():
+            lease.passes -= 1
+            lease.tokens -= tokens
+            return lease
         if self._worker < 0:
             self._claim()
         one_set = int.from_bytes(limits.owner[:8], "little") % self._sets

@@ -116,7 +116,7 @@ class Bus:
         self._put(event, datetime.now(UTC), data)
 
     def finished(self, entry: Entry) -> None:
-        """While `wanted[0]`, on the event loop. The entry must not change any more."""
+        """While `wanted[0]`, on the event loop. The entry must not change any more, but for its charges."""
         if len(self._requests) < MAX_WAITING:
             self._requests.append(entry)
         else:

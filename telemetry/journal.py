@@ -226,7 +226,7 @@ class Journal:
         """Writes what is held, and tries again what could not be written. True when nothing is left over. Lines of a
         write that was cut short are written again; their reader takes each request once."""
         if self._held:
-            held, self._held = self._taken(), []
+            held = self._taken()
             if self._unwritten or self._torn or not self._write(b"".join(held)):
                 self._unwritten.extend(held)
         while self._unwritten:
@@ -237,10 +237,17 @@ class Journal:
         return True
 
     def _taken(self) -> list[bytes]:
-        for entry, complete in self._held:
-            if complete is not None:
-                complete(entry)
-        return [encode_line(entry) for entry, _ in self._held]
+        """What is held, as lines. One that cannot be written must not keep the others."""
+        held, self._held = self._held, []
+        lines = []
+        for entry, complete in held:
+            try:
+                if complete is not None:
+                    complete(entry)
+                lines.append(encode_line(entry))
+            except Exception:
+                log.exception("journal_entry_lost", request=entry.id, key=entry.key_id, cost_nano=entry.cost_nano)
+        return lines
 
     def _write(self, line: bytes) -> bool:
         try:

@@ -12,14 +12,14 @@ import pytest
 
 from keys.auth import BudgetRecord
 from keys.bank import DatabaseBank
-from keys.ledger import Grant, Ledger
+from keys.ledger import Grant, Ledger, Reserved
 from keys.models import NANO, Budget, Subject
 from providers.formats.registry import DIALECTS
 from routing.call import Call
 from routing.eligibility import needs_of
 from routing.policy import Policy
 from routing.pricing import upper_bound_nano
-from routing.purse import Purse, least_output, most_input
+from routing.purse import Purse, least_output, most_input, most_output
 from routing.snapshot import Snapshot, Target
 from tests.support.targets import key, prices, provider, target
 
@@ -34,9 +34,10 @@ def budget(name: str) -> BudgetRecord:
     return BudgetRecord(made.pk, CAP, "total", name)
 
 
-def call() -> Call:
+def call(**further: Any) -> Call:
     dialect = DIALECTS["openai-chat"]
-    envelope = dialect.read_envelope(b'{"model":"m1","messages":[{"role":"user","content":"Hi"}],"max_tokens":100}')
+    body = {"model": "m1", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 100, **further}
+    envelope = dialect.read_envelope(msgspec.json.encode(body))
     return Call(
         snapshot=Snapshot(), key=key(), dialect=dialect, envelope=envelope,
         policy=Policy("normal", allow_fallback=True), hint=None, needs=needs_of(envelope), started_at=0.0,
@@ -143,3 +144,25 @@ def test_a_budget_that_is_deleted_between_two_attempts_is_charged_no_more_and_th
         return [charge.nano for charge in charges]
 
     assert asyncio.run(ask()) == [CAP // 2 + 1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_ordinary_request_reserves_at_once_what_any_other_would() -> None:
+    whose = budget("one")
+
+    async def ask() -> None:
+        ledger = Ledger(DatabaseBank(holder="a", host="h"))
+        Reserved([await ledger.reserve(whose, most=CAP // 100, least=1)]).settle(0)
+        further: dict[str, Any]
+        for further in ({}, {"n": 3}, {"max_tokens": None}, {"max_completion_tokens": 7}):
+            one = call(**further)
+            purse = Purse(ledger=ledger, budgets=[whose])
+            assert purse.cover_at_once(one, TARGET)
+            tokens = most_input(one.envelope, TARGET)
+            bound = upper_bound_nano(prices(1000, 1000), tokens, most_output(one.envelope, TARGET) * one.envelope.n)
+            assert [held.amount for held in purse.held] == [bound]
+            purse.settle(0)
+        for further in ({"service_tier": "priority"}, {"previous_response_id": "r"}):
+            assert not Purse(ledger=ledger, budgets=[whose]).cover_at_once(call(**further), TARGET)
+
+    asyncio.run(ask())

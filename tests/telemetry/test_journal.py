@@ -356,3 +356,17 @@ def test_a_program_started_meanwhile_does_not_keep_the_segment_alive(tmp_path: P
         journal.close()
         assert segment.is_abandoned()
         child.communicate("\n", timeout=5)
+
+
+def test_an_entry_that_cannot_be_written_keeps_no_other_back(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.open()
+    bad = entry(1)
+    bad.refusal = {"amount": object()}
+    journal.hold(bad)
+    journal.hold(entry(2))
+    assert journal.flush()
+    journal.hold(entry(3))
+    journal.close()
+    (segment,) = segments(tmp_path)
+    assert [one.at for one in segment.read(0, 1 << 20)[0]] == [entry(2).at, entry(3).at]
