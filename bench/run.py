@@ -42,7 +42,7 @@ def harness() -> Any:
     return module
 
 
-def prepare(folder: Path, *, with_limited: bool = False) -> dict[str, str]:
+def prepare(folder: Path, *, with_limited: bool = False, limits: bool = True, budget: bool = True) -> dict[str, str]:
     """A data folder with one provider, one model and one key; the environment that serves it. `with_limited`: and a key
     with every limit and a budget, none of which is ever reached."""
     folder.mkdir()
@@ -54,13 +54,14 @@ def prepare(folder: Path, *, with_limited: bool = False) -> dict[str, str]:
         "keys": [{"key": KEY}],
     }
     if with_limited:
-        limits = {
+        every = {
             "rate_limit_rps": 1e6, "rate_limit_burst": 10**6, "rate_limit_rpm": 10**8, "rate_limit_tpm": 10**12,
             "max_concurrent": 10**4,
         }  # fmt: skip
         rows["models"][0]["max_output_tokens"] = 1000
-        rows["keys"].append({"key": LIMITED_KEY, **limits})
-        rows["budgets"] = [{"of_key": LIMITED_KEY, "amount_usd": "1000000"}]
+        rows["keys"].append({"key": LIMITED_KEY, **(every if limits else {})})
+        if budget:
+            rows["budgets"] = [{"of_key": LIMITED_KEY, "amount_usd": "1000000"}]
     subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, env=whole, check=True)
     subprocess.run(
         [sys.executable, "tests/support/configure.py"],

@@ -37,7 +37,7 @@ class Allowance:
     ends with them."""
 
     __slots__ = (
-        "_drawn", "_places", "_table", "ended", "free", "is_closed", "leases", "lines", "passes", "reserved", "spent",
+        "_drawn", "_table", "ended", "free", "is_closed", "leases", "lines", "passes", "places", "reserved", "spent",
         "tokens", "until", "used",
     )  # fmt: skip
 
@@ -50,7 +50,7 @@ class Allowance:
         self.passes = self.ended = self.free = self.spent = self.used = self._drawn = 0
         self.tokens = 0.0
         self.reserved: list[Reservation] = []
-        self._places: list[tuple[str, int]] = []
+        self.places: list[tuple[str, int]] = []
         """Lease and period of each."""
 
     def pause(self) -> None:
@@ -69,7 +69,7 @@ class Allowance:
         for lease in self.leases:
             lease.fill()
         self.lines = lines_of(self.leases, now)
-        self.passes, self.tokens = MOST, inf
+        self.passes, self.tokens = MOST, inf  # tokens stay so where nothing limits them
         for lease in self.leases:
             part = 2 if lease.limits.project else 1  # a project's are there for its other keys, too
             self.passes = min(self.passes, lease.passes // part)
@@ -98,7 +98,7 @@ class Allowance:
             return False
         if not self.reserved:
             self.reserved = held
-            self._places = [(one.holding.lease, one.holding.period) for one in held]
+            self.places = [(one.holding.lease, one.holding.period) for one in held]
         elif [one.holding for one in held] == [one.holding for one in self.reserved]:
             for one, more in zip(self.reserved, held, strict=True):
                 one.amount += more.amount
@@ -120,7 +120,7 @@ class Allowance:
         if not cost:
             return []
         overrun, charges = cost - charged, []
-        for lease, period in self._places:
+        for lease, period in self.places:
             charges.append(Charge(lease, period, charged, overrun))
         return charges
 

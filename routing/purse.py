@@ -97,8 +97,10 @@ class Purse(Reserved, eq=False, kw_only=True):
                 return False
             limit = limit or 0
         self.is_begun = True
-        tokens = envelope.messages_size + HIDDEN_TOKENS
-        most = -(-(tokens * prices.dearest_input + limit * envelope.n * prices.dearest_output) // 1000)
+        most = -(
+            -((envelope.messages_size + HIDDEN_TOKENS) * prices.dearest_input + limit * envelope.n * prices.dearest_output)
+            // 1000
+        )
         allowance = self.allowance
         if allowance is not None and (allowance.free >= most or allowance.fund(self.ledger, self.budgets, most)):
             allowance.free -= most

@@ -23,7 +23,7 @@ from routing.pricing import cost_nano
 from routing.snapshot import Target
 from routing.traced import ended, usage_told
 from telemetry.events import escalation_of
-from telemetry.journal import OUTRUN, Attempt, Candidate, Entry
+from telemetry.journal import OUTRUN, Attempt, Candidate, Charge, Entry
 from telemetry.logs import EventLogger
 
 if TYPE_CHECKING:
@@ -246,14 +246,15 @@ class Visit:
         ApiError. Where hosts share their limits, it asks, and `admitted` must follow."""
         key = self.key
         assert key is not None  # noqa: S101  whoever is limited is known
-        allowance = key.allowance
         self._tokens = tokens
+        allowance = key.allowance
+        if allowance is not None and self.started_at < allowance.until and allowance.passes:
+            if tokens <= allowance.tokens:
+                allowance.passes -= 1
+                allowance.tokens -= tokens
+                self.allowance = allowance
+                return
         self._admitted_at = now = monotonic()
-        if allowance is not None and allowance.passes > 0 and allowance.tokens >= tokens and now < allowance.until:
-            allowance.passes -= 1
-            allowance.tokens -= tokens
-            self.allowance = allowance
-            return
         if (shared := self.runtime.shared_limits) is not None:
             self.is_noted = True
             self.ticket = shared.ask(key.limits, self.address, tokens)
@@ -304,7 +305,7 @@ class Visit:
         if self.ticket is not None:
             self.ticket.close(self._used_tokens)
         elif self.allowance is not None:
-            self.allowance.leave(self._used_tokens - self._tokens, self._admitted_at)
+            self.allowance.leave(self._used_tokens - self._tokens, self.started_at)
             self.allowance = None
         elif self._admitted:
             TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, self._admitted_at)
@@ -312,20 +313,25 @@ class Visit:
 
     def _complete(self, entry: Entry) -> None:
         """Ahead of the answer, once the journal takes it: what the entry lacks; `leave`, where no ticket does it."""
-        purse, allowance, more_tokens = self.purse, self.allowance, self._used_tokens - self._tokens
-        if allowance is not None and not allowance.is_closed:
+        purse, allowance = self.purse, self.allowance
+        if allowance is not None and not allowance.is_closed:  # most: what the two calls below do
             allowance.ended += 1
-            allowance.tokens -= more_tokens
+            allowance.tokens += self._tokens - self._used_tokens
             if purse is not None:
-                taken, cost = purse.taken, entry.cost_nano or 0
-                entry.charges = allowance.settle(taken, cost) if taken else purse.settle(cost)
+                taken, cost = purse.taken, entry.cost_nano
+                if cost and cost <= taken:
+                    allowance.free += taken - cost
+                    allowance.spent += cost
+                    entry.charges = charges = []
+                    for lease, period in allowance.places:
+                        charges.append(Charge(lease, period, cost))
+                else:
+                    entry.charges = purse.settle(cost or 0)
             return
         if purse is not None:
             entry.charges = purse.settle(entry.cost_nano or 0)
-        if allowance is not None:
-            allowance.leave(more_tokens, self._admitted_at)
-        elif self._admitted:
-            TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, self._admitted_at)
+        if self.ticket is None:
+            self.leave()
 
     def close(self) -> None:
         if self.ticket is None and not self.is_noted and (shared := self.runtime.shared_limits) is not None:
