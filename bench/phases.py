@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What limits and a budget cost a request, by two keys' phases of some milliseconds in turn: noise that lasts longer than
-that is in both alike. Prints ratios to the plain key with their 95 % bounds.
+"""What limits and a budget cost a request, by two keys' phases of some milliseconds in turn: noise that lasts longer
+than that is in both alike. Prints ratios to the plain key with their 95 % bounds.
 
     bench/phases.py [-s SECONDS] [-p PHASE_MS] [-l] [-b]      -l, -b: limits, a budget alone; -e: neither, as a control
 
-Needs what bench/run.py needs, but nginx and wrk. CPU is that of the gateway's processes together, ingestion included; what
-those do between the phases is shared by both keys, so what ingestion alone costs more is not seen here."""
+Needs what bench/run.py needs, but nginx and wrk. CPU is that of the gateway's processes together. What is ingested
+comes from earlier phases of both keys, so what ingestion costs more because of charges is not seen here."""
 
 from __future__ import annotations
 
@@ -59,9 +59,7 @@ def main() -> None:
     bench.build()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        env = prepare(
-            folder / "data", with_limited=True, limits=options.limits or both, budget=options.budget or both
-        )
+        env = prepare(folder / "data", with_limited=True, limits=options.limits or both, budget=options.budget or both)
         program = build(folder)
         serve = [sys.executable, str(ROOT / "manage.py"), "serve", "--listen", f"127.0.0.1:{PORT}", "--workers", "1"]
         spec = {"port": PORT, "cmd": serve, "headers": {"Authorization": f"Bearer {KEY}"}, "env": env}

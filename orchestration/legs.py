@@ -167,7 +167,7 @@ class Legs:
             call.conversation = None  # each leg finds its own model
         call.is_strict = plan.is_strict
         call.started_at = monotonic()
-        visit.purse = call.purse = LegPurse(
+        visit.purse = call.payer = LegPurse(
             ledger=runtime.ledger,
             budgets=key.budgets,
             fail_open=runtime.money_fail_open,

@@ -77,9 +77,6 @@ class LegPurse(Purse, eq=False, kw_only=True):
     funds: Funds
     max_tokens: int | None = None
 
-    def cover_at_once(self, call: Call, target: Target) -> bool:
-        return False
-
     async def cover(self, call: Call, target: Target) -> tuple[Call, int]:
         if self.max_tokens is not None and call.envelope.max_output_tokens is None:
             call = replace(limited(call, target, self.max_tokens), lowered_to=None)

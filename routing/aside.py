@@ -72,8 +72,9 @@ class Asides:
     async def ask(self, entry: Entry, call: Call, target: Target) -> Answer | None:
         """The whole answer, or None; the entry tells which, and is in the journal."""
         started, attempt = monotonic(), Attempt(target.model_id, target.provider.id)
+        purse: Purse | None = None
         if call.snapshot.budgets:
-            call.purse = Purse(ledger=self._ledger, budgets=call.snapshot.budgets)
+            purse = call.payer = Purse(ledger=self._ledger, budgets=call.snapshot.budgets)
         try:
             delivery = await self._engine.ask_once(call, target)
             answer = delivery.answer
@@ -98,8 +99,8 @@ class Asides:
         finally:
             attempt.latency_ms = entry.latency_ms = int((monotonic() - started) * 1000)
             entry.attempt_list = [attempt]
-            if call.purse is not None:
-                entry.charges = call.purse.settle(entry.cost_nano or 0)
+            if purse is not None:
+                entry.charges = purse.settle(entry.cost_nano or 0)
             self._journal.append(entry)
         return answer
 
@@ -147,7 +148,7 @@ def beside(call: Call, target: Target, envelope: Envelope, **changes: Any) -> Ca
         conversation=None,
         lesson=None,
         plain=None,
-        purse=None,
+        payer=None,
         wasted=None,
         lowered_to=None,
         trace=None,

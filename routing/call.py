@@ -22,7 +22,7 @@ from routing.eligibility import Needs, needs_of
 from routing.learning import Lesson
 from routing.patience import Patience
 from routing.policy import Policy
-from routing.purse import Purse
+from routing.purse import Payer
 from routing.shaping import Shape
 from routing.snapshot import Alias, Snapshot, Target
 from telemetry.journal import Attempt, Candidate
@@ -99,7 +99,7 @@ class Call:
     """The same in words, for targets that no format of the answer can be demanded of."""
     shape: Shape | None = None
     """The form that the answer must have."""
-    purse: Purse | None = None
+    payer: Payer | None = None
     """Where budgets pay for it."""
     wasted: Wasted | None = None
     """Hears of answers that were made, and will be billed, and that the client cannot be given."""

@@ -427,8 +427,6 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         visit.context = lesson.context.key
     if (key.limits or visit.runtime.shared_limits is not None) and not visit.leg:  # of a run that was let in
         visit.admit(needs.input_tokens + needs.output_tokens)
-    if key.budgets:
-        visit.purse = visit.runtime.new_purse(budgets=key.budgets, allowance=visit.allowance)
     return Call(
         snapshot=snapshot,
         key=key,
@@ -447,7 +445,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         conversation=talk,
         lesson=lesson,
         plain=plain,
-        purse=visit.purse,
+        payer=visit if key.budgets else None,
         wasted=visit.add_leg,
         shape=visit.shape,
         trace=visit.trace,

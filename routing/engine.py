@@ -138,9 +138,10 @@ class Engine:
         started = monotonic()
         begun: dict[str, bool] = {}
         ended: list[Target] = []
+        payer = call.payer.beside() if call.payer is not None else None
 
         async def leg(one: Target) -> Delivery | None:
-            own = replace(call, patience=Patience(armed=True), begun=begun)
+            own = replace(call, patience=Patience(armed=True), begun=begun, payer=payer)
             try:
                 delivery = await self._try(own, one, failures)
                 ended.append(one)
@@ -211,9 +212,9 @@ class Engine:
         ApiError, InvalidRequest."""
         if reason := unusable_because(target, dialect=call.dialect, vault_open=self._vault_is_open()):
             raise unusable(target, reason)
-        if call.purse is not None:
+        if call.payer is not None:
             try:
-                call, _ = await call.purse.cover(call, target)
+                call, _ = await call.payer.cover(call, target)
             except NoPrice:
                 raise unusable(target, "no_price") from None
             except BudgetExceeded as problem:
@@ -297,11 +298,11 @@ class Engine:
         """The target's delivery, after retries where they help. None: it failed, as the last of `failures` says, or the
         request cannot be said in its dialect. A 404 may be about the endpoint, which compatible services lack in part:
         then the client is translated."""
-        purse = call.purse
-        if purse is None or (call.begun is None and purse.cover_at_once(call, target)):
+        payer = call.payer
+        if payer is None or payer.cover_at_once(call, target):
             return await self._tried(call, target, failures)
         try:
-            call, amount = await purse.cover(call, target)
+            call, amount = await payer.cover(call, target)
         except NoPrice:
             if target is call.hint:
                 raise unusable(target, "no_price") from None
@@ -314,7 +315,7 @@ class Engine:
         try:
             return await self._tried(call, target, failures)
         finally:
-            purse.open -= amount
+            payer.over(amount)
 
     async def _tried(self, call: Call, target: Target, failures: list[tuple[Target, AttemptFailed]]) -> Delivery | None:
         door = self._doors.get(target.provider.type) or self._doors[""]

@@ -14,13 +14,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
 from time import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 from django.db.utils import DatabaseError
 
-from keys.allowance import Allowance
 from keys.auth import BudgetRecord
 from keys.ledger import BudgetExceeded, BudgetGone, Ledger, Reserved
 from providers.formats.base import Dialect
@@ -28,7 +27,6 @@ from providers.formats.envelope import Envelope
 from routing.errors import ApiError
 from routing.pricing import HOUR_CACHE_FACTOR, Prices, dollars, upper_bound_nano
 from routing.snapshot import Target
-from telemetry.journal import Charge
 from telemetry.logs import EventLogger
 
 log = EventLogger(__name__)
@@ -42,7 +40,7 @@ MOST_BILLED_PER_IMAGE: Final = {"gpt-4o-mini": 48_169}  # 2,833 and eight tiles 
 BYTES_PER_RECORDED_TOKEN: Final = 20  # of base64; of the tightest codec it is a hundred
 HELD_SECONDS: Final = 2.0  # after so long, what requests under way do not need may be back
 HIDDEN_TOKENS: Final = 700  # that providers add for tools and roles
-_HOUR: Final = b'"1h"'  # so a client of Anthropic asks a cache to keep what it sends
+HOUR: Final = b'"1h"'  # so a client of Anthropic asks a cache to keep what it sends
 _DEARER: Final = {
     "service_tier": frozenset({"auto", "default", "flex", "scale", "standard", "standard_only"}),
     "speed": frozenset({"standard"}),
@@ -50,7 +48,7 @@ _DEARER: Final = {
 """Parameters for which providers charge other prices than a model's, with the words that make nothing dearer."""
 _TIERS: Final = frozenset(_DEARER)
 _ELSEWHERE: Final = frozenset({"previous_response_id", "conversation", "prompt"})  # name texts that stand there
-_UNUSUAL: Final = _TIERS | _ELSEWHERE
+UNUSUAL: Final = _TIERS | _ELSEWHERE
 
 
 class _Thinking(msgspec.Struct):
@@ -61,63 +59,43 @@ class NoPrice(Exception):
     """What nobody can price, no budget can bear."""
 
 
+class Payer(Protocol):
+    """Of a call's attempts."""
+
+    def cover_at_once(self, call: Call, target: Target) -> bool:
+        """Whether it has reserved what an attempt that has none beside it can cost; else `cover` must."""
+        ...
+
+    def beside(self) -> Payer:
+        """The same, for attempts that are made side by side."""
+        ...
+
+    async def cover(self, call: Call, target: Target) -> tuple[Call, int]:
+        """The call as it may be sent, and an amount that `over` must have once the attempt is over."""
+        ...
+
+    def over(self, amount: int) -> None: ...
+
+
 class Purse(Reserved, eq=False, kw_only=True):
-    """`budgets`: of the payer; at least one. `fail_open`: where the budgets cannot be read, requests are free. `open`:
-    reserved for attempts under way; whoever began one takes its amount back when it is over. `spent`: by answers that
-    came before the one that the client gets."""
+    """A payer. `budgets`: at least one. `fail_open`: where they cannot be read, requests are free. `open`: reserved for
+    attempts under way. `spent`: by answers that came before the one that the client gets."""
 
     ledger: Ledger
     budgets: Sequence[BudgetRecord]
     fail_open: bool = False
     open: int = 0
     spent: int = 0
-    allowance: Allowance | None = None
-    """Of the client key, which its limits let the request in by."""
-    taken: int = 0
-    """Of that, in place of what is `held`."""
-    is_begun: bool = False
     turn: asyncio.Lock | None = None
     """Of attempts that are begun at the same time; None: nobody has asked to wait yet."""
 
     def cover_at_once(self, call: Call, target: Target) -> bool:
-        """As `cover`, for a first attempt that has none beside it, whose call can go as it is, and is like most are,
-        out of what this process has at hand. False: `cover` must see to it."""
-        envelope, prices = call.envelope, target.flat_prices
-        if (
-            self.is_begun
-            or prices is None
-            or envelope.has_media
-            or not _UNUSUAL.isdisjoint(envelope.fields)
-            or (target.may_cache_for_an_hour and _HOUR in envelope.body)
-        ):
-            return False
-        limit = envelope.max_output_tokens
-        if limit is None:
-            if (limit := target.max_output_tokens) is None and envelope.n:
-                return False
-            limit = limit or 0
-        self.is_begun = True
-        most = -(
-            -((envelope.messages_size + HIDDEN_TOKENS) * prices.dearest_input + limit * envelope.n * prices.dearest_output)
-            // 1000
-        )
-        allowance = self.allowance
-        if allowance is not None and (allowance.free >= most or allowance.fund(self.ledger, self.budgets, most)):
-            allowance.free -= most
-            self.taken = most
-            return True
-        held = self.ledger.reserve_at_once(self.budgets, most)
-        if held is None:
-            return False
-        self.held = held
-        return True
+        """Nothing can be told of it without looking closer."""
+        return False
 
     async def cover(self, call: Call, target: Target) -> tuple[Call, int]:
         """Reserves for one attempt; the call as it may be sent, and the amount, which is `open` until the attempt is
         over. Raises BudgetExceeded, NoPrice, ApiError when the budgets cannot be read, or a parameter has no price."""
-        self.is_begun = True
-        if self.allowance is not None and self.taken:
-            self.held, self.taken = self.allowance.carve(self.taken), 0
         if self.budgets:
             require_priced(call.envelope)
         if target.prices is None:
@@ -176,11 +154,12 @@ class Purse(Reserved, eq=False, kw_only=True):
             place += 1
         return most
 
-    def settle(self, cost: int) -> list[Charge]:
-        if self.allowance is not None and self.taken:
-            taken, self.taken = self.taken, 0
-            return self.allowance.settle(taken, cost)
-        return super().settle(cost)
+    def beside(self) -> Purse:
+        return self
+
+    def over(self, amount: int) -> None:
+        """The attempt that it was reserved for."""
+        self.open -= amount
 
 
 def most_input(envelope: Envelope, target: Target) -> int:
@@ -195,7 +174,7 @@ def most_input(envelope: Envelope, target: Target) -> int:
         is_elsewhere = is_elsewhere or media.has_more_elsewhere
     if is_elsewhere:
         size = max(size, target.max_context_tokens)
-    if target.may_cache_for_an_hour and _HOUR in envelope.body:
+    if target.may_cache_for_an_hour and HOUR in envelope.body:
         size *= HOUR_CACHE_FACTOR
     return size
 

@@ -44,7 +44,6 @@ from routing.judging import Judge
 from routing.learning import Learner
 from routing.learning_store import LearningStore
 from routing.probes import Finding, Prober, Subject
-from routing.purse import Purse
 from routing.shadow import Shadows
 from routing.snapshot import Snapshot
 from routing.snapshot_build import build_snapshot, config_version
@@ -149,7 +148,6 @@ class Runtime:
             self._bank = DatabaseBank(holder=self.journal.holder, host=host_of(journal_folder()))
             self.ledger = Ledger(self._bank)
             self.ledger.collect = self.allowances.close_all
-            self.new_purse = partial(Purse, ledger=self.ledger, fail_open=self.money_fail_open)
             default, sandbox = build_transport(settings.TOKENHUB_UPSTREAM_TRANSPORT), SandboxTransport()
             self._transports = [default, sandbox]
             self._prober = Prober(self.health, default)

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import astuple
 
-from keys.allowance import headers_of, lines_of
-from keys.auth import KeyRecord
-from keys.limit_table import TABLE
-from keys.limits import LimitExceeded
+from keys.allowance import lines_of
 from providers.formats.base import Dialect
 from providers.formats.dialect import ClientError, Usage
+from routing.admission import Admission
 from routing.errors import ApiError
 from routing.identity import client_request_id, new_request_id
 from routing.patience import Patience
@@ -23,19 +21,14 @@ from routing.pricing import cost_nano
 from routing.snapshot import Target
 from routing.traced import ended, usage_told
 from telemetry.events import escalation_of
-from telemetry.journal import OUTRUN, Attempt, Candidate, Charge, Entry
+from telemetry.journal import OUTRUN, Attempt, Candidate, Entry
 from telemetry.logs import EventLogger
 
 if TYPE_CHECKING:
-    from keys.allowance import Allowance
-    from keys.limit_lease import Lease
-    from keys.limits import Standings
-    from keys.shared_limits import Ticket
     from providers.formats.envelope import Envelope
     from routing.bandit import Reward
     from routing.capturing import Capture
     from routing.learning import Lesson
-    from routing.purse import Purse
     from routing.runtime import Runtime
     from routing.shaping import Shape
     from telemetry.events import Bus
@@ -56,27 +49,19 @@ class ClientLeft(Exception):
     """The client's connection ended before its body was whole."""
 
 
-class Visit:
+class Visit(Admission):
     __slots__ = (
         "_accounted",
-        "_admitted",
-        "_admitted_at",
         "_earlier",
         "_has_estimates",
-        "_is_held",
-        "_lines",
         "_receive",
         "_send",
         "_task",
         "_ticked",
         "_timer",
-        "_tokens",
-        "_used_tokens",
         "_watched",
         "_watcher",
-        "address",
         "alias",
-        "allowance",
         "at_home",
         "attempts",
         "candidates",
@@ -89,49 +74,37 @@ class Visit:
         "estimated_cost_nano",
         "first_chunk_ms",
         "headers",
-        "is_noted",
         "is_valid",
         "kept_body",
-        "key",
         "leg",
         "lesson",
         "mode",
         "patience",
         "plain",
         "plan",
-        "purse",
         "reason",
         "request_id",
         "requested_model",
         "reward",
-        "runtime",
         "scope",
         "shape",
-        "spent_nano",
-        "standings",
         "started",
-        "started_at",
         "stream",
         "target",
-        "ticket",
-        "tokens_elsewhere",
         "trace",
         "warning",
     )  # fmt: skip
 
     def __init__(self, scope: Any, receive: Any, send: Any, runtime: Runtime, endpoint: str, dialect: Dialect) -> None:
         self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        super().__init__(runtime, self._address(runtime))
         self._receive = receive
         self._send = send
-        self.runtime = runtime
         self.endpoint = endpoint
         self.dialect = dialect
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.request_id = new_request_id()
         self.client_id = client_request_id(self.headers.get(b"x-request-id"))
-        self.started_at = monotonic()
-        self.address = self._address()
-        self.key: KeyRecord | None = None
         self.target: Target | None = None
         self.attempts: list[Attempt] = []
         self.candidates: list[Candidate] = []
@@ -149,33 +122,21 @@ class Visit:
         self.shape: Shape | None = None
         self.plain: Envelope | None = None
         self.is_valid: bool | None = None
-        self.standings: Standings | None = None
-        self.ticket: Ticket | None = None
-        self.is_noted = True
-        """Whether its address's limit has nothing more to learn of it."""
-        self._admitted: list[Lease] = []
-        self.allowance: Allowance | None = None
-        """By which its limits let it in, in place of leases of its own."""
-        self._admitted_at = 0.0
-        self._tokens = self._used_tokens = self.tokens_elsewhere = 0
-        self.spent_nano = 0
-        self.purse: Purse | None = None
         self._earlier: list[Usage] | None = None
-        self._has_estimates = self._is_held = False
-        self._lines = b""
+        self._has_estimates = False
         self._task = asyncio.current_task()
         self.patience = Patience()
         self._ticked = self._watched = False
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
 
-    def _address(self) -> str:
+    def _address(self, runtime: Runtime) -> str:
         """The client's, which a trusted proxy may tell."""
         client = self.scope.get("client")
         address = str(client[0]) if client else ""
-        if self.runtime.trusted_proxies and self.runtime.is_trusted_proxy(address):
+        if runtime.trusted_proxies and runtime.is_trusted_proxy(address):
             for hop in reversed(self.headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
-                if hop.strip() and not self.runtime.is_trusted_proxy(hop.strip()):
+                if hop.strip() and not runtime.is_trusted_proxy(hop.strip()):
                     return hop.strip()[:64]
         return address
 
@@ -240,99 +201,7 @@ class Visit:
             self.client_left = True
             self._task.cancel()
 
-    # -- limits --------------------------------------------------------------------------------------------------
-    def admit(self, tokens: int = 0) -> None:
-        """Lets the request in, as far as the limits of its key and its project go. `tokens`: that it may take. Raises
-        ApiError. Where hosts share their limits, it asks, and `admitted` must follow."""
-        key = self.key
-        assert key is not None  # noqa: S101  whoever is limited is known
-        self._tokens = tokens
-        allowance = key.allowance
-        if allowance is not None and self.started_at < allowance.until and allowance.passes:
-            if tokens <= allowance.tokens:
-                allowance.passes -= 1
-                allowance.tokens -= tokens
-                self.allowance = allowance
-                return
-        self._admitted_at = now = monotonic()
-        if (shared := self.runtime.shared_limits) is not None:
-            self.is_noted = True
-            self.ticket = shared.ask(key.limits, self.address, tokens)
-            return
-        if allowance is not None:
-            allowance.pause()
-        try:
-            self._admitted = TABLE.enter_all(key.limits, tokens, now)
-        except LimitExceeded as problem:
-            raise self._refusal(problem) from None
-        self.runtime.allowances.offer(key, self._admitted, now)
-
-    async def admitted(self) -> None:
-        """Once the limits that hosts share have let the request in, where `admit` asked them. Raises ApiError."""
-        if self.ticket is not None:
-            try:
-                self.standings = await self.ticket.decided()
-            except LimitExceeded as problem:
-                raise self._refusal(problem) from None
-
-    def _refusal(self, problem: LimitExceeded) -> ApiError:
-        if not problem.limits.whose:
-            return self.address_refusal(problem.retry_after_seconds)
-        self.runtime.metrics.rate_limited += 1
-        return ApiError(
-            "rate_limit_exceeded",
-            f"{problem.limits.whose} is limited to {problem.what}.",
-            hint="Wait as Retry-After says, or ask the operator for more.",
-            retry_after_seconds=problem.retry_after_seconds,
-            noted={**problem.noted(), "wait_seconds": problem.retry_after_seconds},
-        )
-
-    def address_refusal(self, retry_after_seconds: float) -> ApiError:
-        self.runtime.metrics.rate_limited += 1
-        told: dict[str, object] = {"limit": "address", "address": self.address, "wait_seconds": retry_after_seconds}
-        if (bucket := self.runtime.addresses.bucket) is not None:
-            told |= {"value": bucket.rate, "at_once": bucket.burst}
-        return ApiError(
-            "rate_limit_exceeded",
-            "Too many requests from this address.",
-            hint="Wait as Retry-After says.",
-            retry_after_seconds=retry_after_seconds,
-            noted=told,
-        )
-
-    def leave(self) -> None:
-        """It is accounted for, and counts no more as under way."""
-        if self.ticket is not None:
-            self.ticket.close(self._used_tokens)
-        elif self.allowance is not None:
-            self.allowance.leave(self._used_tokens - self._tokens, self.started_at)
-            self.allowance = None
-        elif self._admitted:
-            TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, self._admitted_at)
-            self._admitted = []
-
-    def _complete(self, entry: Entry) -> None:
-        """Ahead of the answer, once the journal takes it: what the entry lacks; `leave`, where no ticket does it."""
-        purse, allowance = self.purse, self.allowance
-        if allowance is not None and not allowance.is_closed:  # most: what the two calls below do
-            allowance.ended += 1
-            allowance.tokens += self._tokens - self._used_tokens
-            if purse is not None:
-                taken, cost = purse.taken, entry.cost_nano
-                if cost and cost <= taken:
-                    allowance.free += taken - cost
-                    allowance.spent += cost
-                    entry.charges = charges = []
-                    for lease, period in allowance.places:
-                        charges.append(Charge(lease, period, cost))
-                else:
-                    entry.charges = purse.settle(cost or 0)
-            return
-        if purse is not None:
-            entry.charges = purse.settle(entry.cost_nano or 0)
-        if self.ticket is None:
-            self.leave()
-
+    # -- the end -------------------------------------------------------------------------------------------------
     def close(self) -> None:
         if self.ticket is None and not self.is_noted and (shared := self.runtime.shared_limits) is not None:
             shared.note(self.address)
@@ -349,18 +218,12 @@ class Visit:
             (b"x-request-id", (self.client_id or self.request_id).encode("ascii")),
             (b"x-tokenhub-request-id", self.request_id.encode("ascii")),
         ]
-        if self.allowance is not None:
-            if self._is_held:
-                self._lines = self.allowance.lines
-            else:
-                headers += self.allowance.headers()
-        elif self._admitted:
-            if self._is_held:
-                self._lines = lines_of(self._admitted, monotonic())
-            else:
-                headers += headers_of(self._admitted, monotonic())
-        elif self.standings is not None:
-            headers += self.standings.told()
+        if self.allowance is not None and self._is_held:
+            self._lines = self.allowance.lines
+        elif self._admitted and self._is_held:
+            self._lines = lines_of(self._admitted, monotonic())
+        elif self.allowance is not None or self._admitted or self.standings is not None:
+            headers += self.limit_headers()
         origin = self.headers.get(b"origin")
         if origin is not None and origin in self.runtime.cors_origins:
             headers += [
@@ -539,12 +402,12 @@ class Visit:
             warning=self.warning,
         )
         if answer_follows and self.scope.get("extensions") is OUTBOX_EXTENSION:
-            self._is_held = self.purse is not None or self.allowance is not None or bool(self._admitted)
-            runtime.journal.hold(entry, self._complete if self._is_held else None)
+            self._is_held = self.allowance is not None or self.purse is not None or bool(self._admitted)
+            runtime.journal.hold(entry, self.complete if self._is_held else None)
             runtime.outbox.schedule()
         else:
-            if self.purse is not None:
-                entry.charges = self.purse.settle(cost or 0)
+            if self.purse is not None or self.taken:
+                entry.charges = self.settle(cost or 0)
             runtime.journal.append(entry)
         if runtime.events.wanted[0]:
             runtime.events.finished(entry)

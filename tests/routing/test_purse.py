@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from keys.bank import DatabaseBank
 from keys.ledger import Grant, Ledger, Reserved
 from keys.models import NANO, Budget, Subject
 from providers.formats.registry import DIALECTS
+from routing.admission import Admission
 from routing.call import Call
 from routing.eligibility import needs_of
 from routing.policy import Policy
@@ -146,6 +149,13 @@ def test_a_budget_that_is_deleted_between_two_attempts_is_charged_no_more_and_th
     assert asyncio.run(ask()) == [CAP // 2 + 1]
 
 
+def payer_of(ledger: Ledger, whose: BudgetRecord) -> Admission:
+    runtime: Any = SimpleNamespace(ledger=ledger, money_fail_open=False)
+    payer = Admission(runtime, "127.0.0.1")
+    payer.key = replace(key(), budgets=(whose,))
+    return payer
+
+
 @pytest.mark.django_db(transaction=True)
 def test_an_ordinary_request_reserves_at_once_what_any_other_would() -> None:
     whose = budget("one")
@@ -156,13 +166,14 @@ def test_an_ordinary_request_reserves_at_once_what_any_other_would() -> None:
         further: dict[str, Any]
         for further in ({}, {"n": 3}, {"max_tokens": None}, {"max_completion_tokens": 7}):
             one = call(**further)
-            purse = Purse(ledger=ledger, budgets=[whose])
-            assert purse.cover_at_once(one, TARGET)
+            payer = payer_of(ledger, whose)
+            assert payer.cover_at_once(one, TARGET)
             tokens = most_input(one.envelope, TARGET)
             bound = upper_bound_nano(prices(1000, 1000), tokens, most_output(one.envelope, TARGET) * one.envelope.n)
-            assert [held.amount for held in purse.held] == [bound]
-            purse.settle(0)
+            assert payer.purse is not None
+            assert [held.amount for held in payer.purse.held] == [bound]
+            payer.settle(0)
         for further in ({"service_tier": "priority"}, {"previous_response_id": "r"}):
-            assert not Purse(ledger=ledger, budgets=[whose]).cover_at_once(call(**further), TARGET)
+            assert not payer_of(ledger, whose).cover_at_once(call(**further), TARGET)
 
     asyncio.run(ask())
