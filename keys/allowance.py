@@ -37,8 +37,8 @@ class Allowance:
     ends with them."""
 
     __slots__ = (
-        "_drawn", "_table", "ended", "free", "is_closed", "leases", "lines", "passes", "places", "reserved", "spent",
-        "tokens", "until", "used",
+        "_drawn", "_table", "ended", "free", "is_closed", "leases", "lines", "passes", "place", "places", "reserved",
+        "spent", "tokens", "until", "used",
     )  # fmt: skip
 
     def __init__(self, table: LimitTable, leases: list[Lease]) -> None:
@@ -52,6 +52,8 @@ class Allowance:
         self.reserved: list[Reservation] = []
         self.places: list[tuple[str, int]] = []
         """Lease and period of each."""
+        self.place: tuple[str, int] | None = None
+        """Of the only one."""
 
     def pause(self) -> None:
         """Until it is renewed: its leases have all of it back."""
@@ -99,6 +101,7 @@ class Allowance:
         if not self.reserved:
             self.reserved = held
             self.places = [(one.holding.lease, one.holding.period) for one in held]
+            self.place = self.places[0] if len(self.places) == 1 else None
         elif [one.holding for one in held] == [one.holding for one in self.reserved]:
             for one, more in zip(self.reserved, held, strict=True):
                 one.amount += more.amount
@@ -119,10 +122,10 @@ class Allowance:
             self._give_back(amount - charged, charged)
         if not cost:
             return []
-        overrun, charges = cost - charged, []
-        for lease, period in self.places:
-            charges.append(Charge(lease, period, charged, overrun))
-        return charges
+        return self.charges(charged, cost - charged)
+
+    def charges(self, nano: int, overrun: int = 0) -> list[Charge]:
+        return [Charge(lease, period, nano, overrun) for lease, period in self.places]
 
     def carve(self, amount: int) -> list[Reservation]:
         """In place of what a request took: reservations of its own."""

@@ -52,8 +52,8 @@ class Plans(Chat):
         except (ApiError, InvalidRequest):
             visit.requested_model = visit.requested_model or self.named(raw)
             raise
-        if visit.runtime.shared_limits is not None or (visit.key is not None and visit.key.limits):
-            visit.admit(visit.tokens_elsewhere)
+        if visit.key is not None and (visit.runtime.shared_limits is not None or visit.key.limits):
+            visit.admit(visit.key, visit.tokens_elsewhere)
             await visit.admitted()
         TRACE.set(visit.trace)
         visit.plan, visit.reason, visit.estimated_cost_nano = plan.id, plan.reason, plan.estimated_cost_nano

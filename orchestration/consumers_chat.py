@@ -53,8 +53,8 @@ class DurableChat(TokenHubChat):
             await require_usable(visit.shape)
         needs = needs_of(envelope)
         visit.tokens_elsewhere = needs.input_tokens + needs.output_tokens
-        if visit.runtime.shared_limits is not None or (visit.key is not None and visit.key.limits):
-            visit.admit(visit.tokens_elsewhere)
+        if visit.key is not None and (visit.runtime.shared_limits is not None or visit.key.limits):
+            visit.admit(visit.key, visit.tokens_elsewhere)
             await visit.admitted()
         TRACE.set(visit.trace)
         key = visit.key

@@ -13,7 +13,7 @@ from keys.allowance import headers_of
 from keys.limit_table import TABLE
 from keys.limits import LimitExceeded
 from routing.errors import ApiError
-from routing.purse import HIDDEN_TOKENS, HOUR, UNUSUAL, Purse
+from routing.purse import HOUR, UNUSUAL, Purse
 from telemetry.journal import Charge, Entry
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Admission:
-    """`key`: whose limits and budgets; set before `admit`. `allowance`: by which its limits let it in, in place of
+    """`key`: whose limits and budgets. `allowance`: by which its limits let it in, in place of
     leases of its own; `taken`: of that allowance's money. `purse`: in place of that. `ticket`, `standings`: where hosts
     share limits. `is_noted`: its address's limit has nothing more to learn of it. `spent_nano`: by answers that came
     before the one that the client gets; `tokens_elsewhere`: taken by its legs."""
@@ -59,11 +59,9 @@ class Admission:
         self._lines = b""
 
     # -- limits --------------------------------------------------------------------------------------------------
-    def admit(self, tokens: int = 0) -> None:
+    def admit(self, key: KeyRecord, tokens: int = 0) -> None:
         """Lets the request in, as far as the limits of its key and its project go. `tokens`: that it may take. Raises
         ApiError. Where hosts share their limits, it asks, and `admitted` must follow."""
-        key = self.key
-        assert key is not None  # noqa: S101  whoever is limited is known
         self._tokens = tokens
         allowance = key.allowance
         if (
@@ -144,11 +142,11 @@ class Admission:
     # -- money ---------------------------------------------------------------------------------------------------
     def cover_at_once(self, call: Call, target: Target) -> bool:
         """Of a first attempt, whose call can go as it is and is like most are, out of what this process has at hand."""
-        envelope, prices = call.envelope, target.flat_prices
+        envelope, bound = call.envelope, target.bound
         if (
             self.taken
             or self.purse is not None
-            or prices is None
+            or bound is None
             or envelope.has_media
             or not UNUSUAL.isdisjoint(envelope.fields)
             or (target.may_cache_for_an_hour and HOUR in envelope.body)
@@ -161,8 +159,7 @@ class Admission:
                 if envelope.n:
                     return False
                 limit = 0
-        thousand = (envelope.messages_size + HIDDEN_TOKENS) * prices.dearest_input
-        most = -(-(thousand + limit * envelope.n * prices.dearest_output) // 1000)
+        most = (envelope.messages_size * bound.input + limit * envelope.n * bound.output + bound.rest) // 1000
         allowance = self.allowance
         if allowance is not None and (allowance.free >= most or self._fund(allowance, most)):
             allowance.free -= most
@@ -225,8 +222,10 @@ class Admission:
         if cost and cost <= taken:
             allowance.free += taken - cost
             allowance.spent += cost
-            entry.charges = charges = []
-            for lease, period in allowance.places:
-                charges.append(Charge(lease, period, cost))
+            if (place := allowance.place) is not None:
+                lease, period = place
+                entry.charges = [Charge(lease, period, cost)]
+            else:
+                entry.charges = allowance.charges(cost)
         elif taken or self.purse is not None:
             entry.charges = self.settle(cost or 0)

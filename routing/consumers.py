@@ -144,7 +144,7 @@ class Endpoint(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
                 hint="Use another key, or ask the operator for the scope.",
             )
         if counts and (key.limits or visit.runtime.shared_limits is not None):
-            visit.admit()
+            visit.admit(key)
 
     @staticmethod
     def require_journal(visit: Visit) -> None:
@@ -426,7 +426,7 @@ def prepare(visit: Visit, envelope: Envelope, policy: Policy) -> Call:
         visit.lesson = lesson
         visit.context = lesson.context.key
     if (key.limits or visit.runtime.shared_limits is not None) and not visit.leg:  # of a run that was let in
-        visit.admit(needs.input_tokens + needs.output_tokens)
+        visit.admit(key, needs.input_tokens + needs.output_tokens)
     return Call(
         snapshot=snapshot,
         key=key,

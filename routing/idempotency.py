@@ -125,7 +125,7 @@ async def _found(visit: Visit, name: str, body: bytes) -> Claim | Kept:
 async def _counted(visit: Visit) -> None:
     """A repeat is a request as any other for the limits, of no tokens. Raises ApiError."""
     if visit.key is not None and (visit.key.limits or visit.runtime.shared_limits is not None):
-        visit.admit()
+        visit.admit(visit.key)
         await visit.admitted()
 
 

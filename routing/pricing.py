@@ -13,8 +13,19 @@ from providers.formats.dialect import Usage
 
 NANO = 1_000_000_000
 HOUR_CACHE_FACTOR = 2
+HIDDEN_TOKENS = 700  # that providers add for tools and roles
 MOST_NANO = 1 << 48
 """Of one call: 281,475 dollars, which only a wrong figure or price exceeds. Many of them still add up to a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The most that a call can cost, where prices do not depend on the input's size: `input` of each of its tokens,
+    `output`, and `rest`; thousandths of nano-dollars, to be rounded down."""
+
+    input: int
+    output: int
+    rest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +55,12 @@ class Prices:
             if input_tokens > threshold:
                 return prices
         return self
+
+    def bound(self, more_tokens: int) -> Bound | None:
+        """With so many tokens of input beyond those that are told."""
+        if self.tiers:
+            return None
+        return Bound(self.dearest_input, self.dearest_output, more_tokens * self.dearest_input + 999)
 
     def with_tiers(self, tiers: Iterable[tuple[int, Prices]]) -> Prices:
         return replace(self, tiers=tuple(sorted(tiers, key=lambda tier: -tier[0])))

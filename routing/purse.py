@@ -25,7 +25,7 @@ from keys.ledger import BudgetExceeded, BudgetGone, Ledger, Reserved
 from providers.formats.base import Dialect
 from providers.formats.envelope import Envelope
 from routing.errors import ApiError
-from routing.pricing import HOUR_CACHE_FACTOR, Prices, dollars, upper_bound_nano
+from routing.pricing import HIDDEN_TOKENS, HOUR_CACHE_FACTOR, Prices, dollars, upper_bound_nano
 from routing.snapshot import Target
 from telemetry.logs import EventLogger
 
@@ -39,7 +39,6 @@ MOST_TOKENS_PER_IMAGE: Final = 16_384  # OpenAI's newer models take up to 14,364
 MOST_BILLED_PER_IMAGE: Final = {"gpt-4o-mini": 48_169}  # 2,833 and eight tiles of 5,667: more than it reads
 BYTES_PER_RECORDED_TOKEN: Final = 20  # of base64; of the tightest codec it is a hundred
 HELD_SECONDS: Final = 2.0  # after so long, what requests under way do not need may be back
-HIDDEN_TOKENS: Final = 700  # that providers add for tools and roles
 HOUR: Final = b'"1h"'  # so a client of Anthropic asks a cache to keep what it sends
 _DEARER: Final = {
     "service_tier": frozenset({"auto", "default", "flex", "scale", "standard", "standard_only"}),

@@ -14,7 +14,7 @@ from providers.formats.reasoning import is_openai_reasoner
 from providers.formats.registry import DIALECTS
 from providers.types import TYPES, TypeDefaults
 from routing.policy import Policy
-from routing.pricing import Prices
+from routing.pricing import HIDDEN_TOKENS, Bound, Prices
 from routing.scoring import PROFILES, Profile
 from vault.keyring import SealedCredential
 
@@ -54,13 +54,13 @@ class Target:
     max_output_tokens: int | None
     abilities: frozenset[str]
     prices: Prices | None
-    flat_prices: Prices | None = field(init=False, repr=False)
-    """The same, where they do not depend on the input's size."""
+    bound: Bound | None = field(init=False, repr=False)
+    """Of one call's cost, where one step can tell it."""
     may_cache_for_an_hour: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        is_flat = self.prices is not None and not self.prices.tiers
-        object.__setattr__(self, "flat_prices", self.prices if is_flat else None)
+        bound = self.prices.bound(HIDDEN_TOKENS) if self.prices is not None else None
+        object.__setattr__(self, "bound", bound)
         object.__setattr__(self, "may_cache_for_an_hour", ANTHROPIC in self.provider.dialects)
 
     def dialect_for(self, client: Dialect, missing: Container[str] = ()) -> Dialect | None:

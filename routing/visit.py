@@ -403,7 +403,7 @@ class Visit(Admission):
         )
         if answer_follows and self.scope.get("extensions") is OUTBOX_EXTENSION:
             self._is_held = self.allowance is not None or self.purse is not None or bool(self._admitted)
-            runtime.journal.hold(entry, self.complete if self._is_held else None)
+            runtime.journal.hold(entry, self if self._is_held else None)
             runtime.outbox.schedule()
         else:
             if self.purse is not None or self.taken:

@@ -13,10 +13,10 @@ import secrets
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import time_ns
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from zlib import crc32
 
 import msgspec
@@ -172,6 +172,12 @@ def _whole(value: Any) -> Any:
     return value
 
 
+class Owner(Protocol):
+    """Of an entry that lacks something."""
+
+    def complete(self, entry: Entry) -> None: ...
+
+
 class Journal:
     """The writer of one process. `append` is called on the event loop's thread only."""
 
@@ -184,7 +190,7 @@ class Journal:
         self._dirty = False
         self._torn = False
         self._unwritten: deque[bytes] = deque()
-        self._held: list[tuple[Entry, Callable[[Entry], None] | None]] = []
+        self._held: list[tuple[Entry, Owner | None]] = []
         self._stop = threading.Event()
         self._syncer: threading.Thread | None = None
         self.lines = 0
@@ -216,11 +222,11 @@ class Journal:
         self._unwritten.append(line)
         self.flush()
 
-    def hold(self, entry: Entry, complete: Callable[[Entry], None] | None = None) -> None:
-        """For the next `flush`, which must come before the answer's last byte leaves: many lines, one write. `complete`
-        is called ahead of it; what is done for many requests in a row costs each of them a fraction."""
+    def hold(self, entry: Entry, owner: Owner | None = None) -> None:
+        """For the next `flush`, which must come before the answer's last byte leaves: many lines, one write. The owner
+        completes it ahead of that; what is done for many requests in a row costs each of them a fraction."""
         self.lines += 1
-        self._held.append((entry, complete))
+        self._held.append((entry, owner))
 
     def flush(self) -> bool:
         """Writes what is held, and tries again what could not be written. True when nothing is left over. Lines of a
@@ -240,10 +246,10 @@ class Journal:
         """What is held, as lines. One that cannot be written must not keep the others."""
         held, self._held = self._held, []
         lines = []
-        for entry, complete in held:
+        for entry, owner in held:
             try:
-                if complete is not None:
-                    complete(entry)
+                if owner is not None:
+                    owner.complete(entry)
                 lines.append(encode_line(entry))
             except Exception:
                 log.exception("journal_entry_lost", request=entry.id, key=entry.key_id, cost_nano=entry.cost_nano)

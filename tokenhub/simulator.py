@@ -34,8 +34,8 @@ from routing.errors import ApiError
 from routing.health import Health
 from routing.models import Ability
 from routing.policy import MAX_BUDGET_USD, MAX_LATENCY_MS, MAX_WEIGHT
-from routing.pricing import upper_bound_nano
-from routing.purse import HIDDEN_TOKENS, LEAST_OUTPUT_TOKENS
+from routing.pricing import HIDDEN_TOKENS, upper_bound_nano
+from routing.purse import LEAST_OUTPUT_TOKENS
 from routing.snapshot import Snapshot
 from routing.words import exclusion_in_words, reason_in_words
 from telemetry.money import dollars

@@ -90,7 +90,7 @@ class House:
     def enter(self, tokens: int) -> Admission:
         guest = Admission(self.runtime, "127.0.0.1")
         guest.key = self.key
-        guest.admit(tokens)
+        guest.admit(self.key, tokens)
         guest.cover_at_once(CALL, TARGET)
         return guest
 
