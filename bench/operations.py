@@ -4,7 +4,7 @@ do not change. It leaves out what C code does, the kernel, and other threads.
 
     bench/operations.py        # what limits and a budget add to a plain key's request
 
-One process of the gateway runs traced, some ten times slower, so moments that the hot path counts in are stretched as
+One process of the gateway runs traced, some fifteen times slower, so moments that the hot path counts in are stretched as
 much. Needs what bench/run.py needs, but nginx and wrk."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from run import KEY, LIMITED_KEY, ROOT, harness, prepare
 
 PORT = 9302
 REQUESTS, IN_FLIGHT = 640, 32
-SLOWER = 10
+SLOWER = 15
 LEAST_SHOWN = 0.5
 BODY = json.dumps({"model": "mock", "messages": [{"role": "user", "content": "Say hello, please."}], "max_tokens": 64})
 

@@ -150,7 +150,8 @@ class Allowance:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """`lines`, one by one."""
-        return [(name, value) for name, _, value in (line.partition(b": ") for line in self.lines.splitlines())]
+        lines = (line.partition(b": ") for line in self.lines.splitlines())
+        return [(name, value) for name, _, value in lines if name]
 
 
 class Allowances:
@@ -198,7 +199,7 @@ def headers_of(leases: Sequence[Lease], now: float) -> list[tuple[bytes, bytes]]
 
 
 def lines_of(leases: Sequence[Lease], now: float) -> bytes:
-    """The same as lines of an answer's head."""
+    """The same as the last lines of an answer's head."""
     if len(leases) == 1:
         return leases[0].lines(now)
-    return b"".join(b"%b: %b\r\n" % header for header in headers_of(leases, now))
+    return b"".join(b"%b: %b\r\n" % header for header in headers_of(leases, now)) + b"\r\n"

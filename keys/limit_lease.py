@@ -80,7 +80,7 @@ class Lease:
         return self.limits.standings(self.standing_at(), now)
 
     def lines(self, now: float) -> bytes:
-        """The same as lines of an answer's head."""
+        """The same as the last lines of an answer's head."""
         limits, full_at = self.limits, self.full_at
         is_ahead = self.most_calls > 0
         self.count()

@@ -93,7 +93,8 @@ class Limits:
     requests_at: int = field(init=False, repr=False, compare=False)
     """Its place among second, minute and tokens."""
     lines: bytes = field(init=False, repr=False, compare=False)
-    """What clients are told, as lines of an answer's head; they lack what is left and the seconds until all is."""
+    """What clients are told, as the last lines of an answer's head; they lack what is left and the seconds until all
+    is."""
 
     def __post_init__(self) -> None:
         requests = self.minute if self.minute is not None else self.second
@@ -104,7 +105,7 @@ class Limits:
             for bucket, (size, remaining, reset) in ((requests, REQUESTS_TOLD), (self.tokens, TOKENS_TOLD))
             if bucket is not None
         )
-        object.__setattr__(self, "lines", b"".join(lines))
+        object.__setattr__(self, "lines", b"".join(lines) + b"\r\n")
 
     def what(self, which: int) -> str:
         """One of them as a person reads it: of CONCURRENT, SECOND, MINUTE, TOKENS."""

@@ -42,7 +42,7 @@ ResponseHeaders = list[tuple[bytes, bytes]]
 OUTBOX_EXTENSION: dict[str, Any] = {"tokenhub.outbox": {}}
 """In a scope: its server sends whole answers through the runtime's outbox."""
 LINES: Final = "tokenhub.lines"
-"""In a message to such a server: further lines of the answer's head, as they go out."""
+"""In a message to such a server: further lines of the answer's head, as they go out, and the empty one that ends it."""
 
 
 class ClientLeft(Exception):

@@ -38,7 +38,8 @@ class Cycle(RequestResponseCycle):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._outbox = runtime().outbox
-        self._waiting_head = b""
+        self._waiting: tuple[bytes, bytes] | None = None
+        """The head of an answer whose body is to come: all but its last lines, and those."""
         if Protocol.is_leaving:
             self.keep_alive = False
         self.scope["extensions"] = OUTBOX_EXTENSION
@@ -53,20 +54,21 @@ class Cycle(RequestResponseCycle):
                 raise RuntimeError(f"Expected ASGI message 'http.response.start', but got {message['type']!r}.")
             self.response_started = True
             self.waiting_for_100_continue = False
-            head = self._head(message["status"], message.get("headers", ()), message.get(LINES, b""))
+            head, last = self._head(message["status"], message.get("headers", ())), message.get(LINES, b"\r\n")
             if self.chunked_encoding is False:
-                self._waiting_head = head
+                self._waiting = (head, last)
             else:  # of a stream: its first event may take its time
-                self.transport.write(head)
+                self.transport.write(head + last)
             return
-        head, self._waiting_head = self._waiting_head, b""
+        waiting, self._waiting = self._waiting, None
         body = message.get("body", b"")
-        if not head or message.get("more_body", False) or len(body) != self.expected_content_length:
+        if waiting is None or message.get("more_body", False) or len(body) != self.expected_content_length:
             self._outbox.flush()
-            self.transport.write(head)
+            if waiting is not None:
+                self.transport.write(b"".join(waiting))
             await super().send(message)
             return
-        self._outbox.put(self.transport, head + body, close=not self.keep_alive)
+        self._outbox.put(self.transport, b"".join((*waiting, body)), close=not self.keep_alive)
         self.response_complete = True
         self.message_event.set()
         self.on_response()
@@ -81,10 +83,10 @@ class Cycle(RequestResponseCycle):
             self.disconnected = True
             self.message_event.set()
 
-    def _head(self, status: int, headers: Any, lines: bytes) -> bytes:
-        """`lines`: further ones. Raises RuntimeError for a header that holds a line break."""
-        parts = [STATUS_LINE[status], lines]
-        count, closes = 1 + lines.count(b"\n"), False
+    def _head(self, status: int, headers: Any) -> bytes:
+        """Without the empty line that ends it. Raises RuntimeError for a header that holds a line break."""
+        parts = [STATUS_LINE[status]]
+        count, closes = 1, False
         for group in (self.default_headers, headers):
             for raw, value in group:
                 count += 1
@@ -109,9 +111,8 @@ class Cycle(RequestResponseCycle):
             self.chunked_encoding = True
             parts.append(b"transfer-encoding: chunked\r\n")
             count += 1
-        parts.append(b"\r\n")
         head = b"".join(parts)
-        if head.count(b"\n") != count + 1 or head.count(b"\r") != count + 1 or b"\0" in head:
+        if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
             raise RuntimeError("Invalid HTTP header: a name or value holds a line break.")
         return head
 

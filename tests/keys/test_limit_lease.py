@@ -169,7 +169,7 @@ def test_an_answers_lines_say_what_headers_say(
                 continue
             at = now + pause / 3
             headers = lease.standings(at).told()
-            assert lease.lines(at) == b"".join(b"%b: %b\r\n" % header for header in headers)
+            assert lease.lines(at) == b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
 
 
 def test_a_request_whose_lease_was_given_back_is_taken_out_of_the_table() -> None:
