@@ -4,8 +4,8 @@ do not change. It leaves out what C code does, the kernel, and other threads.
 
     bench/operations.py        # what limits and a budget add to a plain key's request
 
-One process of the gateway runs traced, some fifteen times slower, so moments that the hot path counts in are stretched as
-much. Needs what bench/run.py needs, but nginx and wrk."""
+One process of the gateway runs traced, some fifteen times slower, so moments that the hot path counts in are stretched
+as much. Needs what bench/run.py needs, but nginx and wrk."""
 
 from __future__ import annotations
 

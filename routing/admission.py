@@ -30,10 +30,10 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Admission:
-    """`key`: whose limits and budgets. `allowance`: by which its limits let it in, in place of
-    leases of its own; `taken`: of that allowance's money. `purse`: in place of that. `ticket`, `standings`: where hosts
-    share limits. `is_noted`: its address's limit has nothing more to learn of it. `spent_nano`: by answers that came
-    before the one that the client gets; `tokens_elsewhere`: taken by its legs."""
+    """`key`: whose limits and budgets. `allowance`: by which its limits let it in, in place of leases of its own;
+    `taken`: of that one's money; `purse`: in place of that. `ticket`, `standings`: where hosts share limits.
+    `is_noted`: its address's limit has nothing more to learn of it. `spent_nano`: by answers that came before the one
+    that the client gets; `tokens_elsewhere`: taken by its legs."""
 
     __slots__ = (
         "_admitted", "_admitted_at", "_is_held", "_lines", "_tokens", "_used_tokens", "address", "allowance",
@@ -67,7 +67,7 @@ class Admission:
         if (
             allowance is not None
             and self.started_at < allowance.until
-            and allowance.passes
+            and allowance.passes > 0
             and tokens <= allowance.tokens
         ):
             allowance.passes -= 1
