@@ -87,9 +87,13 @@ class House:
             first[1]()
         self.now = until
 
-    def enter(self, tokens: int) -> Admission:
+    def arrive(self) -> Admission:
         guest = Admission(self.runtime, "127.0.0.1")
         guest.key = self.key
+        return guest
+
+    def enter(self, tokens: int) -> Admission:
+        guest = self.arrive()
         guest.admit(self.key, tokens)
         guest.cover_at_once(CALL, TARGET)
         return guest
@@ -213,6 +217,22 @@ def test_an_idle_allowance_is_closed_when_its_leases_end(monkeypatch: pytest.Mon
     house.wait(LEASE_SECONDS)
     assert house.key.allowance is None
     assert [holding.reserved for holding in house.holdings] == [BOUND, BOUND]
+
+
+def test_a_request_that_arrived_before_its_lease_gets_back_the_tokens_that_it_did_not_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    house = House(monkeypatch, project=False)
+    slow = house.arrive()
+    house.wait(0.05)
+    one = busy(house)
+    slow.admit(house.key, 5000)
+    assert slow.allowance is one
+    house.close()
+    house.leave(slow, 100, 0)
+    told = house.table.enter(house.limits[0], 0, house.now).standings(house.now)
+    assert told.tokens is not None
+    assert told.tokens.remaining == TOKENS - 6 * 10 - 100
 
 
 def test_whoever_needs_what_an_allowance_holds_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
