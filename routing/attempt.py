@@ -12,7 +12,7 @@ from typing import Any
 
 from providers.client import Exchange, FailureKind, Headers, Transport, UpstreamFailure
 from providers.formats.base import Dialect
-from providers.formats.dialect import Answer, Relay, Usage, WireError
+from providers.formats.dialect import Answer, Relay, Rendered, Usage, WireError
 from providers.formats.errors import InvalidRequest, UnreadableAnswer
 from providers.formats.registry import relay, translate_answer
 from providers.outcomes import ErrorClass, classify_failure, classify_status, retry_after_seconds
@@ -144,19 +144,7 @@ async def _attempt(
             if call.begun is not None:
                 call.begun[target.model_id] = True
             if call.envelope.stream:
-                stream = relay(
-                    dialect,
-                    call.dialect,
-                    show_usage=_shows_usage(call),
-                    now=time(),
-                    asked=None if same else call.parsed(),
-                    rendered=rendered,
-                )
-                if call.lesson is not None and (call.lesson.is_heard or call.lesson.is_judged):
-                    stream = delivery.heard = HeardStream(stream, call.dialect)
-                if call.shape is not None:
-                    stream = ShapedStream(stream, call.shape, call.dialect)
-                await _open_stream(delivery, exchange, stream, dialect, secret)
+                await _open_stream(call, delivery, exchange, dialect, rendered, secret)
                 kept, exchange = exchange, None
                 delivery.exchange = kept
             else:
@@ -237,10 +225,30 @@ def _add(headers: Headers, defaults: Headers, passed: Headers, further: Headers)
                 headers.append((name, value))
 
 
-async def _open_stream(delivery: Delivery, exchange: Exchange, stream: Relay, dialect: Dialect, secret: str) -> None:
+def _stream(call: Call, delivery: Delivery, dialect: Dialect, rendered: Rendered, *, is_whole: bool = False) -> Relay:
+    stream = relay(
+        dialect,
+        call.dialect,
+        show_usage=_shows_usage(call),
+        now=time(),
+        asked=None if dialect is call.dialect else call.parsed(),
+        rendered=rendered,
+        is_whole=is_whole,
+    )
+    if call.lesson is not None and (call.lesson.is_heard or call.lesson.is_judged):
+        stream = delivery.heard = HeardStream(stream, call.dialect)
+    if call.shape is not None:
+        stream = ShapedStream(stream, call.shape, call.dialect)
+    return stream
+
+
+async def _open_stream(
+    call: Call, delivery: Delivery, exchange: Exchange, dialect: Dialect, rendered: Rendered, secret: str
+) -> None:
     """Reads until there is an event for the client, so that a failure before that can still go elsewhere. Comments,
-    which some services write while they look for a machine, are none; a plain body may tell an error."""
-    heard = b""
+    which some services write while they look for a machine, are none; a plain body may tell an error, or be the whole
+    answer of a provider that makes no streams, which is then told as one."""
+    stream, heard = _stream(call, delivery, dialect, rendered), b""
     while True:
         data = await exchange.chunk()
         delivery.first += stream.feed(data) if data else stream.close()
@@ -253,9 +261,20 @@ async def _open_stream(delivery: Delivery, exchange: Exchange, stream: Relay, di
         if not data:
             if (wire := dialect.told_error(heard)) is not None:
                 raise _told_failure(wire, secret)
-            raise UpstreamFailure(FailureKind.RESET, "The provider ended its stream before it said anything.")
-        if len(heard) < MAX_ERROR_BYTES:
+            if not _is_body(heard):
+                raise UpstreamFailure(FailureKind.RESET, "The provider ended its stream before it said anything.")
+            stream = _stream(call, delivery, dialect, rendered, is_whole=True)
+            delivery.first = stream.feed(heard) + stream.close()
+            delivery.relay = stream
+            delivery.dropped = (*delivery.dropped, "stream")
+            return
+        if len(heard) < (MAX_ANSWER_BYTES if _is_body(heard) else MAX_ERROR_BYTES):
             heard += data
+
+
+def _is_body(data: bytes) -> bool:
+    """Whether it begins as a JSON object does, and no line of a stream."""
+    return data[:64].lstrip()[:1] == b"{"
 
 
 def discreet(target: Target, text: str) -> str:

@@ -41,6 +41,7 @@ from providers.formats.dialect import (
     WireError,
 )
 from providers.formats.names import restored, restored_event, shortened
+from providers.formats.whole import WholeParser
 
 
 def _found() -> dict[str, Dialect]:
@@ -99,11 +100,15 @@ def relay(
     now: float,
     asked: ChatRequest | None = None,
     rendered: Rendered = NOT_TRANSLATED,
+    is_whole: bool = False,
 ) -> Relay:
-    """One stream's way to the client. As `translate_answer`."""
-    if upstream is client:
+    """One stream's way to the client. As `translate_answer`. `is_whole`: it is none, but an answer's body."""
+    if upstream is client and not is_whole:
         return upstream.stream_observer(show_usage=show_usage)
-    parser = upstream.stream_parser(output_tool=rendered.output_tool)
+    output_tool = rendered.output_tool
+    parser: StreamParser = (
+        WholeParser(upstream, output_tool=output_tool) if is_whole else upstream.stream_parser(output_tool=output_tool)
+    )
     renderer = client.stream_renderer(show_usage=show_usage, asked=asked)
     return Translation(parser, renderer, now=now, long_names=rendered.long_names)
 

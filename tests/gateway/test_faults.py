@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 
 import httpx
@@ -15,8 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from providers.formats.canonical import Ended, TextDelta
 from providers.formats.dialect import MOST_TOKENS
+from providers.formats.registry import DIALECTS
 from routing.errors import CODES
+from tests.support import wire
 from tests.support.gateway import KEY, Gateway
 from tests.support.upstream import Fault, Reply, Upstream
 
@@ -239,6 +243,31 @@ def test_a_broken_stream_ends_with_the_dialects_error_and_never_in_silence(
         assert data["error"]["message"]
         assert "[DONE]" not in answer.text
         assert ("event: error" in last) == (client == "anthropic")
+
+
+@pytest.mark.parametrize("kind", list(PATHS))
+@pytest.mark.parametrize("client", list(PATHS))
+def test_a_whole_answer_to_who_asked_for_a_stream_is_told_as_one_and_counted(
+    gateway: Gateway, upstream: Upstream, number: int, client: str, kind: str
+) -> None:
+    usage = wire.usage_of(anthropic=kind == "anthropic", count=7, override=None)
+    made = wire.messages_body if kind == "anthropic" else partial(wire.chat_body, choices=1)
+    upstream.next(Reply(body=made("m", 7, usage), framing="chunked", one_byte=True))
+    answer = ask(gateway, client, f"{kind}-{number}", stream=True)
+    upstream.forget()
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-tokenhub-warning"] == "dropped=stream"
+    parser = DIALECTS["anthropic-messages" if client == "anthropic" else "openai-chat"].stream_parser()
+    events = parser.feed(answer.content) + parser.close()
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "".join(wire.words(7))
+    assert events[-1] == Ended()
+    named = answer.headers["x-tokenhub-request-id"].replace("-", "")
+    sql = f"SELECT * FROM telemetry_requestlog WHERE request_id = '{named}'"  # noqa: S608
+    gateway.wait_until(lambda: len(gateway.query(sql)) == 1)
+    (row,) = gateway.query(sql)
+    assert (row["input_tokens"], row["output_tokens"]) == (wire.INPUT_TOKENS, 7)
+    assert not row["usage_estimated"]
 
 
 @pytest.mark.parametrize("is_first", [True, False])
