@@ -248,7 +248,7 @@ async def _open_stream(
     """Reads until there is an event for the client, so that a failure before that can still go elsewhere. Comments,
     which some services write while they look for a machine, are none; a plain body may tell an error, or be the whole
     answer of a provider that makes no streams, which is then told as one."""
-    stream, heard = _stream(call, delivery, dialect, rendered), b""
+    stream, heard = _stream(call, delivery, dialect, rendered), bytearray()
     while True:
         data = await exchange.chunk()
         delivery.first += stream.feed(data) if data else stream.close()
@@ -259,12 +259,13 @@ async def _open_stream(
             delivery.relay = stream
             return
         if not data:
-            if (wire := dialect.told_error(heard)) is not None:
+            body = bytes(heard)
+            if (wire := dialect.told_error(body)) is not None:
                 raise _told_failure(wire, secret)
-            if not _is_body(heard):
+            if not _is_body(body):
                 raise UpstreamFailure(FailureKind.RESET, "The provider ended its stream before it said anything.")
             stream = _stream(call, delivery, dialect, rendered, is_whole=True)
-            delivery.first = stream.feed(heard) + stream.close()
+            delivery.first = stream.feed(body) + stream.close()
             delivery.relay = stream
             delivery.dropped = (*delivery.dropped, "stream")
             return
@@ -272,7 +273,7 @@ async def _open_stream(
             heard += data
 
 
-def _is_body(data: bytes) -> bool:
+def _is_body(data: bytes | bytearray) -> bool:
     """Whether it begins as a JSON object does, and no line of a stream."""
     return data[:64].lstrip()[:1] == b"{"
 
