@@ -67,6 +67,8 @@ MAX_STOPS: Final = 4
 THINKING: Final = "messages.thinking"
 NAME: Final = "openai-chat"
 SIGNED_BY: Final = "anthropic-messages"
+FUNCTIONS: Final = "functions"
+"""What a request echoes that calls its tools so, as before there were `tools`: its answer has a `function_call`."""
 _SAMPLING: Final = frozenset({"seed", "presence_penalty", "frequency_penalty", "logit_bias", "n"})
 _OPENAI_ONLY: Final = frozenset(
     {"prompt_cache_key", "prompt_cache_retention", "safety_identifier", "verbosity", "service_tier"}
@@ -139,6 +141,8 @@ def _read_tools(read: wire.Request, request: ChatRequest) -> None:
             request.dropped.append(f"tools.{tool.type}")
             continue
         request.tools.append(_tool(tool.function, given(tool.cache_control)))
+    if read.functions and not request.tools:  # who asks so hears of one call, and in these words
+        request.echo, request.parallel_tool_calls = FUNCTIONS, False
     request.tools += [_tool(one, None) for one in read.functions or ()]
     choice = read.function_call if read.tool_choice is None else read.tool_choice
     match choice:
@@ -591,7 +595,11 @@ def finish_reason(reason: StopReason, *, refused: bool) -> str:
     return "stop" if refused and reason is StopReason.REFUSAL else FINISH_REASONS[reason]
 
 
-def render_response(response: ChatResponse) -> bytes:
+def wants_functions(asked: ChatRequest | None) -> bool:
+    return asked is not None and asked.echo == FUNCTIONS
+
+
+def render_response(response: ChatResponse, asked: ChatRequest | None = None) -> bytes:
     texts, reasoning, blocks, calls, refusals, logprobs = [], [], [], [], [], []
     for part in response.parts:
         match part:
@@ -617,13 +625,17 @@ def render_response(response: ChatResponse) -> bytes:
         message["reasoning_content"] = "".join(reasoning)
     if blocks:
         message["thinking_blocks"] = blocks
-    if calls:
+    ended = finish_reason(response.stop_reason, refused=any(refusals))
+    if calls and wants_functions(asked):
+        message["function_call"] = calls[0]["function"]
+        ended = "function_call" if ended == "tool_calls" else ended
+    elif calls:
         message["tool_calls"] = calls
     choice = {
         "index": 0,
         "message": message,
         "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
-        "finish_reason": finish_reason(response.stop_reason, refused=any(refusals)),
+        "finish_reason": ended,
     }
     body: dict[str, Any] = {
         "id": chat_id(response.id),

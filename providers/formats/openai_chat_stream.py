@@ -204,8 +204,11 @@ class Parser:
 
 
 class Renderer:
-    def __init__(self, *, show_usage: bool) -> None:
+    """`calls_functions`: for a client of `functions`, who hears of the first call only, as `function_call`."""
+
+    def __init__(self, *, show_usage: bool, calls_functions: bool = False) -> None:
         self._show_usage = show_usage
+        self._calls_functions = calls_functions
         self._head: dict[str, Any] = {}
         self._usage: Usage | None = None
         self._reason = StopReason.END
@@ -251,6 +254,10 @@ class Renderer:
                 return self._chunk({"refusal": event.text})
             case ThinkingDelta():
                 return self._thought(event)
+            case ToolStarted() if self._calls_functions:
+                return self._end_of_thought() + self._function(event.index, {"name": event.name, "arguments": ""})
+            case ToolDelta() if self._calls_functions:
+                return self._function(event.index, {"arguments": event.arguments})
             case ToolStarted():
                 function = {"name": event.name, "arguments": ""}
                 call = {"index": event.index, "id": event.id, "type": "function", "function": function}
@@ -268,6 +275,9 @@ class Renderer:
             case Failed():
                 pass
         return b""
+
+    def _function(self, index: int, call: dict[str, str]) -> bytes:
+        return b"" if index else self._chunk({"function_call": call})
 
     def _thought(self, event: ThinkingDelta) -> bytes:
         """The text goes out as it comes; what its provider wants back follows at its end."""
@@ -296,7 +306,10 @@ class Renderer:
         return self._chunk({"thinking_blocks": [{"index": self._blocks - 1, **thinking_block(part)}]})
 
     def _end(self) -> bytes:
-        out = self._end_of_thought() + self._chunk({}, finish_reason(self._reason, refused=self._refused))
+        ended = finish_reason(self._reason, refused=self._refused)
+        if self._calls_functions and ended == "tool_calls":
+            ended = "function_call"
+        out = self._end_of_thought() + self._chunk({}, ended)
         if self._show_usage and self._usage is not None:
             out += self._event([], rendered_usage(self._usage))
         return out + DONE_EVENT

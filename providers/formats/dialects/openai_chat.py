@@ -42,7 +42,7 @@ class OpenAIChat(Dialect):
         return openai_chat.parse_response(body)
 
     def render_response(self, response: ChatResponse, asked: ChatRequest | None = None) -> bytes:
-        return openai_chat.render_response(response)
+        return openai_chat.render_response(response, asked)
 
     def inspect_response(self, body: bytes) -> Answer:
         return openai_chat_wire.inspect_response(body)
@@ -51,7 +51,7 @@ class OpenAIChat(Dialect):
         return openai_chat_stream.Parser()
 
     def stream_renderer(self, *, show_usage: bool, asked: ChatRequest | None = None) -> StreamRenderer:
-        return openai_chat_stream.Renderer(show_usage=show_usage)
+        return openai_chat_stream.Renderer(show_usage=show_usage, calls_functions=openai_chat.wants_functions(asked))
 
     def stream_observer(self, *, show_usage: bool) -> Relay:
         return openai_chat_wire.Observer(show_usage=show_usage)

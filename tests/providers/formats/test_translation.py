@@ -746,3 +746,52 @@ def test_json_of_any_shape_raises_nothing_but_what_is_announced(value: dict[str,
     data = json.dumps(value).encode()
     test_bytes_of_any_kind_raise_nothing_but_what_is_announced.hypothesis.inner_test(data, OPENAI)  # type: ignore[attr-defined]
     test_bytes_of_any_kind_raise_nothing_but_what_is_announced.hypothesis.inner_test(data, ANTHROPIC)  # type: ignore[attr-defined]
+
+
+def test_a_client_of_functions_is_answered_in_its_words() -> None:
+    """As the official package had it before there were `tools`: one call, whole and streamed, and its way back."""
+    asked = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Look"}],
+        "functions": [{"name": "look", "parameters": {"type": "object"}}],
+        "function_call": {"name": "look"},
+    }
+    request = OPENAI.parse_request(json.dumps(asked).encode())
+    sent = json.loads(ANTHROPIC.render_request(request, UpstreamModel("m")).body)
+    assert sent["tool_choice"] == {"type": "tool", "name": "look", "disable_parallel_tool_use": True}
+    calls = [{"type": "tool_use", "id": f"toolu_{number}", "name": "look", "input": {"n": number}} for number in (1, 2)]
+    message = {"id": "m1", "type": "message", "role": "assistant", "model": "m", "content": calls,
+               "stop_reason": "tool_use", "usage": {"input_tokens": 3, "output_tokens": 4}}  # fmt: skip
+    body = json.dumps(message).encode()
+    answer = translate_answer(ANTHROPIC, OPENAI, body, now=1.0, asked=request)
+    (choice,) = ChatCompletion.model_validate_json(answer.body).choices
+    assert choice.finish_reason == "function_call"
+    assert choice.message.tool_calls is None
+    assert choice.message.function_call is not None
+    assert choice.message.function_call.name == "look"
+    assert json.loads(choice.message.function_call.arguments) == {"n": 1}
+
+    stream = relay(ANTHROPIC, OPENAI, show_usage=False, now=1.0, asked=request, is_whole=True)
+    told = stream.feed(body) + stream.close()
+    chunks = [ChatCompletionChunk.model_validate_json(line[6:]) for line in told.split(b"\n\n") if b"{" in line]
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert not any(delta.tool_calls for delta in deltas)
+    said = [delta.function_call for delta in deltas if delta.function_call is not None]
+    assert "".join(one.name or "" for one in said) == "look"
+    assert json.loads("".join(one.arguments or "" for one in said)) == {"n": 1}
+    assert chunks[-1].choices[0].finish_reason == "function_call"
+
+    back = [
+        *asked["messages"],
+        {"role": "assistant", "content": None, "function_call": choice.message.function_call.model_dump()},
+        {"role": "function", "name": "look", "content": "A cat"},
+    ]
+    again = translated_request(OPENAI, ANTHROPIC, {**asked, "messages": back})
+    use, result = again["messages"][1]["content"][-1], again["messages"][2]["content"][0]
+    assert (use["type"], result["type"], use["id"]) == ("tool_use", "tool_result", result["tool_use_id"])
+
+
+def test_a_client_of_tools_is_answered_by_tool_calls_whatever_functions_it_names_beside() -> None:
+    tool = {"type": "function", "function": {"name": "look"}}
+    asked = {"model": "m", "messages": [], "tools": [tool], "functions": [{"name": "old"}]}
+    assert OPENAI.parse_request(json.dumps(asked).encode()).echo is None
