@@ -26,6 +26,7 @@ from vault.errors import Damaged, VaultLocked
 
 MAX_ANSWER_BYTES = 67_108_864
 MAX_ERROR_BYTES = 1_048_576
+_BODY = re.compile(rb"\s*\{")
 _EVENT = re.compile(rb"(?:^|[\r\n])data:")
 _JSON = (b"content-type", b"application/json")
 
@@ -160,11 +161,7 @@ async def _attempt(
     except UpstreamFailure as failure:
         raise AttemptFailed(classify_failure(failure.kind), failure.message, kind=failure.kind) from None
     except UnreadableAnswer as problem:
-        usage = _usage_in(dialect, body)
-        if (wire := dialect.told_error(body)) is not None:
-            raise _told_failure(wire, secret, usage) from None
-        message = f"The provider's answer cannot be read: {discreet(target, str(problem))}"
-        raise AttemptFailed(ErrorClass.TRANSIENT, message, kind=FailureKind.PROTOCOL, usage=usage) from None
+        raise _unreadable(problem, target, dialect, body, secret) from None
     except TimeoutError:
         message = f"The provider did not answer within {limit:.3g} seconds."
         raise AttemptFailed(ErrorClass.TIMEOUT, message, kind=FailureKind.TIMEOUT) from None
@@ -201,6 +198,14 @@ async def _traced(
     delivery.leg = leg
     answered(leg, delivery.answer.body if delivery.answer is not None else None, delivery.first)
     return delivery
+
+
+def _unreadable(problem: UnreadableAnswer, target: Target, dialect: Dialect, body: bytes, secret: str) -> AttemptFailed:
+    usage = _usage_in(dialect, body)
+    if (wire := dialect.told_error(body)) is not None:
+        return _told_failure(wire, secret, usage)
+    message = f"The provider's answer cannot be read: {discreet(target, str(problem))}"
+    return AttemptFailed(ErrorClass.TRANSIENT, message, kind=FailureKind.PROTOCOL, usage=usage)
 
 
 def _usage_in(dialect: Dialect, body: bytes) -> Usage | None:
@@ -260,22 +265,33 @@ async def _open_stream(
             return
         if not data:
             body = bytes(heard)
+            if _is_body(body):
+                _tell_whole(call, delivery, dialect, rendered, body, secret)
+                return
             if (wire := dialect.told_error(body)) is not None:
                 raise _told_failure(wire, secret)
-            if not _is_body(body):
-                raise UpstreamFailure(FailureKind.RESET, "The provider ended its stream before it said anything.")
-            stream = _stream(call, delivery, dialect, rendered, is_whole=True)
-            delivery.first = stream.feed(body) + stream.close()
-            delivery.relay = stream
-            delivery.dropped = (*delivery.dropped, "stream")
-            return
+            raise UpstreamFailure(FailureKind.RESET, "The provider ended its stream before it said anything.")
         if len(heard) < (MAX_ANSWER_BYTES if _is_body(heard) else MAX_ERROR_BYTES):
             heard += data
 
 
 def _is_body(data: bytes | bytearray) -> bool:
     """Whether it begins as a JSON object does, and no line of a stream."""
-    return data[:64].lstrip()[:1] == b"{"
+    return _BODY.match(data) is not None
+
+
+def _tell_whole(call: Call, delivery: Delivery, dialect: Dialect, rendered: Rendered, body: bytes, secret: str) -> None:
+    """The answer of a provider that makes no streams."""
+    is_same = dialect is call.dialect
+    stream = _stream(call, delivery, dialect, rendered, is_whole=not is_same)
+    try:
+        first = stream.feed(dialect.as_stream(body) if is_same else body) + stream.close()
+    except UnreadableAnswer as problem:
+        raise _unreadable(problem, delivery.target, dialect, body, secret) from None
+    if stream.error is not None:
+        raise _told_failure(stream.error, secret, _usage_in(dialect, body))
+    delivery.first, delivery.relay = first, stream
+    delivery.dropped = (*delivery.dropped, "stream")
 
 
 def discreet(target: Target, text: str) -> str:

@@ -17,6 +17,7 @@ from providers.formats.dialect import (
     WireError,
 )
 from providers.formats.envelope import Envelope
+from providers.formats.errors import UnreadableAnswer
 from providers.formats.openai_chat_wire import read_error, render_error, told_error
 
 
@@ -75,6 +76,11 @@ class Dialect:
 
     def stream_renderer(self, *, show_usage: bool, asked: ChatRequest | None = None) -> StreamRenderer:
         raise NotImplementedError
+
+    def as_stream(self, body: bytes) -> bytes:
+        """A whole answer, which came where a stream was asked for, as the stream that it would have been, for an
+        observer. Raises UnreadableAnswer, also in dialects that cannot tell all of it so."""
+        raise UnreadableAnswer("it is a whole answer, and no stream")
 
     def stream_observer(self, *, show_usage: bool) -> Relay:
         """Passes the stream's bytes on as they are, short of a usage chunk that the client did not ask for."""

@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from providers.formats.dialect import Answer, ClientError, Told, Usage, WireError, counted, output_counted
 from providers.formats.errors import UnreadableAnswer
-from providers.formats.reading import read_mended
+from providers.formats.reading import given, read_answer, read_mended
 from providers.formats.sse import Frame, Framer
 
 DONE: Final = b"[DONE]"
@@ -44,13 +44,13 @@ class WireUsage(msgspec.Struct):
 
     def read(self) -> Usage:
         prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
-        given, cached = counted(self.prompt_tokens), counted(prompt.cached_tokens) if prompt else 0
+        asked, cached = counted(self.prompt_tokens), counted(prompt.cached_tokens) if prompt else 0
         if not cached and (told := self.cached_tokens or self.prompt_cache_hit_tokens):
-            cached = min(counted(told), given)
+            cached = min(counted(told), asked)
         thought = counted(completion.reasoning_tokens) if completion else 0
-        produced, thought = output_counted(given, counted(self.completion_tokens), thought, cached, self.total_tokens)
+        produced, thought = output_counted(asked, counted(self.completion_tokens), thought, cached, self.total_tokens)
         return Usage(
-            input_tokens=given,
+            input_tokens=asked,
             cached_input_tokens=cached,
             cache_write_tokens=counted(prompt.cache_write_tokens) if prompt else 0,
             output_tokens=produced,
@@ -115,6 +115,8 @@ class _Chunk(msgspec.Struct):
 _answered = msgspec.json.Decoder(_Answered).decode
 _chunk = msgspec.json.Decoder(_Chunk).decode
 _any = msgspec.json.Decoder().decode
+_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_list = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 
 
 def inspect_response(body: bytes) -> Answer:
@@ -127,6 +129,37 @@ def inspect_response(body: bytes) -> Answer:
         raise UnreadableAnswer("it holds an error in place of an answer")
     size = sum(choice.message.size() for choice in answer.choices if choice.message)
     return Answer(body, answer.usage.read() if answer.usage else None, size)
+
+
+def as_stream(body: bytes) -> bytes:
+    """A whole answer as two chunks for each choice: all that it says, and why it ended. Raises UnreadableAnswer."""
+    inspect_response(body)
+    fields = read_answer(_fields, _compact(body), "it is no chat completion")
+    usage = given(fields.pop("usage", Raw()))
+    choices = read_answer(_list, bytes(fields.pop("choices")), "its choices are no list")
+    head = {name: value for name, value in fields.items() if name != "error"} | {"object": "chat.completion.chunk"}
+    shown: list[dict[str, Any]] = []
+    for place, choice in enumerate(choices):
+        message, ended = given(choice.pop("message", Raw())), choice.pop("finish_reason", None)
+        delta: dict[str, Any] = dict(read_answer(_fields, bytes(message), "a message is none")) if message else {}
+        if calls := given(delta.get("tool_calls", Raw())):
+            read = read_answer(_list, bytes(calls), "the calls of its tools are no list")
+            delta["tool_calls"] = [{"index": number, **call} for number, call in enumerate(read)]
+        one = {"index": place, **choice}
+        shown.append({**one, "delta": delta, "finish_reason": None})
+        shown.append({"index": one["index"], "delta": {}, "finish_reason": ended})
+    events = [{**head, "choices": [one]} for one in shown]
+    if usage is not None:
+        events.append({**head, "choices": [], "usage": usage})
+    return b"".join([b"data: " + _encode(one) + b"\n\n" for one in events]) + DONE_EVENT
+
+
+def _compact(body: bytes) -> bytes:
+    """Without line breaks, which a stream's events cannot hold. Raises UnreadableAnswer."""
+    try:
+        return msgspec.json.format(body, indent=-1)
+    except UNREADABLE as problem:
+        raise UnreadableAnswer(str(problem)) from None
 
 
 class Observer:

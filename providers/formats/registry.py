@@ -102,8 +102,8 @@ def relay(
     rendered: Rendered = NOT_TRANSLATED,
     is_whole: bool = False,
 ) -> Relay:
-    """One stream's way to the client. As `translate_answer`. `is_whole`: it is none, but an answer's body."""
-    if upstream is client and not is_whole:
+    """One stream's way to the client. As `translate_answer`. `is_whole`: of another dialect comes an answer's body."""
+    if upstream is client:
         return upstream.stream_observer(show_usage=show_usage)
     output_tool = rendered.output_tool
     parser: StreamParser = (

@@ -32,7 +32,7 @@ from providers.formats.canonical import (
     ToolStarted,
     UsageSeen,
 )
-from providers.formats.dialect import Rendered, StreamParser, Told, UpstreamModel, Usage, WireError, counted
+from providers.formats.dialect import Answer, Rendered, StreamParser, Told, UpstreamModel, Usage, WireError, counted
 from providers.formats.errors import InvalidRequest
 from providers.formats.reading import is_json_object, read_answer
 from providers.formats.repair import repaired
@@ -205,6 +205,11 @@ class OllamaChat(Dialect):
             parts.append(ToolCall(read.call_id(number), call.function.name, bytes(call.function.arguments).decode()))
         reason = read.reason(has_calls=bool(said.tool_calls))
         return ChatResponse(f"ollama-{read.created_at}", read.model, tuple(parts), reason, read.usage())
+
+    def inspect_response(self, body: bytes) -> Answer:
+        read = read_answer(_line, body, "it is no chat message")
+        said = read.message or _Said()
+        return Answer(body, read.usage(), len(said.content) + len(said.thinking))
 
     def stream_parser(self, *, output_tool: str = "") -> StreamParser:
         return _Parser()

@@ -53,6 +53,9 @@ class OpenAIChat(Dialect):
     def stream_renderer(self, *, show_usage: bool, asked: ChatRequest | None = None) -> StreamRenderer:
         return openai_chat_stream.Renderer(show_usage=show_usage, calls_functions=openai_chat.wants_functions(asked))
 
+    def as_stream(self, body: bytes) -> bytes:
+        return openai_chat_wire.as_stream(body)
+
     def stream_observer(self, *, show_usage: bool) -> Relay:
         return openai_chat_wire.Observer(show_usage=show_usage)
 

@@ -106,3 +106,11 @@ def test_a_provider_can_speak_it(tmp_path: Path) -> None:
         assert gateway.chat("llama3.2").json()["usage"]["completion_tokens"] == 298
         assert gateway.chat("llama3.2", stream=True).text.endswith("data: [DONE]\n\n")
         assert {request.path for request in upstream.requests} == {"/api/chat"}
+
+
+def test_an_answer_is_looked_at_without_being_translated() -> None:
+    said = {"message": {"role": "assistant", "content": "Yes"}, "done": True, "prompt_eval_count": 3, "eval_count": 4}
+    answer = DIALECTS["ollama-chat"].inspect_response(json.dumps({"model": "m", **said}).encode())
+    assert (answer.usage, answer.produced_bytes) == (Usage(input_tokens=3, output_tokens=4), 3)
+    with pytest.raises(UnreadableAnswer):
+        DIALECTS["ollama-chat"].inspect_response(b"<html>\n</html>")
