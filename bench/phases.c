@@ -27,7 +27,7 @@ static void die(const char *why) { fprintf(stderr, "phases: %s\n", why); exit(1)
 
 static long long now(clockid_t clock) {
     struct timespec at;
-    if (clock_gettime(clock, &at)) return 0; /* the process is gone */
+    if (clock_gettime(clock, &at)) die("a process whose time is taken is gone");
     return at.tv_sec * 1000000000LL + at.tv_nsec;
 }
 
@@ -35,7 +35,8 @@ static long long cpu(char **pids, int count) {
     long long sum = 0;
     for (int i = 0; i < count; i++) {
         clockid_t clock;
-        if (!clock_getcpuclockid(atoi(pids[i]), &clock)) sum += now(clock);
+        if (clock_getcpuclockid(atoi(pids[i]), &clock)) die("a process whose time is to be taken is not there");
+        sum += now(clock);
     }
     return sum;
 }

@@ -2,7 +2,7 @@
 """What limits and a budget cost a request, by two keys' phases of some milliseconds in turn: noise that lasts longer
 than that is in both alike. Prints ratios to the plain key with their 95 % bounds.
 
-    bench/phases.py [-s SECONDS] [-p PHASE_MS] [-l] [-b]      -l, -b: limits, a budget alone; -e: neither, as a control
+    bench/phases.py [-s SECONDS] [-p PHASE_MS] [-l | -b | -e]    limits or a budget alone; neither, as a control
 
 Needs what bench/run.py needs, but nginx and wrk. CPU is that of the gateway's processes together. What is ingested
 comes from earlier phases of both keys, so what ingestion costs more because of charges is not seen here."""

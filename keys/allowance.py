@@ -141,10 +141,9 @@ class Allowance:
 
     # -- limits --------------------------------------------------------------------------------------------------------
     def leave(self, more_tokens: float, since: float) -> None:
-        """One of its requests, which began at `since`, is over, and took so many more tokens than was said."""
+        """One of its requests, let in at `since`, is over, and took so many more tokens than was said."""
         if self.is_closed:
-            for lease in self.leases:  # took what it hands out when it began itself, or later
-                self._table.leave_all((lease,), more_tokens, max(since, lease.since))
+            self._table.leave_all(self.leases, more_tokens, since)
         else:
             self.ended += 1
             self.tokens -= more_tokens

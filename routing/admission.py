@@ -63,18 +63,13 @@ class Admission:
         """Lets the request in, as far as the limits of its key and its project go. `tokens`: that it may take. Raises
         ApiError. Where hosts share their limits, it asks, and `admitted` must follow."""
         self._tokens = tokens
+        self._admitted_at = now = monotonic()
         allowance = key.allowance
-        if (
-            allowance is not None
-            and self.started_at < allowance.until
-            and allowance.passes > 0
-            and tokens <= allowance.tokens
-        ):
+        if allowance is not None and now < allowance.until and allowance.passes > 0 and tokens <= allowance.tokens:
             allowance.passes -= 1
             allowance.tokens -= tokens
             self.allowance = allowance
             return
-        self._admitted_at = now = monotonic()
         if (shared := self.runtime.shared_limits) is not None:
             self.is_noted = True
             self.ticket = shared.ask(key.limits, self.address, tokens)
@@ -125,7 +120,7 @@ class Admission:
         if self.ticket is not None:
             self.ticket.close(self._used_tokens)
         elif self.allowance is not None:
-            self.allowance.leave(self._used_tokens - self._tokens, self.started_at)
+            self.allowance.leave(self._used_tokens - self._tokens, self._admitted_at)
             self.allowance = None
         elif self._admitted:
             TABLE.leave_all(self._admitted, self._used_tokens - self._tokens, self._admitted_at)
